@@ -1,0 +1,42 @@
+# make demo | test | bench | lint | format | sanitize | clean. Everything happens inside .venv and build.
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+SANITIZE ?= address,undefined
+ARGS ?=
+export SYMFAST_STRICT ?= 1
+export SKBUILD_BUILD_DIR ?= build/dev
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install -q
+SOURCES := pyproject.toml CMakeLists.txt $(wildcard csrc/*) $(wildcard cmake/*)
+
+.PHONY: demo test bench lint format sanitize clean
+demo: .venv/package
+	$(BIN)/python -m symfast.demo $(ARGS)
+test: .venv/package
+	$(BIN)/pytest -n2 $(ARGS)
+bench: .venv/bench
+	$(BIN)/pytest benchmarks $(ARGS)
+lint: .venv/dev
+	$(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/mypy
+	git ls-files '*.h' '*.cpp' '*.cuh' '*.cu' | xargs $(BIN)/clang-format --dry-run -Werror
+format: .venv/dev
+	$(BIN)/ruff check --fix && $(BIN)/ruff format
+	git ls-files -co --exclude-standard '*.h' '*.cpp' '*.cuh' '*.cu' | xargs $(BIN)/clang-format -i
+sanitize: .venv/package
+	bash .ci/sanitize $(SANITIZE) $(ARGS)
+clean:
+	rm -rf .venv build
+
+# torch first: the build looks for it in this environment. cmake and ninja only where there are none.
+.venv/torch:
+	$(PYTHON) -m venv .venv
+	$(PIP) '$(TORCH)' 'scikit-build-core>=1.0' 'pybind11>=3'
+	command -v cmake >/dev/null || $(PIP) cmake
+	command -v ninja >/dev/null || $(PIP) ninja
+	touch $@
+.venv/package: .venv/torch $(SOURCES)
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(PIP) --no-build-isolation -e '.[test]'
+	touch $@
+.venv/bench .venv/dev: .venv/%: .venv/package
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(PIP) --no-build-isolation -e '.[$*]'
+	touch $@

@@ -1,0 +1,26 @@
+# Compile the sources once per instruction set, each time into its own namespace SYMFAST_ISA; csrc/isa.h
+# chooses at run time. The sources must not instantiate standard templates: the linker keeps one copy of
+# an inline function, and it must not be the AVX one.
+set(ISAS baseline)
+if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$" AND NOT CMAKE_OSX_ARCHITECTURES MATCHES arm64)
+  list(APPEND ISAS avx2 avx512)
+endif()
+set(ISA_FLAGS_baseline "")
+set(ISA_FLAGS_avx2 -mavx2 -mfma -mf16c)
+set(ISA_FLAGS_avx512 -mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -mf16c -mprefer-vector-width=512)
+
+function(symfast_add_simd target)
+  foreach(isa IN LISTS ISAS)
+    if(ARGN)
+      add_library(simd_${isa} OBJECT ${ARGN})
+      target_compile_definitions(simd_${isa} PRIVATE SYMFAST_ISA=${isa})
+      target_compile_options(simd_${isa} PRIVATE
+        -O3 -fopenmp-simd -ffp-contract=fast ${ISA_FLAGS_${isa}})
+      target_link_libraries(simd_${isa} PRIVATE symfast_warnings)
+      target_link_libraries(${target} PRIVATE simd_${isa})
+    endif()
+  endforeach()
+  if("avx2" IN_LIST ISAS)
+    target_compile_definitions(${target} PRIVATE SYMFAST_X86_ISAS)
+  endif()
+endfunction()

@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a kernel body may use of CUDA. nvcc gives it real meaning; with SYMFAST_EMULATOR the same names
+// come from tests/emulation/emulator.h and the bodies run on the CPU, every access checked.
+//   SF_KERNEL(threads)          a kernel of at most so many threads a block
+//   SF_SHARED(T, name, [n])     static shared memory        SF_DYNAMIC_SHARED(name)  bytes, 16-aligned
+//   load, store, load_pack, store_pack, load_table          the only ways to global memory
+#pragma once
+#include <cstdint>
+#include <cstring>
+
+#include "plan.h"
+
+#if defined(SYMFAST_EMULATOR)
+#include "emulator.h"
+#else
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#define SF_DEVICE __device__ __forceinline__
+#define SF_KERNEL(threads) __global__ void __launch_bounds__(threads)
+#define SF_ARGUMENT __grid_constant__ const
+#define SF_SHARED(T, name, ...) __shared__ T name __VA_ARGS__
+#define SF_DYNAMIC_SHARED(name) extern __shared__ __align__(16) unsigned char name[]
+#endif
+
+namespace symfast {
+
+using BFloat16 = __nv_bfloat16;
+using Float16 = __half;
+
+// 16 bytes: the widest access of one thread.
+template <typename T>
+struct alignas(16) Pack {
+  static constexpr int kSize = 16 / sizeof(T);
+  T lane[kSize];
+};
+
+#if !defined(SYMFAST_EMULATOR)
+template <typename T>
+SF_DEVICE T load(const T* p) {
+  return *p;
+}
+
+template <typename T>
+SF_DEVICE void store(T* p, T value) {
+  *p = value;
+}
+
+template <typename T>
+SF_DEVICE Pack<T> load_pack(const T* p) {
+  const uint4 raw = *reinterpret_cast<const uint4*>(p);
+  Pack<T> value;
+  memcpy(&value, &raw, 16);
+  return value;
+}
+
+template <typename T>
+SF_DEVICE void store_pack(T* p, const Pack<T>& value) {
+  uint4 raw;
+  memcpy(&raw, &value, 16);
+  *reinterpret_cast<uint4*>(p) = raw;
+}
+
+// Memory that no kernel of this launch writes.
+template <typename T>
+SF_DEVICE T load_table(const T* p) {
+  return __ldg(p);
+}
+#endif
+
+// The type sums are kept in: float for half types.
+template <typename T>
+struct AccumulateOf {
+  using type = float;
+};
+template <>
+struct AccumulateOf<double> {
+  using type = double;
+};
+template <typename T>
+using Accumulate = typename AccumulateOf<T>::type;
+
+SF_DEVICE double widen(double x) { return x; }
+SF_DEVICE float widen(float x) { return x; }
+SF_DEVICE float widen(BFloat16 x) { return __bfloat162float(x); }
+SF_DEVICE float widen(Float16 x) { return __half2float(x); }
+
+template <typename T>
+SF_DEVICE T narrow(Accumulate<T> x) {
+  if constexpr (sizeof(T) == sizeof(x)) {
+    return x;
+  } else if constexpr (sizeof(T) == 2 && __is_same(T, BFloat16)) {
+    return __float2bfloat16_rn(x);
+  } else {
+    return __float2half_rn(x);
+  }
+}
+
+// V values, V = 1 or a whole pack, as accumulate type.
+template <int V, typename T>
+SF_DEVICE void load_values(const T* p, Accumulate<T> (&values)[V]) {
+  if constexpr (V == 1) {
+    values[0] = widen(load(p));
+  } else {
+    static_assert(V == Pack<T>::kSize);
+    const Pack<T> pack = load_pack(p);
+#pragma unroll
+    for (int v = 0; v < V; ++v) values[v] = widen(pack.lane[v]);
+  }
+}
+
+template <int V, typename T>
+SF_DEVICE void store_values(T* p, const Accumulate<T> (&values)[V]) {
+  if constexpr (V == 1) {
+    store(p, narrow<T>(values[0]));
+  } else {
+    Pack<T> pack;
+#pragma unroll
+    for (int v = 0; v < V; ++v) pack.lane[v] = narrow<T>(values[v]);
+    store_pack(p, pack);
+  }
+}
+
+// Elements of T between p and the next 16-byte boundary.
+template <typename T>
+SF_DEVICE int elements_to_boundary(const T* p) {
+  return static_cast<int>((16 - (reinterpret_cast<uintptr_t>(p) & 15)) & 15) /
+         static_cast<int>(sizeof(T));
+}
+
+}  // namespace symfast

@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+// Arithmetic of the product-factor sweep, shared by the CPU lanes and the CUDA threads.
+//
+// A coordinate of the weight is w = f_0 f_1 ... f_{D-1}. One step of SGD with momentum m and
+// coupled decay c on the factors, for a gradient g with respect to w:
+//   v_j <- m v_j + g prod_{e != j} f_e + c f_j,    f_j <- f_j - lr v_j.
+// With c = 2 lam / D the factors minimise  loss(w) + lam ||w||_{2/D}^{2/D}.
+#pragma once
+
+#include <cstdint>
+
+#if defined(__CUDACC__)
+#define SYMFAST_SWEEP_INLINE __host__ __device__ __forceinline__
+#else
+// Never emitted out of line, so copies compiled for different instruction sets cannot be mixed up.
+#define SYMFAST_SWEEP_INLINE inline __attribute__((always_inline))
+#endif
+
+namespace symfast {
+
+constexpr std::int64_t kMaxDepth = 6;
+
+// Lanes of one CPU block: 128 bytes of replicas, whatever the instruction set.
+template <typename T>
+constexpr std::int64_t kSweepLanes = 128 / static_cast<std::int64_t>(sizeof(T));
+
+enum class SweepStatus : std::int64_t { finished = 0, converged = 1, diverged = 2, cancelled = 3 };
+
+// A whole sweep as plain pointers. B replicas, d coordinates, D = max_depth factor slots; factors
+// and velocity are read and overwritten, the other outputs are only written.
+template <typename T>
+struct SweepArguments {
+  const T* gram;              // (d, d), symmetric
+  const T* linear;            // (d)
+  const bool* factored;       // (d), false: a plain weight without decay
+  const std::int64_t* depth;  // (B), 1..D
+  const T* lr;                // (B)
+  const T* momentum;          // (B)
+  const T* lam;               // (B)
+  T* weight;                  // (B, d)
+  T* factors;                 // (B, D, d)
+  T* velocity;                // (B, D, d)
+  std::int64_t* steps_used;   // (B)
+  T* residual;                // (B), max |dw| over the last interval between two checks
+  std::int64_t* status;       // (B), SweepStatus
+  std::int64_t* progress;     // (2): replica steps done so far; set [1] to cancel
+  std::int64_t replicas, d, max_depth, steps, check_every;
+  T tol;
+};
+
+// One CPU block of replicas of equal depth, as structure of arrays: lanes are contiguous.
+template <typename T>
+struct FactorBlock {
+  const T* gram;
+  const T* linear;
+  const bool* factored;
+  std::int64_t d;
+  std::int64_t depth;
+  T* weight;          // (d, lanes)
+  T* next;            // (d, lanes), takes the weights after the step
+  T* factor;          // (d, depth, lanes)
+  T* velocity;        // (d, depth, lanes)
+  const T* lr;        // (lanes)
+  const T* momentum;  // (lanes)
+  const T* decay;     // (lanes), 2 lam / depth
+};
+
+// Product of D factors; `others[j]` becomes the product of all but factor j, by prefix and suffix
+// products because a factor may be exactly zero.
+template <int D, typename T>
+SYMFAST_SWEEP_INLINE T leave_one_out(const T (&factor)[D], T (&others)[D]) {
+  static_assert(D >= 2, "a single factor has no others");
+  others[1] = factor[0];
+#pragma GCC unroll 6
+  for (int j = 2; j < D; ++j) others[j] = others[j - 1] * factor[j - 1];
+  T suffix = factor[D - 1];
+#pragma GCC unroll 6
+  for (int j = D - 2; j > 0; --j) {
+    others[j] = others[j] * suffix;
+    suffix = suffix * factor[j];
+  }
+  others[0] = suffix;
+  return suffix * factor[0];
+}
+
+// Product of D factors in the order of `leave_one_out`.
+template <int D, typename T>
+SYMFAST_SWEEP_INLINE T product(const T (&factor)[D]) {
+  T result = factor[D - 1];
+#pragma GCC unroll 6
+  for (int j = D - 2; j >= 0; --j) result = result * factor[j];
+  return result;
+}
+
+// One step on the D factors of one coordinate; returns the new weight. T is a number or a vector
+// of lanes, so the formula exists once.
+template <int D, typename T>
+SYMFAST_SWEEP_INLINE T step_coordinate(T (&factor)[D], T (&velocity)[D], T gradient, T lr,
+                                       T momentum, T decay) {
+  if constexpr (D == 1) {
+    velocity[0] = momentum * velocity[0] + (gradient + decay * factor[0]);
+    factor[0] = factor[0] - lr * velocity[0];
+    return factor[0];
+  } else {
+    T others[D];
+    leave_one_out<D>(factor, others);
+#pragma GCC unroll 6
+    for (int j = 0; j < D; ++j) {
+      velocity[j] = momentum * velocity[j] + (gradient * others[j] + decay * factor[j]);
+      factor[j] = factor[j] - lr * velocity[j];
+    }
+    return product<D>(factor);
+  }
+}
+
+}  // namespace symfast

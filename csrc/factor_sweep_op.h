@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+// The torch side of symfast::factor_sweep, shared by the CPU and the CUDA registration: checks that
+// protect memory, output tensors, plain pointers for the kernel.
+#pragma once
+
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+#include <torch/headeronly/util/Exception.h>
+
+#include <cstdint>
+#include <tuple>
+
+#include "factor_sweep.h"
+
+namespace symfast {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+// (w, factors, velocity, steps, residual, status)
+using SweepResult = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+
+struct SweepInputs {
+  Tensor gram, linear, factors, velocity, depth, factored, lr, momentum, lam, progress;
+  std::int64_t steps, check_every;
+  double tol;
+};
+
+namespace sweep_detail {
+
+inline void check_vector(const Tensor& x, const char* name, std::int64_t size, ScalarType dtype,
+                         const Tensor& like) {
+  STD_TORCH_CHECK(x.dim() == 1 && x.size(0) == size, "factor_sweep: ", name, " must have shape (",
+                  size, ",)");
+  STD_TORCH_CHECK(x.scalar_type() == dtype, "factor_sweep: ", name, " has the wrong dtype");
+  STD_TORCH_CHECK(x.device() == like.device(), "factor_sweep: ", name,
+                  " must be on the device of factors");
+}
+
+inline void check(const SweepInputs& in) {
+  const auto& f = in.factors;
+  STD_TORCH_CHECK(f.dim() == 3, "factor_sweep: factors must have shape (replicas, depth, d)");
+  const auto replicas = f.size(0), slots = f.size(1), d = f.size(2);
+  const auto dtype = f.scalar_type();
+  STD_TORCH_CHECK(dtype == ScalarType::Double || dtype == ScalarType::Float,
+                  "factor_sweep: factors must be float32 or float64");
+  STD_TORCH_CHECK(slots >= 1 && slots <= kMaxDepth, "factor_sweep: depth must be 1 to ", kMaxDepth);
+  STD_TORCH_CHECK(in.velocity.dim() == 3 && in.velocity.size(0) == replicas &&
+                      in.velocity.size(1) == slots && in.velocity.size(2) == d &&
+                      in.velocity.scalar_type() == dtype && in.velocity.device() == f.device(),
+                  "factor_sweep: velocity must match factors in shape, dtype and device");
+  STD_TORCH_CHECK(in.gram.dim() == 2 && in.gram.size(0) == d && in.gram.size(1) == d &&
+                      in.gram.scalar_type() == dtype && in.gram.device() == f.device(),
+                  "factor_sweep: gram must have shape (", d, ", ", d,
+                  ") and the dtype and device of factors");
+  check_vector(in.linear, "linear", d, dtype, f);
+  check_vector(in.factored, "factored", d, ScalarType::Bool, f);
+  check_vector(in.depth, "depth", replicas, ScalarType::Long, f);
+  check_vector(in.lr, "lr", replicas, dtype, f);
+  check_vector(in.momentum, "momentum", replicas, dtype, f);
+  check_vector(in.lam, "lam", replicas, dtype, f);
+  check_vector(in.progress, "progress", 2, ScalarType::Long, f);
+  STD_TORCH_CHECK(in.progress.is_contiguous(), "factor_sweep: progress must be contiguous");
+  STD_TORCH_CHECK(in.steps >= 0, "factor_sweep: steps must not be negative");
+  STD_TORCH_CHECK(in.check_every >= 1, "factor_sweep: check_every must be at least 1");
+}
+
+template <typename T>
+SweepResult run(const SweepInputs& in, void (*launch)(const SweepArguments<T>&, const Tensor&)) {
+  namespace st = torch::stable;
+  const auto replicas = in.factors.size(0), d = in.factors.size(2);
+  const Tensor gram = st::contiguous(in.gram), linear = st::contiguous(in.linear),
+               factored = st::contiguous(in.factored), depth = st::contiguous(in.depth),
+               lr = st::contiguous(in.lr), momentum = st::contiguous(in.momentum),
+               lam = st::contiguous(in.lam);
+  // Standard strides even if the inputs are permuted: clone() alone would keep their layout.
+  const Tensor factors = st::new_empty(in.factors, in.factors.sizes());
+  const Tensor velocity = st::new_empty(in.factors, in.factors.sizes());
+  Tensor factors_out = factors, velocity_out = velocity;
+  st::copy_(factors_out, in.factors);
+  st::copy_(velocity_out, in.velocity);
+  const Tensor weight = st::new_empty(in.factors, {replicas, d});
+  const Tensor residual = st::new_empty(in.factors, {replicas});
+  const Tensor steps_used = st::new_empty(in.depth, {replicas});
+  const Tensor status = st::new_empty(in.depth, {replicas});
+  const SweepArguments<T> arguments{gram.const_data_ptr<T>(),
+                                    linear.const_data_ptr<T>(),
+                                    factored.const_data_ptr<bool>(),
+                                    depth.const_data_ptr<std::int64_t>(),
+                                    lr.const_data_ptr<T>(),
+                                    momentum.const_data_ptr<T>(),
+                                    lam.const_data_ptr<T>(),
+                                    weight.mutable_data_ptr<T>(),
+                                    factors.mutable_data_ptr<T>(),
+                                    velocity.mutable_data_ptr<T>(),
+                                    steps_used.mutable_data_ptr<std::int64_t>(),
+                                    residual.mutable_data_ptr<T>(),
+                                    status.mutable_data_ptr<std::int64_t>(),
+                                    in.progress.mutable_data_ptr<std::int64_t>(),
+                                    replicas,
+                                    d,
+                                    in.factors.size(1),
+                                    in.steps,
+                                    in.check_every,
+                                    static_cast<T>(in.tol)};
+  if (replicas > 0) launch(arguments, in.factors);
+  return {weight, factors, velocity, steps_used, residual, status};
+}
+
+}  // namespace sweep_detail
+
+// Checks the inputs, allocates the outputs and calls the launcher of the dtype.
+inline SweepResult run_sweep(const SweepInputs& in,
+                             void (*launch_double)(const SweepArguments<double>&, const Tensor&),
+                             void (*launch_float)(const SweepArguments<float>&, const Tensor&)) {
+  sweep_detail::check(in);
+  if (in.factors.scalar_type() == ScalarType::Double)
+    return sweep_detail::run<double>(in, launch_double);
+  return sweep_detail::run<float>(in, launch_float);
+}
+
+}  // namespace symfast

@@ -1,0 +1,10 @@
+"""Compiled kernels of symfast: importing this module registers them with torch."""
+
+def build_info() -> dict[str, object]:
+    """How this binary was compiled."""
+
+def cpu_capability() -> str:
+    """Instruction set the kernels use now."""
+
+def set_cpu_capability(name: str) -> None:
+    """Use 'baseline', 'avx2' or 'avx512' from now on; ValueError if not available here."""

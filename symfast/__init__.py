@@ -1,0 +1,13 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Symmetries of neural networks as fast torch operators."""
+
+from symfast import reference as reference
+from symfast.build import build_info as build_info
+from symfast.plan import Plan as Plan
+from symfast.symmetry import Cluster as Cluster
+from symfast.symmetry import Direction as Direction
+from symfast.symmetry import Mirror as Mirror
+from symfast.symmetry import SignFlip as SignFlip
+from symfast.symmetry import Swap as Swap
+from symfast.symmetry import symmetry_from_dict as symmetry_from_dict
+from symfast.units import Units as Units

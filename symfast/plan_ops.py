@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The operators behind a plan: schemas, references and fakes over the tables of csrc/plan.h."""
+
+import torch
+
+from symfast import ops
+from symfast.reference import plan as reference
+from symfast.units import ACCUMULATE
+
+_TABLES = "Tensor layout, Tensor tasks, Tensor chunks, Tensor index, Tensor frames"
+
+ops.define(
+    "plan_check", "(Tensor[] tensors, Tensor layout, Tensor frames) -> ()", reference.plan_check
+)
+ops.define(
+    "plan_apply_",
+    f"(Tensor(a!)[] tensors, {_TABLES}, Tensor? amounts, float amount, int amount_index, "
+    "int verb) -> ()",
+    reference.plan_apply_,
+)
+ops.define(
+    "plan_norms", f"(Tensor[] tensors, {_TABLES}, int mirrors) -> Tensor", reference.plan_norms
+)
+ops.define(
+    "plan_coefficients",
+    f"(Tensor[] tensors, {_TABLES}, int numel) -> Tensor",
+    reference.plan_coefficients,
+)
+
+
+@torch.library.register_fake("symfast::plan_norms", lib=ops.LIBRARY)
+def _norms_fake(
+    tensors: list[torch.Tensor],
+    layout: torch.Tensor,
+    tasks: torch.Tensor,
+    chunks: torch.Tensor,
+    index: torch.Tensor,
+    frames: torch.Tensor,
+    mirrors: int,
+) -> torch.Tensor:
+    return tasks.new_empty(mirrors, dtype=torch.float64)
+
+
+@torch.library.register_fake("symfast::plan_coefficients", lib=ops.LIBRARY)
+def _coefficients_fake(
+    tensors: list[torch.Tensor],
+    layout: torch.Tensor,
+    tasks: torch.Tensor,
+    chunks: torch.Tensor,
+    index: torch.Tensor,
+    frames: torch.Tensor,
+    numel: int,
+) -> torch.Tensor:
+    dtype = ACCUMULATE.get(tensors[0].dtype, torch.float32) if tensors else torch.float32
+    return tasks.new_empty(numel, dtype=dtype)

@@ -1,0 +1,267 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The plan operators in plain torch: one task of csrc/plan.h at a time, chunks ignored."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+_REFLECT, _PROJECT, _SHRINK, _PROX = range(4)
+_ROWS, _PAIRS, _CLUSTERS, _DENSE, _ROWS_SCATTERED, _PAIRS_SCATTERED = range(6)
+_UNIFORM, _PER_GROUP = 0, 1
+_HALF = (torch.bfloat16, torch.float16)
+
+
+class _Task(NamedTuple):
+    kind: int
+    tensor: int
+    base: int
+    outer: int
+    outer_stride: int
+    units: int
+    unit_stride: int
+    inner: int
+    inner_stride: int
+    pool: int
+    count: int
+    frame_step: int
+    mirror: int
+    mirror_step: int
+    mirror_column_step: int
+    group: int
+    group_step: int
+    out: int
+    out_outer: int
+    out_inner: int
+    out_row: int
+
+
+def plan_check(tensors: list[Tensor], layout: Tensor, frames: Tensor) -> None:
+    """Refuse tensors whose shape, strides, dtype or device is not what the plan was made for."""
+    expected = layout.tolist()
+    position = 0
+    for number, tensor in enumerate(tensors):
+        dims = expected[position] if position < len(expected) else -1
+        sizes = expected[position + 1 : position + 1 + dims]
+        strides = expected[position + 1 + dims : position + 1 + 2 * dims]
+        position += 1 + 2 * dims
+        if list(tensor.shape) != sizes or list(tensor.stride()) != strides:
+            raise RuntimeError(
+                f"parameter {number} of the plan has sizes {list(tensor.shape)} and strides "
+                f"{list(tensor.stride())}, but had sizes {sizes} and strides {strides} when the "
+                "plan was made; make a new plan"
+            )
+        accumulate = torch.float32 if tensor.dtype in _HALF else tensor.dtype
+        if tensor.dtype != tensors[0].dtype or accumulate != frames.dtype:
+            raise RuntimeError(
+                f"parameter {number} of the plan is {tensor.dtype} now; make a new plan"
+            )
+        if tensor.device != tensors[0].device or tensor.device != frames.device:
+            raise RuntimeError(
+                f"parameter {number} of the plan is on {tensor.device} and the plan on "
+                f"{frames.device}; call plan.to(device)"
+            )
+    if position != len(expected):
+        raise RuntimeError("the plan was made for another number of parameters; make a new plan")
+
+
+def plan_apply_(
+    tensors: list[Tensor],
+    layout: Tensor,
+    tasks: Tensor,
+    chunks: Tensor,
+    index: Tensor,
+    frames: Tensor,
+    amounts: Tensor | None,
+    amount: float,
+    amount_index: int,
+    verb: int,
+) -> None:
+    """``U <- U + A (f(C) - C)`` for every task; see csrc/plan.h for the tables."""
+    plan_check(tensors, layout, frames)
+    if verb not in (_REFLECT, _PROJECT, _SHRINK, _PROX):
+        raise RuntimeError(f"verb {verb} does not change parameters; it must be 0 to 3")
+    for task, view in _walk(tensors, tasks):
+        matrix = view.to(frames.dtype)  # (outer, units, inner)
+        a = _amounts(task, index, amounts, amount, amount_index, matrix)
+        if task.kind in (_ROWS, _ROWS_SCATTERED):
+            units, _ = _pairs(task, index)
+            view[:, units] = _new(matrix[:, units], verb, a).to(view.dtype)
+        elif task.kind in (_PAIRS, _PAIRS_SCATTERED):
+            first, second = _pairs(task, index)
+            u, w = _new_pair(matrix[:, first], matrix[:, second], verb, a)
+            view[:, first], view[:, second] = u.to(view.dtype), w.to(view.dtype)
+        elif task.kind == _CLUSTERS:
+            for number, members in enumerate(_clusters(task, index)):
+                one = a if a.numel() == 1 else a[:, number : number + 1]
+                view[:, members] = _new_cluster(matrix[:, members], verb, one).to(view.dtype)
+        else:
+            frame = _frame(task, frames)  # (outer or 1, units, k)
+            c = frame.mT @ matrix
+            view.copy_(matrix + frame @ (_new(c, verb, a) - c))
+
+
+def plan_norms(
+    tensors: list[Tensor],
+    layout: Tensor,
+    tasks: Tensor,
+    chunks: Tensor,
+    index: Tensor,
+    frames: Tensor,
+    mirrors: int,
+) -> Tensor:
+    """Sums of squares of the coefficients per mirror; (mirrors,) float64."""
+    plan_check(tensors, layout, frames)
+    total = torch.zeros(mirrors, dtype=torch.float64, device=tasks.device)
+    for task, view in _walk(tensors, tasks):
+        c = _coefficients(task, view.to(frames.dtype), index, frames)
+        squares = c.double().square_().sum(2)  # (outer, k)
+        total.index_add_(0, _mirrors(task, index, squares).flatten(), squares.flatten())
+    return total
+
+
+def plan_coefficients(
+    tensors: list[Tensor],
+    layout: Tensor,
+    tasks: Tensor,
+    chunks: Tensor,
+    index: Tensor,
+    frames: Tensor,
+    numel: int,
+) -> Tensor:
+    """All coefficients ``C = A^T U``, flat; (numel,) in the type sums are kept in."""
+    plan_check(tensors, layout, frames)
+    flat = torch.zeros(numel, dtype=frames.dtype, device=tasks.device)
+    for task, view in _walk(tensors, tasks):
+        c = _coefficients(task, view.to(frames.dtype), index, frames)  # (outer, k, inner)
+        steps = (task.out_outer, task.out_row, task.out_inner)
+        flat.as_strided(c.shape, steps, task.out).copy_(c)
+    return flat
+
+
+def _walk(tensors: list[Tensor], tasks: Tensor) -> Iterator[tuple[_Task, Tensor]]:
+    for row in tasks.tolist():
+        task = _Task(*row)
+        tensor = tensors[task.tensor]
+        shape = (task.outer, task.units, task.inner)
+        strides = (task.outer_stride, task.unit_stride, task.inner_stride)
+        yield task, tensor.as_strided(shape, strides, tensor.storage_offset() + task.base)
+
+
+def _pairs(task: _Task, index: Tensor) -> tuple[Tensor, Tensor]:
+    """The units a and b of every mirror of an index frame."""
+    if task.kind in (_ROWS_SCATTERED, _PAIRS_SCATTERED):
+        words = index[task.pool : task.pool + task.count]
+        return words & 0xFFFFFFFF, words >> 32
+    runs = index[task.pool : task.pool + 4 * task.count].reshape(-1, 4).tolist()
+    a = [a + i for a, _, length, _ in runs for i in range(length)]
+    b = [b + i for _, b, length, _ in runs for i in range(length)]
+    return index.new_tensor(a), index.new_tensor(b)
+
+
+def _clusters(task: _Task, index: Tensor) -> list[Tensor]:
+    start = task.pool + task.count + 1
+    offsets = index[task.pool : start].tolist()
+    return [index[start + i : start + j] for i, j in zip(offsets, offsets[1:], strict=False)]
+
+
+def _frame(task: _Task, frames: Tensor) -> Tensor:
+    """A of a dense task, (outer or 1, units, k)."""
+    count = task.outer if task.frame_step else 1
+    shape, strides = (count, task.count, task.units), (task.frame_step, task.units, 1)
+    return frames.as_strided(shape, strides, frames.storage_offset() + task.pool).mT
+
+
+def _coefficients(task: _Task, matrix: Tensor, index: Tensor, frames: Tensor) -> Tensor:
+    """C of a task, (outer, k, inner)."""
+    if task.kind in (_ROWS, _ROWS_SCATTERED):
+        return matrix[:, _pairs(task, index)[0]]
+    if task.kind in (_PAIRS, _PAIRS_SCATTERED):
+        a, b = _pairs(task, index)
+        return (matrix[:, a] - matrix[:, b]) * 0.5**0.5
+    if task.kind == _DENSE:
+        return _frame(task, frames).mT @ matrix
+    parts = [_helmert(matrix[:, members]) for members in _clusters(task, index)]
+    return torch.cat([matrix[:, :0], *parts], dim=1)
+
+
+def _helmert(members: Tensor) -> Tensor:
+    """c_j = (sum_{i<=j} d_i - (j+1) d_{j+1}) / sqrt((j+1)(j+2)), d_i = u_i - u_0."""
+    d = members - members[:, :1]
+    j = torch.arange(1, d.shape[1], dtype=d.dtype, device=d.device)[:, None]
+    return (d.cumsum(1)[:, :-1] - j * d[:, 1:]) / (j * (j + 1)).sqrt()
+
+
+def _mirrors(task: _Task, index: Tensor, squares: Tensor) -> Tensor:
+    """The mirror of every coefficient row, (outer, k)."""
+    outer = torch.arange(squares.shape[0], device=squares.device)[:, None] * task.mirror_step
+    row = torch.arange(squares.shape[1], device=squares.device)
+    if task.kind == _DENSE:
+        row = row * task.mirror_column_step
+    elif task.kind == _CLUSTERS:
+        sizes = [len(members) - 1 for members in _clusters(task, index)]
+        row = torch.repeat_interleave(
+            torch.arange(len(sizes), device=row.device), index.new_tensor(sizes)
+        )
+    return task.mirror + outer + row
+
+
+def _amounts(
+    task: _Task, index: Tensor, amounts: Tensor | None, amount: float, per: int, matrix: Tensor
+) -> Tensor:
+    """Amounts that broadcast against (outer, mirrors or k, inner)."""
+    if per == _UNIFORM or amounts is None:
+        return matrix.new_full((1, 1, 1), amount)
+    outer = torch.arange(task.outer, device=matrix.device)[:, None]
+    if per == _PER_GROUP:
+        return amounts[task.group + outer * task.group_step][:, :, None]
+    row = torch.arange(_mirror_count(task, index), device=matrix.device)
+    if task.kind == _DENSE:
+        row = row * task.mirror_column_step
+    return amounts[task.mirror + outer * task.mirror_step + row][:, :, None]
+
+
+def _mirror_count(task: _Task, index: Tensor) -> int:
+    return len(_pairs(task, index)[0]) if task.kind in (_ROWS, _PAIRS) else task.count
+
+
+def _soft(c: Tensor, t: Tensor) -> Tensor:
+    return torch.where(c > t, c - t, torch.where(c < -t, c + t, c - c))
+
+
+def _new(c: Tensor, verb: int, amount: Tensor) -> Tensor:
+    """f(c) for every coefficient."""
+    if verb == _REFLECT:
+        return -c
+    if verb == _PROJECT:
+        return c - c  # not 0: NaN and infinity must show
+    return c * (1 - amount) if verb == _SHRINK else _soft(c, amount)
+
+
+def _new_pair(a: Tensor, b: Tensor, verb: int, amount: Tensor) -> tuple[Tensor, Tensor]:
+    """A swap: reflect exchanges, project averages once for both."""
+    if verb == _REFLECT:
+        return b, a
+    mean = (a + b) * 0.5
+    if verb == _PROJECT:
+        return mean, mean
+    half = (a - b) * 0.5
+    half = half * (1 - amount) if verb == _SHRINK else _soft(half, amount * 0.5**0.5)
+    return mean + half, mean - half
+
+
+def _new_cluster(u: Tensor, verb: int, amount: Tensor) -> Tensor:
+    """A cluster (outer, c, inner): mean = u_0 + sum(u_i - u_0) / c is exact for equal members."""
+    count = u.shape[1]
+    mean = u[:, :1] + (u - u[:, :1]).sum(1, keepdim=True) / count
+    if verb == _PROX:
+        c = _soft(_helmert(u), amount)
+        j = torch.arange(1, count, dtype=u.dtype, device=u.device)[:, None]
+        c = c / (j * (j + 1)).sqrt()
+        rest = c.flip(1).cumsum(1).flip(1)  # sum over columns >= j, what member j gets from them
+        zero = torch.zeros_like(rest[:, :1])
+        return mean + torch.cat([rest, zero], 1) - torch.cat([zero, c * j], 1)
+    if verb == _PROJECT:
+        return mean.expand_as(u)
+    return mean + (u - mean) * (-1 if verb == _REFLECT else 1 - amount)

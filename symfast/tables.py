@@ -1,0 +1,249 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compile (parameters, symmetry) entries into the flat tables of csrc/plan.h."""
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from symfast.chunks import TASK_FIELDS, Kind, cut, partial_count
+from symfast.symmetry import Cluster, Direction, Indices, Mirror, SignFlip, Swap, Symmetry
+from symfast.units import ACCUMULATE
+from symfast.views import View, owner, unit_views
+
+#: Runs shorter than this on average are stored unit by unit where units are adjacent in memory.
+SHORT_RUN = 8
+
+
+class Member(NamedTuple):
+    """One tensor of an entry, seen from one replica: which dim holds units.
+
+    ``batch``: the other dims are groups of their own, not columns of one unit matrix.
+    """
+
+    tensor: torch.Tensor
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    dim: int
+    replica_stride: int = 0
+    batch: bool = False
+
+
+class Entry(NamedTuple):
+    """A symmetry on its members, with the numbers of its first group and mirror.
+
+    ``columns`` is k; ``batch`` the number of groups; ``mirrors`` those of one group.
+    """
+
+    number: int
+    members: list[Member]
+    symmetry: Symmetry
+    units: int
+    columns: int
+    group: int
+    mirror: int
+    mirrors: int
+    batch: int = 1
+
+
+class Piece(NamedTuple):
+    """Where the coefficients of one member lie in a part's flat output.
+
+    ``width`` columns a replica; (replicas, k, width), or (replicas, width, k, 1) for a batch.
+    """
+
+    part: int
+    start: int
+    width: int
+
+
+class Stored(NamedTuple):
+    """A frame in a pool: its kind, start, count, touched units and step between groups."""
+
+    kind: Kind
+    pool: int
+    count: int
+    touched: int
+    step: int = 0
+
+
+@dataclass(eq=False)
+class Part:
+    """The tables of one (device, dtype, stage): one kernel launch per verb."""
+
+    device: torch.device
+    dtype: torch.dtype
+    stage: int
+    tensors: list[torch.Tensor] = field(default_factory=list)
+    layout: torch.Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
+    tasks: torch.Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
+    chunks: torch.Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
+    index: torch.Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
+    frames: torch.Tensor = field(default_factory=lambda: torch.zeros(0))
+    out_size: int = 0
+
+    @property
+    def accumulate(self) -> torch.dtype:
+        """The type sums are kept in: float32 for half types."""
+        return ACCUMULATE[self.dtype]
+
+
+def encode_runs(a: Indices, b: Indices) -> Indices:
+    """Rows (a, b, length, first mirror) of maximal runs in which both count up by one."""
+    if not a.size:
+        return np.zeros((0, 4), np.int64)
+    breaks = np.flatnonzero((np.diff(a) != 1) | (np.diff(b) != 1)) + 1
+    start = np.concatenate([np.zeros(1, np.int64), breaks])
+    length = np.diff(np.append(start, a.size))
+    return np.stack([a[start], b[start], length, start], axis=1)
+
+
+class PartBuilder:
+    """Collects the tasks of one part, then freezes them."""
+
+    def __init__(
+        self, part: Part, number: int, replicas: int, mirrors: int, groups: int
+    ) -> None:
+        self.part, self.number = part, number
+        self.replicas, self.mirrors, self.groups = replicas, mirrors, groups
+        self.tasks: list[tuple[int, ...]] = []
+        self.extent: list[tuple[int, int]] = []  # mirrors and touched units of each task
+        self.index: list[Indices] = []
+        self.index_size = 0
+        self.frames: list[torch.Tensor] = []
+        self.frames_size = 0
+        self.numbers: dict[int, int] = {}
+        self.stored: dict[tuple[int, bool], Stored] = {}
+
+    def add(self, entry: Entry, member: Member) -> Piece:
+        """Add the tasks of one member; returns where its coefficients go."""
+        base, offset = owner(member.tensor)
+        tensor = self.numbers.setdefault(id(base), len(self.numbers))
+        if tensor == len(self.part.tensors):
+            self.part.tensors.append(base)
+        views = unit_views(member.shape, member.strides, offset, member.dim, member.batch)
+        width = _count(member.shape) // max(member.shape[member.dim], 1) if views else 0
+        piece = Piece(self.number, self.part.out_size, width)
+        for replica in range(self.replicas):
+            shifted = [view._replace(base=view.base + replica * member.replica_stride)
+                       for view in views] if replica else views
+            if member.batch:
+                self._add_batch(entry, tensor, shifted, replica)
+            else:
+                self._add_units(entry, tensor, shifted, replica, width)
+            self.part.out_size += entry.columns * width
+        return piece
+
+    def _add_batch(self, entry: Entry, tensor: int, views: list[View], replica: int) -> None:
+        """A dense mirror per column: group, mirror and frame all advance with the column."""
+        k = entry.columns
+        _, pool, _, _, step = self._frame(entry, False)
+        mirror = entry.mirror + replica * self.mirrors
+        group = entry.group + replica * self.groups
+        for view in views:
+            self.tasks.append((
+                Kind.DENSE, tensor, *view[:7], pool + view.column * step, k,
+                view.outer_column * step, mirror + view.column, view.outer_column, 0,
+                group + view.column, view.outer_column,
+                self.part.out_size + view.column * k, view.outer_column * k, 0, 1,
+            ))  # fmt: skip
+            self.extent.append((1, entry.units))
+
+    def _add_units(
+        self, entry: Entry, tensor: int, views: list[View], replica: int, width: int
+    ) -> None:
+        """One task per view under the entry's shared frame."""
+        by_column = int(isinstance(entry.symmetry, Direction))
+        mirror = entry.mirror + replica * self.mirrors
+        group = entry.group + replica * self.groups
+        for view in views:
+            adjacent = view.unit_stride == 1 or view.inner < SHORT_RUN
+            kind, pool, count, touched, _ = self._frame(entry, adjacent)
+            self.tasks.append((
+                kind, tensor, *view[:7], pool, count, 0, mirror, 0, by_column, group, 0,
+                self.part.out_size + view.column, view.outer_column, view.inner_column, width,
+            ))  # fmt: skip
+            self.extent.append((entry.mirrors, touched))
+
+    def _frame(self, entry: Entry, adjacent: bool) -> Stored:
+        """Store the frame of an entry once; ``adjacent`` units may need the scattered form."""
+        adjacent = adjacent and isinstance(entry.symmetry, SignFlip | Swap)
+        key = (entry.number, adjacent)
+        if key not in self.stored:
+            self.stored[key] = self._store(entry, adjacent)
+        return self.stored[key]
+
+    def _store(self, entry: Entry, adjacent: bool) -> Stored:
+        symmetry = entry.symmetry
+        if isinstance(symmetry, Direction | Mirror):
+            matrix = symmetry.matrix
+            step = entry.units * entry.columns if matrix.ndim > 2 else 0
+            return Stored(Kind.DENSE, self._push_frames(matrix), entry.columns, entry.units, step)
+        if isinstance(symmetry, Cluster):
+            members = symmetry.members(entry.units)
+            sizes = [0, *(part.size for part in members)]
+            pool = self._push_index(np.concatenate([np.cumsum(sizes), *members]))
+            return Stored(Kind.CLUSTERS, pool, len(members), sum(sizes))
+        if isinstance(symmetry, Swap):
+            a, b = symmetry.indices(entry.units).T
+            kinds, touched = (Kind.PAIRS, Kind.PAIRS_SCATTERED), 2 * a.size
+        else:
+            a = b = symmetry.indices(entry.units)
+            kinds, touched = (Kind.ROWS, Kind.ROWS_SCATTERED), a.size
+        runs = encode_runs(a, b)
+        if adjacent and len(runs) * SHORT_RUN > a.size:
+            return Stored(kinds[1], self._push_index(a | (b << 32)), a.size, touched)
+        return Stored(kinds[0], self._push_index(runs), len(runs), touched)
+
+    def _push_index(self, values: Indices) -> int:
+        start = self.index_size
+        self.index.append(values.ravel())
+        self.index_size += values.size
+        return start
+
+    def _push_frames(self, matrix: torch.Tensor) -> int:
+        start = self.frames_size
+        self.frames.append(matrix)
+        self.frames_size += matrix.numel()
+        return start
+
+    def finish(self) -> Part:
+        """Freeze the collected tasks into tensors on the part's device."""
+        part, device = self.part, self.part.device
+        tasks = np.array(self.tasks, np.int64).reshape(-1, len(TASK_FIELDS))
+        extent = np.array(self.extent, np.int64).reshape(-1, 2)
+        index = np.concatenate(self.index) if self.index else np.zeros(0, np.int64)
+        chunks = cut(tasks, extent[:, 0], extent[:, 1], index)
+        part.tasks = torch.from_numpy(tasks).to(device)
+        part.chunks = torch.from_numpy(chunks).to(device)
+        part.index = torch.from_numpy(index).to(device)
+        part.frames = transposed_frames(self.frames, part.accumulate).to(device)
+        part.layout = layout_of(part.tensors)
+        return part
+
+
+def transposed_frames(frames: list[torch.Tensor], dtype: torch.dtype) -> torch.Tensor:
+    """All frames as A^T, one after the other, in the type sums are kept in."""
+    flat = [frame.mT.reshape(-1) for frame in frames]
+    return torch.cat(flat).to(dtype) if flat else torch.zeros(0, dtype=dtype)
+
+
+def layout_of(tensors: list[torch.Tensor]) -> torch.Tensor:
+    """(dims, sizes.., strides..) of every tensor in a row: what a call checks against."""
+    flat: list[int] = []
+    for tensor in tensors:
+        flat += [tensor.ndim, *tensor.shape, *tensor.stride()]
+    return torch.tensor(flat, dtype=torch.int64)
+
+
+def workspace(part: Part) -> int:
+    """Doubles that norms need for the sums of squares of a part's chunks."""
+    return partial_count(part.tasks.cpu().numpy(), part.chunks.cpu().numpy())
+
+
+def _count(shape: tuple[int, ...]) -> int:
+    count = 1
+    for size in shape:
+        count *= size
+    return count
