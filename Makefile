@@ -11,14 +11,14 @@ SOURCES := pyproject.toml CMakeLists.txt $(wildcard csrc/*) $(wildcard cmake/*)
 
 .PHONY: demo test bench lint format sanitize clean
 demo: .venv/package
-	$(BIN)/python -m symfast.demo $(ARGS)
+	$(BIN)/symfast demo $(ARGS)
 test: .venv/package
 	$(BIN)/pytest -n2 $(ARGS)
 bench: .venv/bench
 	$(BIN)/pytest benchmarks $(ARGS)
 lint: .venv/dev
 	$(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/mypy
-	git ls-files '*.h' '*.cpp' '*.cuh' '*.cu' | xargs $(BIN)/clang-format --dry-run -Werror
+	git ls-files -co --exclude-standard '*.h' '*.cpp' '*.cuh' '*.cu' | xargs $(BIN)/clang-format --dry-run -Werror
 format: .venv/dev
 	$(BIN)/ruff check --fix && $(BIN)/ruff format
 	git ls-files -co --exclude-standard '*.h' '*.cpp' '*.cuh' '*.cu' | xargs $(BIN)/clang-format -i

@@ -23,6 +23,9 @@ check_language(CUDA)
 if(CMAKE_CUDA_COMPILER)
   set(CMAKE_CUDA_ARCHITECTURES ${ARCHITECTURES})  # check_language empties it
   enable_language(CUDA)
+  if(NOT CMAKE_CUDA20_STANDARD_COMPILE_OPTION)  # CMake before 3.26 does not know that nvcc has it
+    set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION -std=c++20)
+  endif()
   set(SYMFAST_WITH_CUDA ON)
   set(SYMFAST_CUDA_VERSION "${CMAKE_CUDA_COMPILER_VERSION}")
   list(JOIN ARCHITECTURES " " SYMFAST_CUDA_ARCHITECTURES)

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a kernel body may use of CUDA. nvcc gives it real meaning; with SYMFAST_EMULATOR the same names
 // come from tests/emulation/emulator.h and the bodies run on the CPU, every access checked.
-//   SF_KERNEL(threads)          a kernel of at most so many threads a block
+//   SF_KERNEL(threads, blocks)  a kernel of at most so many threads a block, so many blocks on an SM
 //   SF_SHARED(T, name, [n])     static shared memory        SF_DYNAMIC_SHARED(name)  bytes, 16-aligned
 //   load, store, load_pack, store_pack, load_table          the only ways to global memory
 #pragma once
@@ -17,7 +17,7 @@
 #include <cuda_fp16.h>
 
 #define SF_DEVICE __device__ __forceinline__
-#define SF_KERNEL(threads) __global__ void __launch_bounds__(threads)
+#define SF_KERNEL(threads, blocks) __global__ void __launch_bounds__(threads, blocks)
 #define SF_ARGUMENT __grid_constant__ const
 #define SF_SHARED(T, name, ...) __shared__ T name __VA_ARGS__
 #define SF_DYNAMIC_SHARED(name) extern __shared__ __align__(16) unsigned char name[]
@@ -28,11 +28,13 @@ namespace symfast {
 using BFloat16 = __nv_bfloat16;
 using Float16 = __half;
 
-// 16 bytes: the widest access of one thread.
+// V neighbours in memory, moved by one access: V = 1, or V = kPack<T>, 16 bytes.
 template <typename T>
-struct alignas(16) Pack {
-  static constexpr int kSize = 16 / sizeof(T);
-  T lane[kSize];
+constexpr int kPack = 16 / sizeof(T);
+template <typename T, int V>
+struct alignas(V * sizeof(T)) Pack {
+  static_assert(V == 1 || V == kPack<T>);
+  T lane[V];
 };
 
 #if !defined(SYMFAST_EMULATOR)
@@ -46,19 +48,27 @@ SF_DEVICE void store(T* p, T value) {
   *p = value;
 }
 
-template <typename T>
-SF_DEVICE Pack<T> load_pack(const T* p) {
-  const uint4 raw = *reinterpret_cast<const uint4*>(p);
-  Pack<T> value;
-  memcpy(&value, &raw, 16);
-  return value;
+template <int V, typename T>
+SF_DEVICE Pack<T, V> load_pack(const T* p) {
+  if constexpr (V == 1) {
+    return {{*p}};
+  } else {
+    const uint4 raw = *reinterpret_cast<const uint4*>(p);
+    Pack<T, V> value;
+    memcpy(&value, &raw, 16);
+    return value;
+  }
 }
 
-template <typename T>
-SF_DEVICE void store_pack(T* p, const Pack<T>& value) {
-  uint4 raw;
-  memcpy(&raw, &value, 16);
-  *reinterpret_cast<uint4*>(p) = raw;
+template <int V, typename T>
+SF_DEVICE void store_pack(T* p, const Pack<T, V>& value) {
+  if constexpr (V == 1) {
+    *p = value.lane[0];
+  } else {
+    uint4 raw;
+    memcpy(&raw, &value, 16);
+    *reinterpret_cast<uint4*>(p) = raw;
+  }
 }
 
 // Memory that no kernel of this launch writes.
@@ -96,29 +106,20 @@ SF_DEVICE T narrow(Accumulate<T> x) {
   }
 }
 
-// V values, V = 1 or a whole pack, as accumulate type.
+// A pack as accumulate type, and back.
 template <int V, typename T>
 SF_DEVICE void load_values(const T* p, Accumulate<T> (&values)[V]) {
-  if constexpr (V == 1) {
-    values[0] = widen(load(p));
-  } else {
-    static_assert(V == Pack<T>::kSize);
-    const Pack<T> pack = load_pack(p);
+  const Pack<T, V> pack = load_pack<V>(p);
 #pragma unroll
-    for (int v = 0; v < V; ++v) values[v] = widen(pack.lane[v]);
-  }
+  for (int v = 0; v < V; ++v) values[v] = widen(pack.lane[v]);
 }
 
 template <int V, typename T>
 SF_DEVICE void store_values(T* p, const Accumulate<T> (&values)[V]) {
-  if constexpr (V == 1) {
-    store(p, narrow<T>(values[0]));
-  } else {
-    Pack<T> pack;
+  Pack<T, V> pack;
 #pragma unroll
-    for (int v = 0; v < V; ++v) pack.lane[v] = narrow<T>(values[v]);
-    store_pack(p, pack);
-  }
+  for (int v = 0; v < V; ++v) pack.lane[v] = narrow<T>(values[v]);
+  store_pack<V>(p, pack);
 }
 
 // Elements of T between p and the next 16-byte boundary.
@@ -126,6 +127,16 @@ template <typename T>
 SF_DEVICE int elements_to_boundary(const T* p) {
   return static_cast<int>((16 - (reinterpret_cast<uintptr_t>(p) & 15)) & 15) /
          static_cast<int>(sizeof(T));
+}
+
+// value = quotient * by + rest. Within a chunk 32 bits are enough (plan.h), and a 64-bit division is a
+// call that spills registers.
+struct Split {
+  int quotient, rest;
+};
+SF_DEVICE Split split(int value, int by) {
+  const int quotient = value / by;
+  return {quotient, value - quotient * by};
 }
 
 }  // namespace symfast

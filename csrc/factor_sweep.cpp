@@ -4,12 +4,12 @@
 // replica alone gives the same bits as in a sweep, on any number of threads.
 #include "factor_sweep.h"
 
-#include <torch/csrc/stable/library.h>
-
 #include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <cstring>
+#include <limits>
+#include <memory>
 #include <numeric>
 #include <vector>
 
@@ -238,9 +238,8 @@ void sweep(const SweepArguments<T>& a, Advance<T> advance) {
 template <typename T>
 void check_depths(const SweepArguments<T>& a) {
   const auto [least, most] = std::minmax_element(a.depth, a.depth + a.replicas);
-  STD_TORCH_CHECK(*least >= 1 && *most <= a.max_depth,
-                  "factor_sweep: each depth must lie between 1 and the ", a.max_depth,
-                  " factors given");
+  require(*least >= 1 && *most <= a.max_depth,
+          "factor_sweep: each depth must lie between 1 and the ", a.max_depth, " factors given");
 }
 
 void launch_double(const SweepArguments<double>& a, const Tensor& /*like*/) {
@@ -264,8 +263,7 @@ SweepResult factor_sweep(const Tensor& gram, const Tensor& linear, const Tensor&
 }
 
 }  // namespace
-}  // namespace symfast
 
-STABLE_TORCH_LIBRARY_IMPL(symfast, CPU, m) {
-  m.impl("factor_sweep", TORCH_BOX(&symfast::factor_sweep));
-}
+STABLE_TORCH_LIBRARY_IMPL(symfast, CPU, m) { m.impl("factor_sweep", TORCH_BOX(&factor_sweep)); }
+
+}  // namespace symfast

@@ -3,20 +3,13 @@
 // protect memory, output tensors, plain pointers for the kernel.
 #pragma once
 
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-#include <torch/headeronly/core/ScalarType.h>
-#include <torch/headeronly/util/Exception.h>
-
 #include <cstdint>
 #include <tuple>
 
 #include "factor_sweep.h"
+#include "tensor.h"
 
 namespace symfast {
-
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
 
 // (w, factors, velocity, steps, residual, status)
 using SweepResult = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
@@ -31,29 +24,29 @@ namespace sweep_detail {
 
 inline void check_vector(const Tensor& x, const char* name, std::int64_t size, ScalarType dtype,
                          const Tensor& like) {
-  STD_TORCH_CHECK(x.dim() == 1 && x.size(0) == size, "factor_sweep: ", name, " must have shape (",
-                  size, ",)");
-  STD_TORCH_CHECK(x.scalar_type() == dtype, "factor_sweep: ", name, " has the wrong dtype");
-  STD_TORCH_CHECK(x.device() == like.device(), "factor_sweep: ", name,
-                  " must be on the device of factors");
+  require(x.dim() == 1 && x.size(0) == size, "factor_sweep: ", name, " must have shape (", size,
+          ",), got ", sizes_of(x));
+  require(x.scalar_type() == dtype, "factor_sweep: ", name, " has the wrong dtype");
+  require(x.device() == like.device(), "factor_sweep: ", name, " must be on the device of factors");
 }
 
 inline void check(const SweepInputs& in) {
   const auto& f = in.factors;
-  STD_TORCH_CHECK(f.dim() == 3, "factor_sweep: factors must have shape (replicas, depth, d)");
+  require(f.dim() == 3, "factor_sweep: factors must have shape (replicas, depth, d), got ",
+          sizes_of(f));
   const auto replicas = f.size(0), slots = f.size(1), d = f.size(2);
   const auto dtype = f.scalar_type();
-  STD_TORCH_CHECK(dtype == ScalarType::Double || dtype == ScalarType::Float,
-                  "factor_sweep: factors must be float32 or float64");
-  STD_TORCH_CHECK(slots >= 1 && slots <= kMaxDepth, "factor_sweep: depth must be 1 to ", kMaxDepth);
-  STD_TORCH_CHECK(in.velocity.dim() == 3 && in.velocity.size(0) == replicas &&
-                      in.velocity.size(1) == slots && in.velocity.size(2) == d &&
-                      in.velocity.scalar_type() == dtype && in.velocity.device() == f.device(),
-                  "factor_sweep: velocity must match factors in shape, dtype and device");
-  STD_TORCH_CHECK(in.gram.dim() == 2 && in.gram.size(0) == d && in.gram.size(1) == d &&
-                      in.gram.scalar_type() == dtype && in.gram.device() == f.device(),
-                  "factor_sweep: gram must have shape (", d, ", ", d,
-                  ") and the dtype and device of factors");
+  require(dtype == ScalarType::Double || dtype == ScalarType::Float,
+          "factor_sweep: factors must be float32 or float64");
+  require(slots >= 1 && slots <= kMaxDepth, "factor_sweep: depth must be 1 to ", kMaxDepth,
+          ", got ", slots);
+  require(sizes_of(in.velocity) == sizes_of(f) && in.velocity.scalar_type() == dtype &&
+              in.velocity.device() == f.device(),
+          "factor_sweep: velocity must match factors in shape, dtype and device");
+  require(in.gram.dim() == 2 && in.gram.size(0) == d && in.gram.size(1) == d &&
+              in.gram.scalar_type() == dtype && in.gram.device() == f.device(),
+          "factor_sweep: gram must have shape (", d, ", ", d,
+          ") and the dtype and device of factors");
   check_vector(in.linear, "linear", d, dtype, f);
   check_vector(in.factored, "factored", d, ScalarType::Bool, f);
   check_vector(in.depth, "depth", replicas, ScalarType::Long, f);
@@ -61,9 +54,10 @@ inline void check(const SweepInputs& in) {
   check_vector(in.momentum, "momentum", replicas, dtype, f);
   check_vector(in.lam, "lam", replicas, dtype, f);
   check_vector(in.progress, "progress", 2, ScalarType::Long, f);
-  STD_TORCH_CHECK(in.progress.is_contiguous(), "factor_sweep: progress must be contiguous");
-  STD_TORCH_CHECK(in.steps >= 0, "factor_sweep: steps must not be negative");
-  STD_TORCH_CHECK(in.check_every >= 1, "factor_sweep: check_every must be at least 1");
+  require(in.progress.is_contiguous(), "factor_sweep: progress must be contiguous");
+  require(in.steps >= 0, "factor_sweep: steps must not be negative, got ", in.steps);
+  require(in.check_every >= 1, "factor_sweep: check_every must be at least 1, got ",
+          in.check_every);
 }
 
 template <typename T>

@@ -1,31 +1,69 @@
 // SPDX-License-Identifier: Apache-2.0
 // Hot loop of the product-factor sweep; compiled once per instruction set.
 #include "factor_sweep.h"
+#include "simd.h"
 
 namespace symfast {
-namespace SYMFAST_ISA {
-namespace {
 
 #if defined(__AVX512F__)
-constexpr std::int64_t kBytes = 64;
+template <>
+struct Arithmetic<SYMFAST_ISA::Vec<double>> {
+  using V = SYMFAST_ISA::Vec<double>;
+  SYMFAST_SWEEP_INLINE static V multiply_add(V a, V b, V c) { return _mm512_fmadd_pd(a, b, c); }
+};
+template <>
+struct Arithmetic<SYMFAST_ISA::Vec<float>> {
+  using V = SYMFAST_ISA::Vec<float>;
+  SYMFAST_SWEEP_INLINE static V multiply_add(V a, V b, V c) { return _mm512_fmadd_ps(a, b, c); }
+};
 #elif defined(__AVX2__)
-constexpr std::int64_t kBytes = 32;
+template <>
+struct Arithmetic<SYMFAST_ISA::Vec<double>> {
+  using V = SYMFAST_ISA::Vec<double>;
+  SYMFAST_SWEEP_INLINE static V multiply_add(V a, V b, V c) { return _mm256_fmadd_pd(a, b, c); }
+};
+template <>
+struct Arithmetic<SYMFAST_ISA::Vec<float>> {
+  using V = SYMFAST_ISA::Vec<float>;
+  SYMFAST_SWEEP_INLINE static V multiply_add(V a, V b, V c) { return _mm256_fmadd_ps(a, b, c); }
+};
 #else
-constexpr std::int64_t kBytes = 16;
+template <typename V, int N>
+SYMFAST_SWEEP_INLINE V multiply_add_lanes(V a, V b, V c) {
+#if defined(__FP_FAST_FMA)
+  V result;
+  for (int i = 0; i < N; ++i)
+    result[i] =
+        sizeof(a[i]) == 8 ? __builtin_fma(a[i], b[i], c[i]) : __builtin_fmaf(a[i], b[i], c[i]);
+  return result;
+#else
+  return a * b + c;
+#endif
+}
+template <>
+struct Arithmetic<SYMFAST_ISA::Vec<double>> {
+  using V = SYMFAST_ISA::Vec<double>;
+  SYMFAST_SWEEP_INLINE static V multiply_add(V a, V b, V c) {
+    return multiply_add_lanes<V, SYMFAST_ISA::kLanes<double>>(a, b, c);
+  }
+};
+template <>
+struct Arithmetic<SYMFAST_ISA::Vec<float>> {
+  using V = SYMFAST_ISA::Vec<float>;
+  SYMFAST_SWEEP_INLINE static V multiply_add(V a, V b, V c) {
+    return multiply_add_lanes<V, SYMFAST_ISA::kLanes<float>>(a, b, c);
+  }
+};
 #endif
 
-template <typename T>
-struct VectorOf {
-  typedef T type __attribute__((vector_size(kBytes)));
-};
-template <typename T>
-using Vec = typename VectorOf<T>::type;
+namespace SYMFAST_ISA {
+namespace {
 
 // Two vectors share each broadcast Gram entry; four rows share each load of the weights.
 constexpr int kGroup = 2;
 constexpr int kRows = 4;
 template <typename T>
-constexpr std::int64_t kWidth = kGroup * kBytes / static_cast<std::int64_t>(sizeof(T));
+constexpr std::int64_t kWidth = kGroup * kLanes<T>;
 
 template <typename T>
 SYMFAST_SWEEP_INLINE Vec<T>& lanes(T* p) {
@@ -49,13 +87,14 @@ SYMFAST_SWEEP_INLINE void update(const FactorBlock<T>& b, std::int64_t i, std::i
   constexpr std::int64_t L = kSweepLanes<T>;
   T* const factor = b.factor + i * b.depth * L + lane;
   T* const velocity = b.velocity + i * b.depth * L + lane;
-  Vec<T> f[D], v[D];
+  Vec<T> f[D], v[D], lr[D];
 #pragma GCC unroll 6
   for (int j = 0; j < D; ++j) {
     f[j] = lanes(factor + j * L);
     v[j] = lanes(velocity + j * L);
+    lr[j] = rates.lr;
   }
-  const Vec<T> w = step_coordinate<D>(f, v, gradient, rates.lr, rates.momentum, decay);
+  const Vec<T> w = step_coordinate<D>(f, v, gradient, lr, rates.momentum, decay);
 #pragma GCC unroll 6
   for (int j = 0; j < D; ++j) {
     lanes(factor + j * L) = f[j];
@@ -69,7 +108,7 @@ template <int D, int R, typename T>
 SYMFAST_SWEEP_INLINE void step_rows(const FactorBlock<T>& b, std::int64_t i, std::int64_t lane,
                                     const Rates<T> (&rates)[kGroup]) {
   constexpr std::int64_t L = kSweepLanes<T>;
-  constexpr std::int64_t V = kBytes / static_cast<std::int64_t>(sizeof(T));
+  constexpr std::int64_t V = kLanes<T>;
   const T* const row = b.gram + i * b.d;
   Vec<T> g[R][kGroup];
 #pragma GCC unroll 4
@@ -81,7 +120,9 @@ SYMFAST_SWEEP_INLINE void step_rows(const FactorBlock<T>& b, std::int64_t i, std
 #pragma GCC unroll 4
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 2
-      for (int k = 0; k < kGroup; ++k) g[r][k] += lanes(column + k * V) * row[r * b.d + j];
+      for (int k = 0; k < kGroup; ++k)
+        g[r][k] = Arithmetic<Vec<T>>::multiply_add(lanes(column + k * V),
+                                                   row[r * b.d + j] - Vec<T>{}, g[r][k]);
   }
 #pragma GCC unroll 4
   for (int r = 0; r < R; ++r)
@@ -97,7 +138,7 @@ SYMFAST_SWEEP_INLINE void step_rows(const FactorBlock<T>& b, std::int64_t i, std
 
 template <int D, typename T>
 void advance_group(FactorBlock<T> b, std::int64_t lane, std::int64_t steps) {
-  constexpr std::int64_t V = kBytes / static_cast<std::int64_t>(sizeof(T));
+  constexpr std::int64_t V = kLanes<T>;
   Rates<T> rates[kGroup];
   for (int k = 0; k < kGroup; ++k)
     rates[k] = {lanes(b.lr + lane + k * V), lanes(b.momentum + lane + k * V),

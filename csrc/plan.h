@@ -50,15 +50,17 @@ struct Chunk {
 constexpr int64_t kChunkFields = sizeof(Chunk) / sizeof(int64_t);
 
 // ---- the arithmetic of one coefficient -------------------------------------------------------------
-// soft(x, t) = sign(x) max(|x| - t, 0); NaN stays NaN.
-template <typename A>
-SF_HOST_DEVICE A soft_threshold(A x, A t) {
-  return x > t ? x - t : (x < -t ? x + t : (x != x ? x : A(0)));
+// V is a number or a SIMD vector of numbers of type A.
+
+// soft(x, t) = sign(x) max(|x| - t, 0), t >= 0. x - x instead of 0: NaN stays NaN.
+template <typename V, typename A>
+SF_HOST_DEVICE V soft_threshold(V x, A t) {
+  return x > t ? x - t : (x < -t ? x + t : x - x);
 }
 
 // f(c) for one coefficient: what the verb turns c = (A^T U) into.
-template <Verb verb, typename A>
-SF_HOST_DEVICE A new_coefficient(A c, A amount) {
+template <Verb verb, typename V, typename A>
+SF_HOST_DEVICE V new_coefficient(V c, A amount) {
   if constexpr (verb == kReflect) return -c;
   if constexpr (verb == kProject) return c - c;  // not 0: NaN and infinity must show
   if constexpr (verb == kShrink) return c * (A(1) - amount);
@@ -67,19 +69,18 @@ SF_HOST_DEVICE A new_coefficient(A c, A amount) {
 
 // Swap of units a and b: reflect exchanges bits, project writes one average into both.
 constexpr double kSqrtHalf = 0.70710678118654752440;
-constexpr double kSqrtTwo = 1.41421356237309504880;
-template <Verb verb, typename A>
-SF_HOST_DEVICE void new_pair(A& a, A& b, A amount) {
+template <Verb verb, typename V, typename A>
+SF_HOST_DEVICE void new_pair(V& a, V& b, A amount) {
   if constexpr (verb == kReflect) {
-    const A t = a;
+    const V t = a;
     a = b;
     b = t;
   } else if constexpr (verb == kProject) {
     a = b = (a + b) * A(0.5);
   } else {
-    const A mean = (a + b) * A(0.5);
-    A half = (a - b) * A(0.5);
-    if constexpr (verb == kShrink) half *= A(1) - amount;
+    const V mean = (a + b) * A(0.5);
+    V half = (a - b) * A(0.5);
+    if constexpr (verb == kShrink) half = half * (A(1) - amount);
     if constexpr (verb == kProx) half = soft_threshold(half, amount * A(kSqrtHalf));
     a = mean + half;
     b = mean - half;

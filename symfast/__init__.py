@@ -3,6 +3,12 @@
 
 from symfast import reference as reference
 from symfast.build import build_info as build_info
+from symfast.mirror import coefficients as coefficients
+from symfast.mirror import norms as norms
+from symfast.mirror import project as project
+from symfast.mirror import prox as prox
+from symfast.mirror import reflect as reflect
+from symfast.mirror import shrink as shrink
 from symfast.plan import Plan as Plan
 from symfast.symmetry import Cluster as Cluster
 from symfast.symmetry import Direction as Direction

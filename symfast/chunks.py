@@ -9,6 +9,8 @@ import numpy.typing as npt
 
 #: Elements per chunk: large enough to hide a call, small enough to balance a few threads.
 ELEMENTS = 65536
+#: Fewest rows per chunk when units are adjacent: the SIMD lanes rows are transposed into.
+ROWS = 16
 #: Columns per chunk of a dense frame whose columns are contiguous: 1 KB of float32 per unit.
 COLUMNS = 256
 CHUNK_FIELDS = ("task", "first", "k0", "k1", "o0", "o1", "c0", "c1", "partial")
@@ -94,7 +96,10 @@ def _cut_task(
     outer, inner = task["outer"], task["inner"]
     outers, columns, ks = [(0, outer)], [(0, inner)], [(0, mirrors)]
     per_outer = max(members * inner, 1)
-    if per_outer <= ELEMENTS:
+    many_rows = task["unit_stride"] == 1 and inner == 1 and task["kind"] != Kind.DENSE
+    if many_rows and outer > 1:
+        outers = _ranges(outer, max(1, ELEMENTS // per_outer // ROWS) * ROWS)
+    elif per_outer <= ELEMENTS:
         outers = _ranges(outer, max(1, ELEMENTS // per_outer))
     else:
         outers = _ranges(outer, 1)

@@ -2,11 +2,11 @@
 """The ``symfast`` command. Heavy packages are imported inside the command that needs them."""
 
 import json
-from importlib import import_module
-from importlib.util import find_spec
 from typing import Annotated
 
 import typer
+
+from symfast import cli_sweep
 
 app = typer.Typer(
     help="Symmetries of neural networks as fast torch operators.",
@@ -68,6 +68,4 @@ def _print_warning(reason: str) -> None:
     Console(stderr=True).print(Panel(sentence, title="NO COMPILED KERNELS", style="bold red"))
 
 
-# TEMPORARY: unconditional once the module exists.
-if find_spec("symfast.cli_sweep") is not None:
-    import_module("symfast.cli_sweep").register(app)
+cli_sweep.register(app)

@@ -1,24 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Plan: many symmetries on many parameters, compiled once, applied in place many times."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, TypeAlias
 
 import torch
 
-from symfast import plan_ops as _registered  # noqa: F401  (declares the operators)
-from symfast.entries import build_entries
+from symfast.compiled import PER_GROUP, PER_MIRROR, UNIFORM, compile_entries
 from symfast.errors import PlanError
-from symfast.overlap import stages
+from symfast.plan_state import Target, describe, move, summary
 from symfast.symmetry import Symmetry, symmetry_from_dict
-from symfast.tables import Entry, Part, PartBuilder, Piece
-from symfast.units import Units
 
-Target: TypeAlias = Units | torch.Tensor
 Amount: TypeAlias = float | torch.Tensor
 
 _REFLECT, _PROJECT, _SHRINK, _PROX = range(4)
-_UNIFORM, _PER_GROUP, _PER_MIRROR = range(3)
 
 
 class Plan:
@@ -66,41 +61,9 @@ class Plan:
         self._given = list(entries)
         self._overlap: Literal["refuse", "order"] = overlap
         self.replicas = replicas
-        self._compile()
-
-    def _compile(self) -> None:
-        """Build all tables from the entries and the parameters as they are now."""
-        entries = build_entries(self._given, self.replicas)
-        order = stages(entries, self._overlap == "order")
-        last = entries[-1] if entries else None
-        self.groups: int = last.group + last.batch if last else 0
-        self.mirrors: int = last.mirror + last.batch * last.mirrors if last else 0
-        builders: dict[tuple[int, torch.device, torch.dtype], PartBuilder] = {}
-        copies = 1 if self.replicas is None else self.replicas
-        pieces: list[list[Piece]] = []
-        for entry, stage in zip(entries, order, strict=True):
-            found = []
-            for member in entry.members:
-                key = (stage, member.tensor.device, member.tensor.dtype)
-                if key not in builders:
-                    part = Part(key[1], key[2], stage)
-                    builders[key] = PartBuilder(
-                        part, len(builders), copies, self.mirrors, self.groups
-                    )
-                found.append(builders[key].add(entry, member))
-            pieces.append(found)
-        self._entries, self._pieces = entries, pieces
-        parts = [builder.finish() for builder in builders.values()]
-        self._parts: list[Part] = parts
-        self._run_order = sorted(parts, key=lambda part: part.stage)
-        self._owners = self._mirror_groups(entries)
-
-    def _mirror_groups(self, entries: list[Entry]) -> torch.Tensor:
-        """The group of every mirror; (mirrors,) int64."""
-        counts = [entry.mirrors for entry in entries for _ in range(entry.batch)]
-        return torch.repeat_interleave(
-            torch.arange(self.groups), torch.tensor(counts, dtype=torch.int64)
-        )
+        self._compiled = compile_entries(self._given, overlap == "order", replicas)
+        self.groups = self._compiled.groups
+        self.mirrors = self._compiled.mirrors
 
     # ---- verbs ---------------------------------------------------------------------------------
 
@@ -117,7 +80,7 @@ class Plan:
             >>> w.tolist()
             [1.0, -2.0]
         """
-        self._apply(_REFLECT, None, 0.0, _UNIFORM)
+        self._compiled.apply(_REFLECT, None, 0.0, UNIFORM)
 
     def project_(self) -> None:
         """Project every group onto its constraint: ``U <- U - A A^T U`` in place.
@@ -134,7 +97,7 @@ class Plan:
             >>> w.tolist()
             [1.0, 0.0]
         """
-        self._apply(_PROJECT, None, 0.0, _UNIFORM)
+        self._compiled.apply(_PROJECT, None, 0.0, UNIFORM)
 
     def shrink_(self, amount: Amount) -> None:
         """Shrink the coefficients of every group: ``C <- (1 - amount) C`` in place.
@@ -153,7 +116,7 @@ class Plan:
             >>> w.tolist()
             [1.0, 1.5]
         """
-        self._apply(_SHRINK, *self._amount(amount, "amount"))
+        self._compiled.apply(_SHRINK, *self._amount(amount, "amount"))
 
     def prox_(self, threshold: Amount, mode: Literal["l1", "group"] = "l1") -> None:
         """Soft-threshold the coefficients of every group in place.
@@ -184,9 +147,9 @@ class Plan:
                           and bool((tensor < 0).any())):
             raise PlanError("threshold must not be negative")
         if mode == "l1":
-            self._apply(_PROX, tensor, number, per)
+            self._compiled.apply(_PROX, tensor, number, per)
         else:
-            self._apply(_SHRINK, self._group_shrinkage(tensor, number), 0.0, _PER_MIRROR)
+            self._compiled.apply(_SHRINK, self._group_shrinkage(tensor, number), 0.0, PER_MIRROR)
 
     @torch.no_grad()
     def norms(self, per: Literal["group", "mirror"] = "group") -> torch.Tensor:
@@ -205,13 +168,11 @@ class Plan:
             >>> sf.Plan([(w, sf.SignFlip())]).norms().tolist()
             [5.0]
         """
-        squares = self._squares()
-        if per == "group":
-            owners = self._owners.to(squares.device)
-            sums = squares.new_zeros(*squares.shape[:-1], self.groups)
-            squares = sums.index_add(-1, owners, squares)
-        elif per != "mirror":
+        if per not in ("group", "mirror"):
             raise PlanError(f'per must be "group" or "mirror", got {per!r}')
+        squares = self._compiled.squares()
+        if per == "group":
+            squares = self._compiled.by_group(squares)
         return squares.sqrt_() if self.replicas is not None else squares.sqrt_()[0]
 
     @torch.no_grad()
@@ -231,99 +192,34 @@ class Plan:
             >>> sf.Plan([(w, sf.SignFlip([1]))]).coefficients()[0].tolist()
             [[3.0, 4.0]]
         """
-        flats = [
-            torch.ops.symfast.plan_coefficients.default(
-                p.tensors, p.layout, p.tasks, p.chunks, p.index, p.frames, p.out_size
-            )
-            for p in self._parts
-        ]
-        result: list[torch.Tensor] = []
-        for entry, pieces in zip(self._entries, self._pieces, strict=True):
-            result += self._collect(entry, pieces, flats)
-        return result
-
-    # ---- plumbing of the verbs -------------------------------------------------------------------
-
-    def _apply(self, verb: int, amounts: torch.Tensor | None, amount: float, per: int) -> None:
-        self._check_all()
-        with torch.no_grad():
-            for part in self._run_order:
-                local = amounts
-                if amounts is not None:
-                    local = amounts.to(part.device, part.accumulate)
-                torch.ops.symfast.plan_apply_.default(
-                    part.tensors, part.layout, part.tasks, part.chunks, part.index, part.frames,
-                    local, amount, per, verb,
-                )  # fmt: skip
-                torch.autograd.graph.increment_version(part.tensors)
-
-    def _check_all(self) -> None:
-        """With several launches, find a changed parameter before the first one writes."""
-        if len(self._run_order) > 1:
-            for part in self._run_order:
-                torch.ops.symfast.plan_check.default(part.tensors, part.layout, part.frames)
-
-    def _squares(self) -> torch.Tensor:
-        """Sums of squares of C per mirror; (R or 1, mirrors) float64 on the first part's device."""
-        copies = 1 if self.replicas is None else self.replicas
-        total = torch.zeros(copies * self.mirrors, dtype=torch.float64)
-        for number, p in enumerate(self._parts):
-            found = torch.ops.symfast.plan_norms.default(
-                p.tensors, p.layout, p.tasks, p.chunks, p.index, p.frames, copies * self.mirrors
-            )
-            total = found if number == 0 else total + found.to(total.device)
-        return total.reshape(copies, self.mirrors)
+        return self._compiled.coefficients()
 
     @torch.no_grad()
     def _group_shrinkage(self, threshold: torch.Tensor | None, number: float) -> torch.Tensor:
         """1 - max(0, 1 - t / ||C||) per mirror; NaN norms stay NaN."""
-        norms = self._squares().sqrt_()
-        if threshold is None:
-            t = torch.full((), number, dtype=torch.float64, device=norms.device)
-        else:
-            flat = threshold.to(norms.device, torch.float64).reshape(-1, self.groups)
-            t = flat.index_select(1, self._owners.to(norms.device))
+        norms = self._compiled.squares().sqrt_()
+        t = torch.full((1, self.groups), number, dtype=torch.float64, device=norms.device)
+        if threshold is not None:
+            t = threshold.to(norms.device, torch.float64).reshape(-1, self.groups)
+        t = self._compiled.by_mirror(t)
         return torch.where(norms <= t, 1.0, t / norms).reshape(-1)
 
     def _amount(self, amount: Amount, what: str) -> tuple[torch.Tensor | None, float, int]:
+        """The amounts as a flat tensor by group, or as one number."""
         if isinstance(amount, int | float):
-            return None, float(amount), _UNIFORM
+            return None, float(amount), UNIFORM
         if not isinstance(amount, torch.Tensor) or amount.is_complex():
             raise PlanError(f"{what} must be a real number or tensor, got {amount!r:.80}")
-        shapes = [(self.groups,)] if self.replicas is None else [
-            (self.groups,), (self.replicas, self.groups)]
-        if amount.ndim == 0:
-            return amount.detach().expand(self._amount_count()), 0.0, _PER_GROUP
+        shapes: list[tuple[int, ...]] = [(), (self.groups,)]
+        if self.replicas is not None:
+            shapes.append((self.replicas, self.groups))
         if tuple(amount.shape) not in shapes:
             raise PlanError(
-                f"{what} must be a number or have shape {' or '.join(map(str, shapes))}, "
+                f"{what} must be a number or have shape {' or '.join(map(str, shapes[1:]))}, "
                 f"got {tuple(amount.shape)}"
             )
-        copies = 1 if self.replicas is None else self.replicas
-        return amount.detach().expand(copies, self.groups).reshape(-1), 0.0, _PER_GROUP
-
-    def _amount_count(self) -> int:
-        return self.groups * (1 if self.replicas is None else self.replicas)
-
-    def _collect(
-        self, entry: Entry, pieces: list[Piece], flats: list[torch.Tensor]
-    ) -> list[torch.Tensor]:
-        """Cut one entry's (k, n) tensors out of the flat outputs of its parts."""
-        copies = 1 if self.replicas is None else self.replicas
-        k = entry.columns
-        blocks = []
-        for piece in pieces:
-            size = copies * k * piece.width
-            blocks.append(flats[piece.part][piece.start : piece.start + size])
-        if entry.members[0].batch:
-            stacked = blocks[0].reshape(copies, entry.batch, k, 1).transpose(0, 1)
-            return list((stacked if self.replicas is not None else stacked[:, 0]).unbind(0))
-        shaped = [b.reshape(copies, k, -1) if b.numel() else b.new_zeros(copies, k, p.width)
-                  for b, p in zip(blocks, pieces, strict=True)]
-        dtype = max((b.dtype for b in shaped), key=lambda d: d.itemsize)
-        device = shaped[0].device
-        whole = torch.cat([b.to(device, dtype) for b in shaped], dim=2)
-        return [whole if self.replicas is not None else whole[0]]
+        copies = self._compiled.copies
+        return amount.detach().expand(copies, self.groups).reshape(-1), 0.0, PER_GROUP
 
     # ---- the plan as a value -----------------------------------------------------------------------
 
@@ -339,20 +235,8 @@ class Plan:
             >>> sf.Plan([(w, sf.SignFlip())]).to("cpu").groups
             1
         """
-        moved: dict[int, torch.Tensor] = {}
-
-        def move(tensor: torch.Tensor) -> torch.Tensor:
-            return moved.setdefault(id(tensor), tensor.detach().to(device)
-                                    if tensor.device != torch.device(device) else tensor)
-
-        entries: list[tuple[Target, Symmetry]] = []
-        for target, symmetry in self._given:
-            if isinstance(target, Units):
-                members = [(move(tensor), dim) for tensor, dim in target]
-                entries.append((Units(members, target.replicas), symmetry))
-            else:
-                entries.append((move(target), symmetry))
-        return Plan(entries, overlap=self._overlap, replicas=self.replicas)
+        moved = move(self._given, torch.device(device))
+        return Plan(moved, overlap=self._overlap, replicas=self.replicas)
 
     def state_dict(self) -> dict[str, Any]:
         """The structure as plain data that survives JSON; parameters are not part of it.
@@ -364,7 +248,7 @@ class Plan:
         """
         return {
             "symmetries": [symmetry.to_dict() for _, symmetry in self._given],
-            "members": [_describe(target) for target, _ in self._given],
+            "members": [describe(target) for target, _ in self._given],
             "overlap": self._overlap,
             "replicas": self.replicas,
         }
@@ -374,17 +258,24 @@ class Plan:
 
         Raises:
             PlanError: (a ValueError) if the parameters' shapes differ; the plan is then unchanged.
+
+        Example:
+            >>> import symfast as sf, torch
+            >>> plan = sf.Plan([(torch.ones(2), sf.SignFlip())])
+            >>> plan.load_state_dict(plan.state_dict())
         """
-        members = [_describe(target) for target, _ in self._given]
-        if [list(map(list, m)) for m in state["members"]] != [list(map(list, m)) for m in members]:
+        members = [describe(target) for target, _ in self._given]
+        if state["members"] != members:
             raise PlanError(
                 f"the saved plan is for parameters {state['members']}, this one for {members}"
             )
         symmetries = [symmetry_from_dict(description) for description in state["symmetries"]]
+        targets = [target for target, _ in self._given]
         fresh = Plan(
-            [(t, s) for (t, _), s in zip(self._given, symmetries, strict=True)],
-            overlap=state["overlap"], replicas=state["replicas"],
-        )  # fmt: skip
+            list(zip(targets, symmetries, strict=True)),
+            overlap=state["overlap"],
+            replicas=state["replicas"],
+        )
         self.__dict__.update(fresh.__dict__)
 
     @property
@@ -395,27 +286,5 @@ class Plan:
     def __len__(self) -> int:
         return self.groups
 
-    def __iter__(self) -> Iterator[tuple[Target, Symmetry]]:
-        return iter(self._given)
-
     def __repr__(self) -> str:
-        kinds: dict[str, int] = {}
-        for entry in self._entries:
-            kinds[entry.symmetry.kind] = kinds.get(entry.symmetry.kind, 0) + entry.batch
-        listed = ", ".join(f"{count} {kind}" for kind, count in kinds.items()) or "empty"
-        lines = [f"Plan({self.groups} groups: {listed}; {self.mirrors} mirrors"
-                 + (f"; {self.replicas} replicas)" if self.replicas is not None else ")")]
-        lines += [
-            f"  stage {p.stage} {p.device} {str(p.dtype).removeprefix('torch.')}: "
-            f"{len(p.tensors)} tensors, {len(p.tasks)} tasks, {len(p.chunks)} chunks"
-            for p in self._run_order
-        ]
-        return "\n".join(lines)
-
-
-def _describe(target: Target) -> list[list[Any]]:
-    """Shapes and dims of a target, as plain lists."""
-    if isinstance(target, Units):
-        return [[list(tensor.shape), dim] for tensor, dim in target]
-    return [[list(target.shape), None]]
-
+        return summary(self._compiled)

@@ -28,11 +28,9 @@ def pytest_configure() -> None:
 
 def pytest_report_header() -> str:
     """Say what is being tested."""
+    asked = ["kernels", "cpu_capability", "cuda", "cuda_device", "sanitizer", "torch"]
     info = symfast.build_info()
-    return "symfast: " + ", ".join(
-        f"{key} {info[key]}"
-        for key in ("kernels", "cpu_capability", "cuda", "cuda_device", "torch")
-    )
+    return "symfast: " + ", ".join(f"{key} {info[key]!r}" for key in asked if key in info)
 
 
 @pytest.fixture(autouse=True)

@@ -1,10 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """Dense mirrors in plain torch: the formula itself, for every device, and the tests' oracle."""
 
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from symfast import errors
+from symfast.errors import ModeError
+from symfast.mirror_check import (
+    DTYPES,
+    broadcast_batch,
+    require_amount,
+    require_entries,
+    require_orthonormal,
+    require_pair,
+)
 
 # The numbers of csrc/plan.h and csrc/mirror.h.
 REFLECT, PROJECT, SHRINK, PROX = 0, 1, 2, 3
@@ -23,10 +34,26 @@ def accumulate_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
+def own_dtype(device: torch.device) -> AbstractContextManager[Any]:
+    """Return a context in which products keep the dtype of their factors despite autocast.
+
+    Example:
+        >>> import torch
+        >>> from symfast.reference.mirror import own_dtype
+        >>> with torch.autocast("cpu", torch.bfloat16), own_dtype(torch.device("cpu")):
+        ...     (torch.eye(2) @ torch.eye(2)).dtype
+        torch.float32
+    """
+    if not torch.amp.is_autocast_available(device.type):
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)
+
+
 def _inner(theta: Tensor, O: Tensor) -> Tensor:
     """O^T theta in the accumulate dtype, batches broadcast: (..., k)."""
     wide = accumulate_dtype(theta.dtype)
-    return torch.einsum("...d,...dk->...k", theta.to(wide), O.to(wide))
+    with own_dtype(theta.device):
+        return torch.einsum("...d,...dk->...k", theta.to(wide), O.to(wide))
 
 
 def _change(c: Tensor, amount: Tensor | float, verb: int, mode: int) -> Tensor:
@@ -38,7 +65,7 @@ def _change(c: Tensor, amount: Tensor | float, verb: int, mode: int) -> Tensor:
     if verb == SHRINK:
         return c * (1 - amount) - c
     if mode == MODES["l1"]:
-        soft = torch.where(c < -amount, c + amount, torch.where(c.isnan(), c, 0))
+        soft = torch.where(c < -amount, c + amount, c - c)  # c - c: NaN stays NaN
         return torch.where(c > amount, c - amount, soft) - c
     squares = c.square().sum(-1, keepdim=True)
     inside = squares.sqrt() <= amount
@@ -59,14 +86,16 @@ def move(theta: Tensor, O: Tensor, amount: Tensor | float, verb: int, mode: int 
     Example:
         >>> import torch
         >>> from symfast.reference.mirror import PROJECT, move
-        >>> move(torch.tensor([1.0, 3.0]), torch.tensor([[1.0], [-1.0]]) / 2**0.5, 0.0, PROJECT)
-        tensor([2., 2.])
+        >>> move(torch.tensor([1.0, 3.0]), torch.tensor([[0.0], [1.0]]), 0.0, PROJECT)
+        tensor([1., 0.])
     """
     wide = accumulate_dtype(theta.dtype)
     if isinstance(amount, Tensor):
         amount = amount.to(wide).unsqueeze(-1)
     step = _change(_inner(theta, O), amount, verb, mode)
-    return (theta.to(wide) + torch.einsum("...k,...dk->...d", step, O.to(wide))).to(theta.dtype)
+    with own_dtype(theta.device):
+        step = torch.einsum("...k,...dk->...d", step, O.to(wide))
+    return (theta.to(wide) + step).to(theta.dtype)
 
 
 # ---- operators: theta (groups, rows, d), O (groups, d, k) --------------------------------------
@@ -83,19 +112,17 @@ def check_operands(theta: Tensor, O: Tensor) -> None:
         >>> from symfast.reference.mirror import check_operands
         >>> check_operands(torch.zeros(2, 5, 3), torch.zeros(2, 3, 1))
     """
-    shapes = f"theta {tuple(theta.shape)} and O {tuple(O.shape)}"
-    torch._check(
+    shapes = f"theta {tuple(theta.shape)}, O {tuple(O.shape)}"
+    _insist(
         theta.dim() == 3 and O.dim() == 3,
-        lambda: f"mirror: wanted theta (groups, rows, d) and O (groups, d, k), got {shapes}",
+        f"wanted theta (groups, rows, d) and O (groups, d, k), got {shapes}",
     )
     fits = theta.shape[0] == O.shape[0] and theta.shape[2] == O.shape[1]
-    torch._check(fits, lambda: f"mirror: groups or d differ between {shapes}")
-    torch._check(
-        theta.dtype in errors.DTYPES
-        and O.dtype in {theta.dtype, accumulate_dtype(theta.dtype)},
-        lambda: f"mirror: dtypes {theta.dtype} of theta and {O.dtype} of O do not go together",
-    )
-    torch._check(theta.device == O.device, lambda: "mirror: theta and O are on different devices")
+    _insist(fits, f"groups or d differ: {shapes}")
+    wide = accumulate_dtype(theta.dtype)
+    known = theta.dtype in DTYPES and O.dtype in (theta.dtype, wide)
+    _insist(known, f"theta of {theta.dtype} and O of {O.dtype} do not go together")
+    _insist(theta.device == O.device, f"theta is on {theta.device}, O on {O.device}")
 
 
 def check_amounts(theta: Tensor, amounts: Tensor, verb: int, mode: int) -> None:
@@ -109,20 +136,19 @@ def check_amounts(theta: Tensor, amounts: Tensor, verb: int, mode: int) -> None:
         >>> from symfast.reference.mirror import SHRINK, check_amounts
         >>> check_amounts(torch.zeros(2, 5, 3), torch.ones(1, 1), SHRINK, 0)
     """
-    shape = tuple(amounts.shape)
-    torch._check(
-        len(shape) == 2 and (shape == (1, 1) or shape == tuple(theta.shape[:2])),
-        lambda: f"mirror: wanted amounts {tuple(theta.shape[:2])} or (1, 1), got {shape}",
-    )
+    shape, rows = tuple(amounts.shape), tuple(theta.shape[:2])
+    _insist(shape in ((1, 1), rows), f"wanted amounts {rows} or (1, 1), got {shape}")
     wide = accumulate_dtype(theta.dtype)
-    torch._check(
-        amounts.dtype == wide, lambda: f"mirror: wanted {wide} amounts, got {amounts.dtype}"
-    )
-    torch._check(
-        amounts.device == theta.device, lambda: "mirror: theta and amounts on different devices"
-    )
-    torch._check(REFLECT <= verb <= PROX, lambda: f"mirror: verb {verb} is none of 0, 1, 2, 3")
-    torch._check(mode in MODES.values(), lambda: f"mirror: mode {mode} is none of 0, 1")
+    _insist(amounts.dtype == wide, f"wanted {wide} amounts, got {amounts.dtype}")
+    device = amounts.device
+    _insist(device == theta.device, f"theta is on {theta.device}, amounts on {device}")
+    _insist(REFLECT <= verb <= PROX, f"verb {verb} is none of 0, 1, 2, 3")
+    _insist(mode in MODES.values(), f"mode {mode} is none of 0, 1")
+
+
+def _insist(condition: bool, sentence: str) -> None:
+    if not condition:
+        raise RuntimeError("mirror: " + sentence)
 
 
 def mirror_coefficients(theta: Tensor, O: Tensor) -> Tensor:
@@ -172,7 +198,8 @@ def coefficients(theta: Tensor, O: Tensor, *, check: bool = False) -> Tensor:
 def norms(theta: Tensor, O: Tensor, *, check: bool = False) -> Tensor:
     """Return ||O^T theta||_2 in the accumulate dtype; see :func:`symfast.norms`."""
     _require(theta, O, check)
-    return torch.linalg.vector_norm(_inner(theta, O), dim=-1)
+    length: Tensor = torch.linalg.vector_norm(_inner(theta, O), dim=-1)
+    return length
 
 
 def reflect(theta: Tensor, O: Tensor, *, check: bool = False) -> Tensor:
@@ -189,9 +216,8 @@ def project(theta: Tensor, O: Tensor, *, check: bool = False) -> Tensor:
 
 def shrink(theta: Tensor, O: Tensor, amount: float | Tensor, *, check: bool = False) -> Tensor:
     """Return (I - amount O O^T) theta by the formula; see :func:`symfast.shrink`."""
-    _require(theta, O, check)
-    batch = errors.broadcast_batch(theta, O)
-    return move(theta, O, errors.require_amount("amount", amount, theta, batch), SHRINK)
+    batch = _require(theta, O, check)
+    return move(theta, O, require_amount("amount", amount, theta, batch), SHRINK)
 
 
 def prox(
@@ -203,15 +229,17 @@ def prox(
     check: bool = False,
 ) -> Tensor:
     """Return the proximal point of threshold ||O^T theta||; see :func:`symfast.prox`."""
-    _require(theta, O, check)
     if mode not in MODES:
-        raise errors.ModeError(mode)
-    batch = errors.broadcast_batch(theta, O)
-    threshold = errors.require_amount("threshold", threshold, theta, batch, least=0.0)
+        raise ModeError(mode)
+    batch = _require(theta, O, check)
+    threshold = require_amount("threshold", threshold, theta, batch, least=0.0)
+    if check:
+        require_entries(threshold)
     return move(theta, O, threshold, PROX, MODES[mode])
 
 
-def _require(theta: Tensor, O: Tensor, check: bool) -> None:
-    errors.require_pair(theta, O)
+def _require(theta: Tensor, O: Tensor, check: bool) -> tuple[int, ...]:
+    require_pair(theta, O)
     if check:
-        errors.require_orthonormal(O)
+        require_orthonormal(O)
+    return broadcast_batch(theta, O)

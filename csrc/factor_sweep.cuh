@@ -1,0 +1,229 @@
+// SPDX-License-Identifier: Apache-2.0
+// CUDA sweep: a replica stays on the chip for all its steps, and replicas never wait for each
+// other.
+//   sweep_by_team   d <= 32: P threads of a warp are one replica, a coordinate a thread; factors
+//   and a
+//                   row of the Gram matrix in registers, weights exchanged by shuffles, no barrier
+//   sweep_by_block  larger d: one block a replica; weights in shared memory, the Gram matrix from
+//   L2,
+//                   factors in global memory, each touched by one thread only
+#pragma once
+#include "device.h"
+#include "factor_sweep.h"
+#include "lanes.cuh"
+
+namespace symfast {
+
+constexpr int kTeamBlock = 128;  // threads of a block of teams
+constexpr int kReplicaBlock = 256;
+
+// What one thread keeps of one coordinate. Slots beyond the depth are 1 and have lr 0, so one
+// instantiation serves replicas of every depth up to D without divergence.
+template <typename T, int D>
+struct Coordinate {
+  T factor[D], velocity[D], lr[D], momentum, decay, weight;
+  int used;
+};
+
+template <typename T, int D>
+SF_DEVICE void read_coordinate(const SweepArguments<T>& a, int64_t b, int64_t i,
+                               Coordinate<T, D>& c) {
+  int64_t depth = load_table(a.depth + b);
+  depth = depth < 1 ? 1 : depth > a.max_depth ? a.max_depth : depth;
+  const bool factored = load(a.factored + i);
+  c.used = factored ? static_cast<int>(depth) : 1;
+  c.momentum = load_table(a.momentum + b);
+  c.decay = factored ? T(2) * load_table(a.lam + b) / static_cast<T>(depth) : T(0);
+  const T lr = load_table(a.lr + b);
+  const int64_t first = b * a.max_depth * a.d + i;
+#pragma unroll
+  for (int j = 0; j < D; ++j) {
+    c.factor[j] = j < c.used ? load(a.factors + first + j * a.d) : T(1);
+    c.velocity[j] = j < c.used ? load(a.velocity + first + j * a.d) : T(0);
+    c.lr[j] = j < c.used ? lr : T(0);
+  }
+  c.weight = product<D>(c.factor);
+}
+
+template <typename T, int D>
+SF_DEVICE void write_factors(const SweepArguments<T>& a, int64_t b, int64_t i,
+                             const Coordinate<T, D>& c) {
+  const int64_t first = b * a.max_depth * a.d + i;
+#pragma unroll
+  for (int j = 0; j < D; ++j) {
+    if (j < c.used) {
+      store(a.factors + first + j * a.d, c.factor[j]);
+      store(a.velocity + first + j * a.d, c.velocity[j]);
+    }
+  }
+}
+
+// Largest change of a replica since its last check; NaN as soon as a weight is not finite.
+template <typename T>
+SF_DEVICE T worse(T a, T b) {
+  return a >= b || a != a ? a : b;
+}
+template <typename T>
+SF_DEVICE T change_of(T weight, T before) {
+  const T change = weight > before ? weight - before : before - weight;
+  return change + T(0) * weight;
+}
+
+// How a replica stands after a check; kept alike by all its threads.
+template <typename T>
+struct Outcome {
+  int64_t done;
+  T residual;
+  SweepStatus status;
+  bool alive;
+
+  // Returns whether the replica ends here.
+  SF_DEVICE bool check(T change, T tol) {
+    residual = change;
+    const bool diverged = change != change;
+    if (!diverged && !(change < tol)) return false;
+    status = diverged ? SweepStatus::diverged : SweepStatus::converged;
+    return true;
+  }
+};
+
+template <typename T>
+SF_DEVICE Outcome<T> begin_outcome(const SweepArguments<T>& a) {
+  const bool cancelled = load(a.progress + 1) != 0;  // looked at once: a launch is not interrupted
+  const SweepStatus status = cancelled ? SweepStatus::cancelled : SweepStatus::finished;
+  return {0, T(1) / T(0), status, !cancelled};
+}
+
+// By one thread of each replica.
+template <typename T>
+SF_DEVICE void write_outcome(const SweepArguments<T>& a, int64_t b, const Outcome<T>& o) {
+  store(a.steps_used + b, o.done);
+  store(a.residual + b, o.residual);
+  store(a.status + b, static_cast<int64_t>(o.status));
+}
+
+template <typename T, int D, int P>
+SF_KERNEL(kTeamBlock, 1)
+sweep_by_team(SF_ARGUMENT SweepArguments<T> a) {
+  const int lane = static_cast<int>(threadIdx.x) % P;
+  const int64_t b =
+      (static_cast<int64_t>(blockIdx.x) * blockDim.x + static_cast<int64_t>(threadIdx.x)) / P;
+  const bool mine = b < a.replicas && lane < a.d;
+  Coordinate<T, D> c{};
+  T row[P], linear = 0;
+  if (mine) {
+    read_coordinate(a, b, lane, c);
+    linear = load_table(a.linear + lane);
+  }
+#pragma unroll
+  for (int j = 0; j < P; ++j) row[j] = mine && j < a.d ? load_table(a.gram + j * a.d + lane) : T(0);
+  Outcome<T> outcome = begin_outcome(a);
+  outcome.alive = outcome.alive && b < a.replicas;
+  T before = c.weight;
+  int64_t done = 0;
+  // A replica that ended is written at once; its threads step on until the warp's last one ends.
+  while (done < a.steps && __any_sync(kAllLanes, outcome.alive)) {
+    const int64_t left = a.steps - done, chunk = left < a.check_every ? left : a.check_every;
+    for (int64_t step = 0; step < chunk; ++step) {
+      T gradient = -linear;
+#pragma unroll
+      for (int j = 0; j < P; ++j)
+        gradient =
+            Arithmetic<T>::multiply_add(row[j], __shfl_sync(kAllLanes, c.weight, j, P), gradient);
+      c.weight = step_coordinate<D>(c.factor, c.velocity, gradient, c.lr, c.momentum, c.decay);
+    }
+    done += chunk;
+    T change = change_of(c.weight, before);
+    before = c.weight;
+#pragma unroll
+    for (int offset = 1; offset < P; offset *= 2)
+      change = worse(change, __shfl_xor_sync(kAllLanes, change, offset));
+    if (!outcome.alive) continue;
+    outcome.done = done;
+    const bool ends = outcome.check(change, a.tol);
+    outcome.alive = !ends;
+    if (ends && mine) {
+      write_factors(a, b, lane, c);
+      store(a.weight + b * a.d + lane, c.weight);
+    }
+  }
+  if (mine && (outcome.alive || outcome.done == 0)) {
+    write_factors(a, b, lane, c);
+    store(a.weight + b * a.d + lane, c.weight);
+  }
+  if (lane == 0 && b < a.replicas) write_outcome(a, b, outcome);
+}
+
+// One step of every coordinate of this block's replica, from `weight` to `next`.
+template <typename T, int D>
+SF_DEVICE void step_replica(const SweepArguments<T>& a, int64_t b, const T* weight, T* next) {
+  for (int64_t i = threadIdx.x; i < a.d; i += blockDim.x) {
+    Coordinate<T, D> c;
+    read_coordinate(a, b, i, c);
+    T gradient = -load_table(a.linear + i);
+    for (int64_t j = 0; j < a.d;
+         ++j)  // the Gram matrix is symmetric: its rows are coalesced columns
+      gradient = Arithmetic<T>::multiply_add(load_table(a.gram + j * a.d + i), weight[j], gradient);
+    next[i] = step_coordinate<D>(c.factor, c.velocity, gradient, c.lr, c.momentum, c.decay);
+    write_factors(a, b, i, c);
+  }
+}
+
+// Largest change over the block, the same for all its threads; all of them must call it.
+template <typename T>
+SF_DEVICE T worst_of_block(T change) {
+  SF_SHARED(T, of_warp, [kReplicaBlock / kWarp]);
+#pragma unroll
+  for (int offset = 1; offset < kWarp; offset *= 2)
+    change = worse(change, __shfl_xor_sync(kAllLanes, change, offset));
+  if (threadIdx.x % kWarp == 0) of_warp[threadIdx.x / kWarp] = change;
+  __syncthreads();
+  for (int warp = 0; warp < kReplicaBlock / kWarp; ++warp) change = worse(change, of_warp[warp]);
+  __syncthreads();
+  return change;
+}
+
+template <typename T, int D>
+SF_KERNEL(kReplicaBlock, 1)
+sweep_by_block(SF_ARGUMENT SweepArguments<T> a) {
+  SF_DYNAMIC_SHARED(memory);
+  T* weight = reinterpret_cast<T*>(memory);  // (d)
+  T* next = weight + a.d;                    // (d)
+  T* const before = next + a.d;              // (d), at the last check
+  const int64_t b = blockIdx.x;
+  for (int64_t i = threadIdx.x; i < a.d; i += blockDim.x) {
+    Coordinate<T, D> c;
+    read_coordinate(a, b, i, c);
+    weight[i] = before[i] = c.weight;
+  }
+  __syncthreads();
+  Outcome<T> outcome = begin_outcome(a);
+  while (outcome.done < a.steps && outcome.alive) {
+    const int64_t left = a.steps - outcome.done;
+    const int64_t chunk = left < a.check_every ? left : a.check_every;
+    for (int64_t step = 0; step < chunk; ++step) {
+      step_replica<T, D>(a, b, weight, next);
+      __syncthreads();
+      T* const swapped = weight;
+      weight = next;
+      next = swapped;
+    }
+    outcome.done += chunk;
+    T change = 0;
+    for (int64_t i = threadIdx.x; i < a.d; i += blockDim.x) {
+      change = worse(change, change_of(weight[i], before[i]));
+      before[i] = weight[i];
+    }
+    outcome.alive = !outcome.check(worst_of_block(change), a.tol);
+  }
+  for (int64_t i = threadIdx.x; i < a.d; i += blockDim.x) store(a.weight + b * a.d + i, weight[i]);
+  if (threadIdx.x == 0) write_outcome(a, b, outcome);
+}
+
+// progress[0] += amount: a launch reports once, at its end.
+SF_KERNEL(1, 1)
+report_progress(int64_t* progress, int64_t amount) {
+  if (load(progress + 1) == 0) store(progress, load(progress) + amount);
+}
+
+}  // namespace symfast

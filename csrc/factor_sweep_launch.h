@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+// The CUDA sweep as plain functions of pointers, sizes and a stream; no torch.
+#pragma once
+#include <stdexcept>
+#include <string>
+
+#include "factor_sweep.cuh"
+#include "launch.h"
+
+namespace symfast {
+
+template <typename T, int D, int P>
+void launch_sweep_teams(const SweepArguments<T>& a, void* stream) {
+  constexpr int64_t kTeams = kTeamBlock / P;
+  launch(sweep_by_team<T, D, P>, {(a.replicas + kTeams - 1) / kTeams, kTeamBlock, 0, stream}, a);
+}
+
+template <typename T, int D>
+void launch_sweep_blocks(const SweepArguments<T>& a, void* stream, int most_shared) {
+  constexpr int64_t kWeight = 3 * sizeof(T);  // three buffers of weights
+  constexpr int64_t kReduction = sizeof(T) * (kReplicaBlock / kWarp);
+  const int64_t most = (most_shared - kReduction) / kWeight;
+  if (a.d > most) {
+    throw std::runtime_error("symfast: " + std::to_string(a.d) +
+                             " weights do not fit this GPU's "
+                             "shared memory, which holds " +
+                             std::to_string(most));
+  }
+  launch(sweep_by_block<T, D>, {a.replicas, kReplicaBlock, static_cast<int>(a.d * kWeight), stream},
+         a);
+}
+
+template <typename T, int D>
+void launch_sweep_depth(const SweepArguments<T>& a, void* stream, int most_shared) {
+  if (a.d <= 8) return launch_sweep_teams<T, D, 8>(a, stream);
+  if (a.d <= 16) return launch_sweep_teams<T, D, 16>(a, stream);
+  if (a.d <= 32) return launch_sweep_teams<T, D, 32>(a, stream);
+  launch_sweep_blocks<T, D>(a, stream, most_shared);
+}
+
+// The whole sweep, `most_shared` bytes of dynamic shared memory allowed to a block.
+template <typename T>
+void launch_sweep(const SweepArguments<T>& a, void* stream, int most_shared) {
+  if (a.max_depth <= 2) {
+    launch_sweep_depth<T, 2>(a, stream, most_shared);
+  } else if (a.max_depth <= 4) {
+    launch_sweep_depth<T, 4>(a, stream, most_shared);
+  } else {
+    launch_sweep_depth<T, 6>(a, stream, most_shared);
+  }
+  launch(report_progress, {1, 1, 0, stream}, a.progress, a.replicas * a.steps);
+}
+
+}  // namespace symfast

@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: Apache-2.0
+// Dense mirrors of separate rows; compiled once per instruction set.
+#include "dense_simd.h"
+#include "mirror_call.h"
+
+namespace symfast {
+namespace SYMFAST_ISA {
+namespace {
+
+// O (d, K) as A^T (K, d): reads along memory, W rows of O at a time.
+template <int K, typename F, typename A>
+void transpose_fixed(const F* o, A* at, int64_t d) {
+  constexpr int64_t W = kLanes<A>;
+  int64_t j = 0;
+  for (; j + W <= d; j += W) {
+    A block[K][W];
+    for (int64_t i = 0; i < W; ++i) {
+      for (int q = 0; q < K; ++q) block[q][i] = widen(o[(j + i) * K + q]);
+    }
+    for (int q = 0; q < K; ++q) __builtin_memcpy(at + q * d + j, block[q], sizeof block[q]);
+  }
+  for (; j < d; ++j) {
+    for (int q = 0; q < K; ++q) at[q * d + j] = widen(o[j * K + q]);
+  }
+}
+
+template <typename F, typename A>
+void transpose(const F* o, A* at, int64_t d, int64_t k) {
+  switch (k) {
+    case 1: return transpose_fixed<1>(o, at, d);
+    case 2: return transpose_fixed<2>(o, at, d);
+    case 3: return transpose_fixed<3>(o, at, d);
+    case 4: return transpose_fixed<4>(o, at, d);
+    case 5: return transpose_fixed<5>(o, at, d);
+    case 6: return transpose_fixed<6>(o, at, d);
+    case 7: return transpose_fixed<7>(o, at, d);
+    case 8: return transpose_fixed<8>(o, at, d);
+    default: break;
+  }
+  constexpr int64_t kTile = 16;
+  for (int64_t j0 = 0; j0 < d; j0 += kTile) {
+    const int64_t stop = j0 + kTile < d ? j0 + kTile : d;
+    for (int64_t q = 0; q < k; ++q) {
+      for (int64_t j = j0; j < stop; ++j) at[q * d + j] = widen(o[j * k + q]);
+    }
+  }
+}
+
+// c of one row becomes delta = f(c) - c, or goes to the output.
+template <Verb verb, typename T>
+struct Finish {
+  using A = Acc<T>;
+  const MirrorCall& call;
+  int64_t group;
+
+  SF_INLINE bool run(const Finish& self, int64_t row, A* c) {
+    const MirrorCall& call = self.call;
+    const int64_t k = call.k, at = self.group * call.rows + row;
+    if constexpr (verb == kCoefficients) {
+      T* out = static_cast<T*>(call.out) + at * k;
+      for (int64_t q = 0; q < k; ++q) put(out + q, c[q]);
+      return false;
+    } else {
+      const A* amounts = static_cast<const A*>(call.amounts);
+      A amount = amounts[call.one_amount ? 0 : at];
+      if (verb == kProx && call.mode == kGroup) {
+        A squares = 0;
+        for (int64_t q = 0; q < k; ++q) squares += c[q] * c[q];
+        const A factor = group_factor(A(__builtin_sqrt(squares)), amount);
+        for (int64_t q = 0; q < k; ++q) c[q] = c[q] * factor - c[q];
+        return true;
+      }
+      for (int64_t q = 0; q < k; ++q) c[q] = new_coefficient<verb>(c[q], amount) - c[q];
+      return true;
+    }
+  }
+};
+
+template <Verb verb, int K, typename T>
+void run_rows(const MirrorCall& call, int64_t group, int64_t begin, int64_t end, const Acc<T>* at,
+              Acc<T>* c) {
+  const T* x = static_cast<const T*>(call.theta) + group * call.rows * call.d;
+  T* y = verb == kCoefficients ? nullptr : static_cast<T*>(call.out) + group * call.rows * call.d;
+  const Finish<verb, T> finish{call, group};
+  dense_rows<K>(x, y, call.d, at, 0, call.d, call.k, begin, end, c,
+                [&](int64_t row, Acc<T>* values) { return finish.run(finish, row, values); });
+}
+
+template <Verb verb, typename T, typename F>
+void run_items(const MirrorCall& call, int64_t begin, int64_t end, void* scratch) {
+  Acc<T>* at = static_cast<Acc<T>*>(scratch);
+  Acc<T>* c = at + call.d * call.k;
+  const int64_t blocks = blocks_per_group(call);
+  for (int64_t item = begin, packed = -1; item < end; ++item) {
+    const int64_t group = item / blocks, first = item % blocks * call.block;
+    const int64_t last = first + call.block < call.rows ? first + call.block : call.rows;
+    if (group != packed) {
+      transpose(static_cast<const F*>(call.frames) + group * call.d * call.k, at, call.d, call.k);
+      packed = group;
+    }
+    switch (call.k) {
+      case 1: run_rows<verb, 1, T>(call, group, first, last, at, c); break;
+      case 2: run_rows<verb, 2, T>(call, group, first, last, at, c); break;
+      case 4: run_rows<verb, 4, T>(call, group, first, last, at, c); break;
+      case 8: run_rows<verb, 8, T>(call, group, first, last, at, c); break;
+      default: run_rows<verb, 0, T>(call, group, first, last, at, c);
+    }
+  }
+}
+
+template <typename T, typename F>
+void run_verb(const MirrorCall& call, int64_t begin, int64_t end, void* scratch) {
+  switch (call.verb) {
+    case kReflect: return run_items<kReflect, T, F>(call, begin, end, scratch);
+    case kProject: return run_items<kProject, T, F>(call, begin, end, scratch);
+    case kShrink: return run_items<kShrink, T, F>(call, begin, end, scratch);
+    case kProx: return run_items<kProx, T, F>(call, begin, end, scratch);
+    default: return run_items<kCoefficients, T, F>(call, begin, end, scratch);
+  }
+}
+
+}  // namespace
+
+void mirror_run(const MirrorCall& call, int64_t begin, int64_t end, void* scratch) {
+  const bool own = call.frame_number == call.number;
+  switch (call.number) {
+    case Number::f64: return run_verb<double, double>(call, begin, end, scratch);
+    case Number::f32: return run_verb<float, float>(call, begin, end, scratch);
+    case Number::bf16:
+      if (own) return run_verb<bf16, bf16>(call, begin, end, scratch);
+      return run_verb<bf16, float>(call, begin, end, scratch);
+    case Number::f16:
+      if (own) return run_verb<f16, f16>(call, begin, end, scratch);
+      return run_verb<f16, float>(call, begin, end, scratch);
+  }
+}
+
+}  // namespace SYMFAST_ISA
+}  // namespace symfast

@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: Apache-2.0
+// The kernel of a plan: one thread block per chunk, one launch per verb. See plan.h for the tables.
+#pragma once
+#include "dense_lines.cuh"
+#include "plan_cluster.cuh"
+#include "plan_columns.cuh"
+#include "plan_index.cuh"
+#include "plan_norms.cuh"
+
+namespace symfast {
+
+template <Verb verb, typename T>
+SF_DEVICE void fill_job(const Work<T>& work, DenseJob<T, Accumulate<T>, Accumulate<T>>& job) {
+  const Task& task = work.task;
+  const Chunk& chunk = work.chunk;
+  job.columns = {work.data,         work.data,  task.unit_stride, task.outer_stride,
+                 task.inner_stride, chunk.o0,   chunk.c0,         static_cast<int>(task.units),
+                 work.outer(),      work.inner()};
+  job.frames = {work.arguments.frames + task.pool, task.frame_step, task.units, 1,
+                static_cast<int>(task.count)};
+  job.amounts = work.arguments.amounts;
+  job.amount = work.arguments.amount;
+  const int64_t by_row = work.slots.per_mirror * task.mirror_column_step;
+  job.slots = {work.slots.start, work.slots.per_outer, 0, by_row};
+  job.group = false;  // a plan's group prox arrives as a shrink with an amount per mirror
+  job.out = work.arguments.out;
+  job.places = {task.out, task.out_outer, task.out_inner, task.out_row};
+  job.partials = work.arguments.partials + chunk.partial;
+  job.partial_rows = task.mirror_column_step > 0;
+  job.partial_outer = !job.partial_rows && task.mirror_step > 0;
+  job.memory = work.cache;
+  job.stage_bytes = work.arguments.cache_bytes - kDenseBytes;
+}
+
+// A frame of no rows has norm zero.
+template <Verb verb, typename T>
+SF_DEVICE void empty_norms(const Work<T>& work) {
+  if (verb != kNorms || work.task.mirror_column_step > 0) return;
+  const int count = work.task.mirror_step > 0 ? work.outer() : 1;
+#pragma unroll 1
+  for (int n = threadIdx.x; n < count; n += blockDim.x) {
+    store(work.arguments.partials + work.chunk.partial + n, 0.0);
+  }
+}
+
+template <Verb verb, typename T>
+SF_DEVICE void apply_dense(const Work<T>& work) {
+  using A = Accumulate<T>;
+  using Job = DenseJob<T, A, A>;
+  if (work.task.count == 0) return empty_norms<verb>(work);
+  SF_SHARED(Job, job, [1]);
+  if (threadIdx.x == 0) fill_job<verb>(work, job[0]);
+  __syncthreads();
+  if (work.task.unit_stride == 1 || work.inner() == 1) {
+    dense_columns_by_team<verb>(job[0]);
+  } else if (work.columns_pack()) {
+    dense_tiles<verb, kPack<T>>(job[0]);
+  } else {
+    dense_tiles<verb, 1>(job[0]);
+  }
+}
+
+template <Verb verb, typename T>
+SF_DEVICE void apply_index(const Work<T>& work) {
+  if constexpr (verb == kNorms) {
+    index_norms(work);
+  } else {
+    switch (work.task.kind) {
+      case kRows:
+        return apply_runs<verb, false>(work);
+      case kPairs:
+        return apply_runs<verb, true>(work);
+      case kClusters:
+        return apply_clusters<verb>(work);
+      case kRowsScattered:
+        return apply_scattered<verb, false>(work);
+      default:
+        return apply_scattered<verb, true>(work);
+    }
+  }
+}
+
+// `dense`: the plan holds dense frames. Without them a block needs fewer registers.
+template <typename T, Verb verb, bool dense>
+SF_KERNEL(kBlock, dense || sizeof(T) == 8 ? 2 : 3) plan_kernel(SF_ARGUMENT PlanArguments<T> arguments) {
+  SF_SHARED(int64_t, words, [kTaskFields + kChunkFields]);
+  SF_SHARED(Slots, slots, [1]);
+  SF_DYNAMIC_SHARED(cache);
+  const int thread = static_cast<int>(threadIdx.x);
+  const int64_t* chunk = arguments.chunks + blockIdx.x * kChunkFields;
+  const int64_t* task = arguments.tasks + load_table(chunk) * kTaskFields;
+  if (thread < kTaskFields) words[thread] = load_table(task + thread);
+  if (thread < kChunkFields) words[kTaskFields + thread] = load_table(chunk + thread);
+  __syncthreads();
+  const Task& table = *reinterpret_cast<const Task*>(words);
+  void* tensor = arguments.tensors.data[arguments.tensors.more ? 0 : table.tensor];
+  if (arguments.tensors.more) {
+    tensor = reinterpret_cast<void*>(load_table(arguments.tensors.more + table.tensor));
+  }
+  if (thread == 0) slots[0] = slots_of(table, arguments.amount_index);
+  __syncthreads();
+  const Work<T> work{table,
+                     *reinterpret_cast<const Chunk*>(words + kTaskFields),
+                     arguments,
+                     slots[0],
+                     static_cast<T*>(tensor) + table.base,
+                     cache};
+  if constexpr (dense) {
+    if (table.kind == kDense) return apply_dense<verb>(work);
+  }
+  apply_index<verb>(work);
+}
+
+// Tables of more tensors than an argument holds travel in pieces of kTensors by value: no host memory
+// is read later, so a captured graph replays them.
+struct PointerArguments {
+  int64_t* table;
+  int64_t count;
+  int64_t data[kTensors];
+};
+
+SF_KERNEL(kBlock, 1) write_pointers(SF_ARGUMENT PointerArguments arguments) {
+  for (int64_t n = threadIdx.x; n < arguments.count; n += blockDim.x) {
+    store(arguments.table + n, arguments.data[n]);
+  }
+}
+
+}  // namespace symfast

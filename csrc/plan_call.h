@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: Apache-2.0
+// One call of a plan verb on the CPU, as plain pointers: what plan.cpp checked and plan_simd.cpp runs.
+#pragma once
+#include "plan.h"
+
+namespace symfast {
+
+enum class Number : int64_t { f64, f32, bf16, f16 };
+
+struct PlanCall {
+  Number number;
+  Verb verb;
+  void* const* data;    // one pointer per parameter
+  const Task* tasks;
+  const Chunk* chunks;
+  const int64_t* index;
+  const void* frames;   // accumulate type
+  const void* amounts;  // accumulate type, by `amount_index`; unused if uniform
+  double amount;
+  AmountIndex amount_index;
+  double* partial;      // kNorms
+  void* out;            // kCoefficients, accumulate type
+};
+
+// Columns a tile of the strided dense kernel holds.
+constexpr int64_t kTileColumns = 512;
+
+// Units up to which rows of adjacent units are transposed: 16 float rows of them are 2 MB.
+constexpr int64_t kMostTransposed = 32768;
+
+// Index frames on adjacent units, in many rows, that touch a good part of them.
+inline bool transposes(const Task& task) {
+  const bool scattered = task.kind == kRowsScattered || task.kind == kPairsScattered;
+  return (scattered || task.kind == kClusters) && task.unit_stride == 1 && task.inner == 1 &&
+         task.outer > 1 && task.units <= kMostTransposed && task.count * 8 >= task.units;
+}
+
+// Workspace one chunk of a task needs, in numbers of the accumulate type.
+inline int64_t scratch_numbers(const Task& task) {
+  if (task.kind == kDense) return (task.count + 4) * kTileColumns + task.units;
+  const int64_t members = task.kind == kClusters ? 16 * (task.units + 1) : 0;  // a vector each
+  return members + (transposes(task) ? 16 * (task.units + 16) : 0);
+}
+
+}  // namespace symfast

@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: Apache-2.0
+// Clusters: one thread walks the members of one cluster in member order, for V columns at once.
+//   d_i = u_i - u_0,  mean = u_0 + sum d_i / c        equal members give the mean exactly
+//   c_j = (S_j - (j+1) d_{j+1}) w_j,  S_j = d_0 + .. + d_j,  w_j = 1 / sqrt((j+1)(j+2))   (Helmert)
+#pragma once
+#include "plan_work.cuh"
+
+namespace symfast {
+
+// Members whose loads are in flight together.
+template <int V>
+constexpr int kClusterAhead = V == 8 ? 2 : 4;
+
+struct Cluster {
+  int64_t members;
+  int size;
+  int64_t row;  // place of the member list in the index pool, first coefficient row
+};
+
+template <typename T>
+SF_DEVICE Cluster cluster_of(const Work<T>& work, int64_t q) {
+  const int64_t first = work.index(0), begin = work.index(q), end = work.index(q + 1);
+  return {work.task.count + 1 + begin - first, static_cast<int>(end - begin), begin - first - q};
+}
+
+template <typename A>
+SF_DEVICE A helmert_weight(int j) {
+  return A(1) / sqrt(A(j + 1) * A(j + 2));
+}
+
+// The walk along one column pack of a cluster: `next(u, v)` turns the value of a member into its
+// coefficient (member 0: zero).
+template <typename A, int V>
+struct Helmert {
+  A origin[V] = {}, sum[V] = {};
+  A weight, factor;  // of the coefficient that `next` is about to give
+
+  SF_DEVICE void member(int i) {
+    factor = A(i);
+    weight = i > 0 ? helmert_weight<A>(i - 1) : A(0);
+  }
+  SF_DEVICE A next(A u, int v) {
+    if (factor == A(0)) {
+      origin[v] = u;
+      sum[v] = u - u;  // not 0: NaN and infinity must show
+      return A(0);
+    }
+    const A d = u - origin[v];
+    const A c = (sum[v] - factor * d) * weight;
+    sum[v] += d;
+    return c;
+  }
+};
+
+// Calls visit(i, pack) for every member i in order, several loads in flight.
+template <int V, typename T, typename Visit>
+SF_DEVICE void for_members(const Work<T>& work, const Cluster& cluster, const T* column,
+                           Visit&& visit) {
+#pragma unroll 1
+  for (int first = 0; first < cluster.size; first += kClusterAhead<V>) {
+    Pack<T, V> pack[kClusterAhead<V>];
+#pragma unroll
+    for (int n = 0; n < kClusterAhead<V>; ++n) {
+      if (first + n >= cluster.size) continue;
+      const int64_t unit = work.index(cluster.members + first + n);
+      pack[n] = load_pack<V>(column + unit * work.task.unit_stride);
+    }
+#pragma unroll
+    for (int n = 0; n < kClusterAhead<V>; ++n) {
+      if (first + n < cluster.size) visit(first + n, pack[n]);
+    }
+  }
+}
+
+// The second walk: members from shared memory as far as they were kept there.
+template <int V, typename T, typename Visit>
+SF_DEVICE void for_members_again(const Work<T>& work, const Cluster& cluster, T* column,
+                                 const Pack<T, V>* kept, int rows, Visit&& visit) {
+#pragma unroll 1
+  for (int i = 0; i < cluster.size; ++i) {
+    T* place = column + work.index(cluster.members + i) * work.task.unit_stride;
+    Pack<T, V> pack = i < rows ? kept[i * blockDim.x + threadIdx.x] : load_pack<V>(place);
+    visit(i, pack);
+    store_pack<V>(place, pack);
+  }
+}
+
+template <Verb verb, int V, typename T>
+SF_DEVICE void cluster_apply(const Work<T>& work, const Cluster& cluster, T* column,
+                             Accumulate<T> amount) {
+  using A = Accumulate<T>;
+  Pack<T, V>* kept = reinterpret_cast<Pack<T, V>*>(work.cache);
+  const int rows = work.arguments.cache_bytes / static_cast<int>(blockDim.x * sizeof(Pack<T, V>));
+  Helmert<A, V> walk;
+  A rest[V] = {};  // prox: sum over coming coefficients of f(c) w
+  for_members<V>(work, cluster, column, [&](int i, const Pack<T, V>& pack) {
+    walk.member(i);
+#pragma unroll
+    for (int v = 0; v < V; ++v) {
+      const A c = walk.next(widen(pack.lane[v]), v);
+      if constexpr (verb == kProx) rest[v] += soft_threshold(c, amount) * walk.weight;
+    }
+    if constexpr (verb != kProject) {
+      if (i < rows) kept[i * blockDim.x + threadIdx.x] = pack;
+    }
+  });
+  A mean[V];
+#pragma unroll
+  for (int v = 0; v < V; ++v) mean[v] = walk.origin[v] + walk.sum[v] / A(cluster.size);
+  if constexpr (verb == kProject) {
+    Pack<T, V> pack;
+#pragma unroll
+    for (int v = 0; v < V; ++v) pack.lane[v] = narrow<T>(mean[v]);
+#pragma unroll 1
+    for (int i = 0; i < cluster.size; ++i) {
+      store_pack<V>(column + work.index(cluster.members + i) * work.task.unit_stride, pack);
+    }
+    return;
+  }
+  for_members_again<V>(work, cluster, column, kept, rows, [&](int i, Pack<T, V>& pack) {
+    if constexpr (verb == kProx) walk.member(i);
+#pragma unroll
+    for (int v = 0; v < V; ++v) {
+      A u = widen(pack.lane[v]);
+      if constexpr (verb == kReflect) u = mean[v] - (u - mean[v]);
+      if constexpr (verb == kShrink) u = mean[v] + (u - mean[v]) * (A(1) - amount);
+      if constexpr (verb == kProx) {
+        const A step = soft_threshold(walk.next(u, v), amount) * walk.weight;
+        rest[v] -= step;
+        u = mean[v] + rest[v] - walk.factor * step;
+      }
+      pack.lane[v] = narrow<T>(u);
+    }
+  });
+}
+
+// Coefficients of one column, or their sum of squares.
+template <Verb verb, int V, typename T>
+SF_DEVICE Accumulate<T> cluster_read(const Work<T>& work, const Cluster& cluster, int64_t o,
+                                     int64_t c0) {
+  using A = Accumulate<T>;
+  Helmert<A, V> walk;
+  A squares = 0;
+  for_members<V>(work, cluster, work.element(o, 0, c0), [&](int i, const Pack<T, V>& pack) {
+    walk.member(i);
+#pragma unroll
+    for (int v = 0; v < V; ++v) {
+      const A c = walk.next(widen(pack.lane[v]), v);
+      squares += c * c;
+      if constexpr (verb == kCoefficients) {
+        if (i > 0) store(work.output(cluster.row + i - 1, o, c0 + v), c);
+      }
+    }
+  });
+  return squares;
+}
+
+// Every (cluster, outer, column pack) of the chunk is one thread's.
+template <Verb verb, int V, typename T>
+SF_DEVICE void clusters(const Work<T>& work) {
+  const Chunk& chunk = work.chunk;
+  const Walk walk(work, work.inner() / V);
+#pragma unroll 1
+  for (int n = threadIdx.x; n < walk.items; n += blockDim.x) {
+    const Item item(walk, n);
+    const int64_t q = chunk.k0 + item.k, o = chunk.o0 + item.o, c = chunk.c0 + item.c * V;
+    const Cluster cluster = cluster_of(work, q);
+    if constexpr (verb == kCoefficients) {
+      cluster_read<verb, V>(work, cluster, o, c);
+    } else {
+      const int64_t slot = work.slots.start + q * work.slots.per_mirror + o * work.slots.per_outer;
+      Accumulate<T> amount = 0;
+      if constexpr (verb == kShrink || verb == kProx) amount = work.amount(slot);
+      cluster_apply<verb, V>(work, cluster, work.element(o, 0, c), amount);
+    }
+  }
+}
+
+template <Verb verb, typename T>
+SF_DEVICE void apply_clusters(const Work<T>& work) {
+  if (work.columns_pack()) {
+    clusters<verb, kPack<T>>(work);
+  } else {
+    clusters<verb, 1>(work);
+  }
+}
+
+}  // namespace symfast

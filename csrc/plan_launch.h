@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+// Plan verbs on a device as plain functions of pointers, sizes and a stream; no torch.
+#pragma once
+#include <vector>
+
+#include "launch.h"
+#include "plan.cuh"
+
+namespace symfast {
+
+// One verb over one table. Device pointers, but `data` (host): the tensors' device pointers.
+struct PlanLaunch {
+  const int64_t *tasks, *chunks, *index;
+  int64_t chunk_count;
+  const void* frames;  // accumulate type
+  bool dense;          // there are frames
+  const void* amounts;
+  double amount;
+  AmountIndex amount_index;
+  void* out;         // kCoefficients
+  double* partials;  // kNorms
+  const std::vector<void*>& data;
+  int64_t* pointers;  // device memory for data.size() addresses, needed beyond kTensors
+  void* stream;
+};
+
+// Bytes of dynamic shared memory: members of clusters, or a dense block's sums and frames.
+constexpr int kIndexCache = 16 * 1024;
+constexpr int kDenseCache = kDenseBytes + 24 * 1024;
+
+// Addresses to device memory by kernel arguments: no host buffer has to outlive the call, and a
+// captured graph holds them.
+inline void send_pointers(const PlanLaunch& call) {
+  const auto total = static_cast<int64_t>(call.data.size());
+  for (int64_t first = 0; first < total; first += kTensors) {
+    PointerArguments piece{};
+    piece.table = call.pointers + first;
+    piece.count = total - first < kTensors ? total - first : kTensors;
+    for (int64_t n = 0; n < piece.count; ++n) {
+      piece.data[n] = reinterpret_cast<int64_t>(call.data[static_cast<std::size_t>(first + n)]);
+    }
+    launch(write_pointers, {1, kBlock, 0, call.stream}, piece);
+  }
+}
+
+template <Verb verb, typename T>
+void launch_plan(const PlanLaunch& call) {
+  using A = Accumulate<T>;
+  if (call.chunk_count == 0) return;
+  PlanArguments<T> a{};
+  static_assert(sizeof(a) <= 4000, "kernel arguments must fit the smallest limit");
+  a.tasks = call.tasks;
+  a.chunks = call.chunks;
+  a.index = call.index;
+  a.frames = static_cast<const A*>(call.frames);
+  a.amounts = static_cast<const A*>(call.amounts);
+  a.amount = static_cast<A>(call.amount);
+  a.amount_index = call.amount_index;
+  a.out = static_cast<A*>(call.out);
+  a.partials = call.partials;
+  a.cache_bytes = call.dense ? kDenseCache : kIndexCache;
+  if (call.data.size() > kTensors) {
+    send_pointers(call);
+    a.tensors.more = call.pointers;
+  } else {
+    for (std::size_t n = 0; n < call.data.size(); ++n) a.tensors.data[n] = call.data[n];
+  }
+  const Launch shape{call.chunk_count, kBlock, a.cache_bytes, call.stream};
+  if (call.dense) {
+    launch(plan_kernel<T, verb, true>, shape, a);
+  } else {
+    launch(plan_kernel<T, verb, false>, shape, a);
+  }
+}
+
+// The sums of squares that kNorms left at call.partials, per mirror.
+inline void launch_sums(const PlanLaunch& call, int64_t mirrors, double* sums) {
+  const NormArguments a{call.tasks, call.chunks, call.partials, sums, call.chunk_count, mirrors};
+  launch(sum_partials, {(mirrors + kBlock - 1) / kBlock, kBlock, 0, call.stream}, a);
+}
+
+}  // namespace symfast

@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+// What one thread block of a plan kernel knows: its chunk, its task, and where everything lies.
+#pragma once
+#include "lanes.cuh"
+
+namespace symfast {
+
+// A chunk has fewer than 2^31 elements, so counts within it are int; offsets never are.
+
+// Data pointers of a plan's tensors: by value up to kTensors, else a table in device memory.
+constexpr int kTensors = 472;
+struct TensorTable {
+  const int64_t* more;  // addresses
+  void* data[kTensors];
+};
+
+template <typename T>
+struct PlanArguments {
+  using A = Accumulate<T>;
+  const int64_t *tasks, *chunks, *index;
+  const A *frames, *amounts;
+  A* out;            // kCoefficients
+  double* partials;  // kNorms
+  A amount;          // where amounts is null
+  int64_t amount_index;
+  int cache_bytes;  // dynamic shared memory
+  TensorTable tensors;
+};
+
+// The numbers of the amounts of mirror k at outer index o: start + k * per_mirror + o * per_outer.
+struct Slots {
+  int64_t start, per_mirror, per_outer;
+};
+
+template <typename T>
+struct Work {
+  using A = Accumulate<T>;
+  const Task& task;
+  const Chunk& chunk;
+  const PlanArguments<T>& arguments;
+  const Slots& slots;
+  T* data;  // element (0, 0, 0)
+  unsigned char* cache;
+
+  SF_DEVICE int outer() const { return static_cast<int>(chunk.o1 - chunk.o0); }
+  SF_DEVICE int inner() const { return static_cast<int>(chunk.c1 - chunk.c0); }
+  SF_DEVICE int mirrors() const { return static_cast<int>(chunk.k1 - chunk.k0); }
+  SF_DEVICE int64_t index(int64_t i) const { return load_table(arguments.index + task.pool + i); }
+  SF_DEVICE T* element(int64_t o, int64_t i, int64_t c) const {
+    return data + o * task.outer_stride + i * task.unit_stride + c * task.inner_stride;
+  }
+  SF_DEVICE A* output(int64_t row, int64_t o, int64_t c) const {
+    return arguments.out + task.out + row * task.out_row + o * task.out_outer + c * task.out_inner;
+  }
+  SF_DEVICE A amount(int64_t slot) const {
+    return arguments.amounts ? load_table(arguments.amounts + slot) : arguments.amount;
+  }
+  // Units lie closer to each other than columns do: neighbouring threads take neighbouring units.
+  SF_DEVICE bool units_first() const {
+    return inner() == 1 ? task.unit_stride < task.outer_stride || outer() == 1
+                        : task.unit_stride < task.inner_stride;
+  }
+  // Whole packs of columns are aligned, for every unit and outer index of this chunk.
+  SF_DEVICE bool columns_pack() const {
+    constexpr int V = kPack<T>;
+    const bool steps = (outer() == 1 || task.outer_stride % V == 0) && task.unit_stride % V == 0;
+    return task.inner_stride == 1 && inner() % V == 0 && steps &&
+           elements_to_boundary(element(chunk.o0, 0, chunk.c0)) == 0;
+  }
+};
+
+// Counts through the elements (mirror, outer, column pack) of a chunk, nearest in memory first.
+struct Walk {
+  int near, middle, items;
+  bool units_first;
+
+  template <typename T>
+  SF_DEVICE Walk(const Work<T>& work, int columns) : units_first(work.units_first()) {
+    near = units_first ? work.mirrors() : columns;
+    middle = units_first ? columns : work.mirrors();
+    items = near * middle * work.outer();
+  }
+};
+
+// Mirror and column pack of an item, from the chunk's first, and outer index.
+struct Item {
+  int k, c, o;
+
+  SF_DEVICE Item(const Walk& walk, int item) {
+    const Split first = split(item, walk.near), second = split(first.quotient, walk.middle);
+    k = walk.units_first ? first.rest : second.rest;
+    c = walk.units_first ? second.rest : first.rest;
+    o = second.quotient;
+  }
+};
+
+SF_DEVICE Slots slots_of(const Task& task, int64_t amount_index) {
+  if (amount_index == kPerMirror) return {task.mirror, 1, task.mirror_step};
+  if (amount_index == kPerGroup) return {task.group, 0, task.group_step};
+  return {0, 0, 0};
+}
+
+}  // namespace symfast

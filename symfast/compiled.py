@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The compiled half of a plan: its parts, and how results are read back out of them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from symfast import plan_ops as _registered  # noqa: F401  (declares the operators)
+from symfast.entries import build_entries
+from symfast.overlap import stages
+from symfast.symmetry import Symmetry
+from symfast.tables import Entry, Part, PartBuilder, Piece
+from symfast.units import Units
+
+UNIFORM, PER_GROUP, PER_MIRROR = range(3)
+
+
+@dataclass(eq=False)
+class Compiled:
+    """Parts in the order they run; ``pieces`` say where an entry's coefficients lie in them."""
+
+    groups: int
+    mirrors: int
+    copies: int  # stacked replicas, 1 without
+    stacked: bool
+    entries: list[Entry]
+    pieces: list[list[Piece]]
+    parts: list[Part]
+    owners: torch.Tensor  # the group of every mirror, (mirrors,)
+
+    def apply(self, verb: int, amounts: torch.Tensor | None, amount: float, per: int) -> None:
+        """Run a mutating verb on every part, stage after stage."""
+        if len(self.parts) > 1:  # find a changed parameter before the first launch writes
+            for p in self.parts:
+                torch.ops.symfast.plan_check.default(p.tensors, p.layout, p.frames)
+        with torch.no_grad():
+            for p in self.parts:
+                local = None if amounts is None else amounts.to(p.device, p.accumulate)
+                torch.ops.symfast.plan_apply_.default(
+                    p.tensors, p.layout, p.tasks, p.chunks, p.index, p.frames,
+                    local, amount, per, verb,
+                )  # fmt: skip
+                torch.autograd.graph.increment_version(p.tensors)
+
+    def squares(self) -> torch.Tensor:
+        """Sums of squares of C per mirror; (copies, mirrors) float64 on the first part's device."""
+        count = self.copies * self.mirrors
+        total = torch.zeros(count, dtype=torch.float64)
+        for number, p in enumerate(self.parts):
+            found = torch.ops.symfast.plan_norms.default(
+                p.tensors, p.layout, p.tasks, p.chunks, p.index, p.frames, count
+            )
+            total = found if number == 0 else total + found.to(total.device)
+        return total.reshape(self.copies, self.mirrors)
+
+    def by_group(self, squares: torch.Tensor) -> torch.Tensor:
+        """Add up (copies, mirrors) to (copies, groups)."""
+        sums = squares.new_zeros(self.copies, self.groups)
+        return sums.index_add(1, self.owners.to(squares.device), squares)
+
+    def by_mirror(self, groups: torch.Tensor) -> torch.Tensor:
+        """Repeat (copies or 1, groups) for every mirror of a group."""
+        return groups.index_select(1, self.owners.to(groups.device))
+
+    def coefficients(self) -> list[torch.Tensor]:
+        """(k, n) of every group, with a leading dim of replicas if there are any."""
+        flats = [
+            torch.ops.symfast.plan_coefficients.default(
+                p.tensors, p.layout, p.tasks, p.chunks, p.index, p.frames, p.out_size
+            )
+            for p in self.parts
+        ]
+        result: list[torch.Tensor] = []
+        for entry, pieces in zip(self.entries, self.pieces, strict=True):
+            result += self._cut(entry, pieces, flats)
+        return result
+
+    def _cut(
+        self, entry: Entry, pieces: list[Piece], flats: list[torch.Tensor]
+    ) -> list[torch.Tensor]:
+        k = entry.columns
+        blocks = [
+            flats[p.part][p.start : p.start + self.copies * k * p.width] for p in pieces
+        ]
+        if entry.members[0].batch:
+            shaped = blocks[0].reshape(self.copies, entry.batch, k, 1)
+            return list((shaped.transpose(0, 1) if self.stacked else shaped[0]).unbind(0))
+        dtype = max((b.dtype for b in blocks), key=lambda d: d.itemsize)
+        whole = torch.cat(
+            [
+                b.reshape(self.copies, k, p.width).to(blocks[0].device, dtype)
+                for b, p in zip(blocks, pieces, strict=True)
+            ],
+            dim=2,
+        )
+        return [whole if self.stacked else whole[0]]
+
+
+def compile_entries(
+    given: Sequence[tuple[Units | torch.Tensor, Symmetry]], order: bool, replicas: int | None
+) -> Compiled:
+    """Build all tables for the parameters as they are now.
+
+    Raises:
+        PlanError, UnitsError, SymmetryError: (ValueErrors) in words; nothing is changed.
+    """
+    entries = build_entries(given, replicas)
+    last = entries[-1] if entries else None
+    groups = last.group + last.batch if last else 0
+    mirrors = last.mirror + last.batch * last.mirrors if last else 0
+    copies = 1 if replicas is None else replicas
+    builders: dict[tuple[int, torch.device, torch.dtype], PartBuilder] = {}
+    pieces: list[list[Piece]] = []
+    for entry, stage in zip(entries, stages(entries, order), strict=True):
+        found = []
+        for member in entry.members:
+            key = (stage, member.tensor.device, member.tensor.dtype)
+            if key not in builders:
+                part = Part(key[1], key[2], stage)
+                builders[key] = PartBuilder(part, len(builders), copies, mirrors, groups)
+            found.append(builders[key].add(entry, member))
+        pieces.append(found)
+    parts = [builder.finish() for builder in builders.values()]
+    _sort_by_stage(parts, pieces)
+    counts = [entry.mirrors for entry in entries for _ in range(entry.batch)]
+    owners = torch.repeat_interleave(torch.arange(groups), torch.tensor(counts, dtype=torch.int64))
+    return Compiled(
+        groups, mirrors, copies, replicas is not None, entries, pieces, parts, owners
+    )
+
+
+def _sort_by_stage(parts: list[Part], pieces: list[list[Piece]]) -> None:
+    """Put parts in the order they run and renumber the pieces that name them."""
+    order = sorted(range(len(parts)), key=lambda i: parts[i].stage)
+    place = {old: new for new, old in enumerate(order)}
+    parts[:] = [parts[i] for i in order]
+    for found in pieces:
+        found[:] = [piece._replace(part=place[piece.part]) for piece in found]

@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The persistent product-factor sweep: many whole training runs in one operator call."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from symfast import ops
+from symfast.reference import factor_sweep as reference
+
+#: Largest number of factors of one weight; csrc/factor_sweep.h has the same number.
+MAX_DEPTH = 6
+#: Names of the values of `FactorSweep.status`.
+STATUS = ("finished", "converged", "diverged", "cancelled")
+
+ops.define(
+    "factor_sweep",
+    "(Tensor gram, Tensor linear, Tensor factors, Tensor velocity, Tensor depth, Tensor factored, "
+    "Tensor lr, Tensor momentum, Tensor lam, int steps, float tol, int check_every, "
+    "Tensor(a!) progress) -> (Tensor w, Tensor factors, Tensor velocity, Tensor steps, "
+    "Tensor residual, Tensor status)",
+    reference.factor_sweep,
+)
+
+
+class FactorSweep(NamedTuple):
+    """What the sweep returns; B replicas, D factor slots, d coordinates."""
+
+    weight: Tensor  # (B, d), product of the factors
+    factors: Tensor  # (B, D, d)
+    velocity: Tensor  # (B, D, d), pass it back to go on
+    steps: Tensor  # (B,) int64, steps used
+    residual: Tensor  # (B,), max |dw| between the last two checks
+    status: Tensor  # (B,) int64, index into STATUS
+
+
+def factor_sweep(
+    gram: Tensor,
+    linear: Tensor,
+    factors: Tensor,
+    *,
+    steps: int,
+    lr: Tensor | float,
+    momentum: Tensor | float = 0.0,
+    lam: Tensor | float = 0.0,
+    depth: Tensor | int | None = None,
+    factored: Tensor | None = None,
+    velocity: Tensor | None = None,
+    tol: float = 0.0,
+    check_every: int = 100,
+    progress: Tensor | None = None,
+) -> FactorSweep:
+    """Run momentum SGD on the factors of B least-squares replicas, all steps in one kernel call.
+
+    Minimises ``1/2 w^T Gram w - c^T w + lam ||w||_{2/D}^{2/D}`` over w = f_1 ... f_D through
+    ``v_j = m v_j + g prod_{e != j} f_e + (2 lam / D) f_j``, ``f_j = f_j - lr v_j``: torch's SGD
+    with weight decay 2 lam / D on every factor (Ziyin & Wang 2023; Kolb et al. 2025). A replica
+    alone gives the same bits as in a sweep of the same dtype on the same processor. Inputs are not
+    changed and no gradient flows. A CUDA kernel looks at a request to cancel only when it starts.
+
+    Args:
+        gram: (d, d), symmetric, float32 or float64; X^T X / n for least squares.
+        linear: (d,), X^T y / n.
+        factors: (B, D, d) start; slots beyond a replica's depth are ignored.
+        steps: steps of every replica.
+        lr: step size, number or (B,).
+        momentum: number or (B,).
+        lam: penalty weight, number or (B,).
+        depth: number of factors per replica, number or (B,) int64; D if left out.
+        factored: (d,) bool; False makes a coordinate a plain weight without decay.
+        velocity: (B, D, d) start, zero if left out.
+        tol: stop a replica once max |dw| between two checks is below it; 0 never stops.
+        check_every: steps between two checks for convergence, divergence and cancelling.
+        progress: (2,) int64; the kernel adds replica steps to [0] and stops if [1] is set.
+
+    Raises:
+        ValueError: if shapes, dtypes, devices or ranges do not fit.
+
+    Example:
+        >>> import torch
+        >>> from symfast.factor_sweep import factor_sweep
+        >>> start = torch.tensor([1.0, 0.0]).reshape(1, 2, 1)
+        >>> out = factor_sweep(torch.eye(1), torch.ones(1), start, steps=2000, lr=0.1, lam=0.25)
+        >>> round(out.weight.item(), 4)
+        0.75
+    """
+    _check_problem(gram, linear, factors, velocity, factored)
+    replicas, slots, d = factors.shape
+    if depth is None:
+        depth = slots
+    depth = torch.as_tensor(depth, device=factors.device).expand(replicas)
+    if depth.dtype != torch.int64 or bool(((depth < 1) | (depth > slots)).any()):
+        raise ValueError(f"depth must be integers from 1 to the {slots} factors given")
+    if steps < 0 or check_every < 1 or not tol >= 0:
+        raise ValueError(
+            f"steps {steps}, check_every {check_every} and tol {tol} must be at least 0, 1 and 0"
+        )
+    rates = [
+        _per_replica(factors, name, x)
+        for name, x in (("lr", lr), ("momentum", momentum), ("lam", lam))
+    ]
+    if factored is None:
+        factored = factors.new_ones(d, dtype=torch.bool)
+    if velocity is None:
+        velocity = torch.zeros_like(factors)
+    if progress is None:
+        progress = depth.new_zeros(2)
+    with torch.no_grad():
+        found = torch.ops.symfast.factor_sweep.default(
+            gram,
+            linear,
+            factors,
+            velocity,
+            depth,
+            factored,
+            *rates,
+            steps,
+            tol,
+            check_every,
+            progress,
+        )
+    return FactorSweep(*found)
+
+
+def _check_problem(
+    gram: Tensor, linear: Tensor, factors: Tensor, velocity: Tensor | None, factored: Tensor | None
+) -> None:
+    """Refuse shapes, dtypes and devices that do not fit together."""
+    if factors.ndim != 3 or not 1 <= factors.shape[1] <= MAX_DEPTH:
+        raise ValueError(
+            f"factors must have shape (replicas, depth, d) with depth 1 to {MAX_DEPTH}, "
+            f"not {tuple(factors.shape)}"
+        )
+    if factors.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"factors must be float32 or float64, not {factors.dtype}")
+    d = factors.shape[2]
+    wanted = {"gram": (gram, (d, d)), "linear": (linear, (d,))}
+    if velocity is not None:
+        wanted["velocity"] = (velocity, tuple(factors.shape))
+    for name, (x, shape) in wanted.items():
+        if x.shape != shape or x.dtype != factors.dtype or x.device != factors.device:
+            raise ValueError(
+                f"{name} must be {factors.dtype} of shape {shape} on {factors.device}, "
+                f"not {x.dtype} of shape {tuple(x.shape)} on {x.device}"
+            )
+    if factored is not None and (factored.shape != (d,) or factored.dtype != torch.bool):
+        raise ValueError(f"factored must be a bool tensor of shape ({d},)")
+
+
+def _per_replica(like: Tensor, name: str, x: Tensor | float) -> Tensor:
+    """The (B,) tensor of one hyperparameter in the dtype and on the device of the factors."""
+    value = torch.as_tensor(x, dtype=like.dtype, device=like.device)
+    if value.ndim > 1 or (value.ndim == 1 and len(value) != len(like)):
+        raise ValueError(
+            f"{name} must be a number or hold one number for each of {len(like)} replicas"
+        )
+    if not bool(value.isfinite().all()) or bool((value < 0).any()):
+        raise ValueError(f"{name} must be finite and not negative")
+    return value.expand(len(like))
+
+
+def _factor_sweep_fake(
+    gram: Tensor,
+    linear: Tensor,
+    factors: Tensor,
+    velocity: Tensor,
+    depth: Tensor,
+    factored: Tensor,
+    lr: Tensor,
+    momentum: Tensor,
+    lam: Tensor,
+    steps: int,
+    tol: float,
+    check_every: int,
+    progress: Tensor,
+) -> tuple[Tensor, ...]:
+    """Shapes and dtypes of the outputs."""
+    replicas, _, d = factors.shape
+    shape = tuple(factors.shape)
+    return (
+        factors.new_empty(replicas, d),
+        factors.new_empty(shape),
+        factors.new_empty(shape),
+        depth.new_empty(replicas),
+        factors.new_empty(replicas),
+        depth.new_empty(replicas),
+    )
+
+
+torch.library.register_fake("symfast::factor_sweep", _factor_sweep_fake, lib=ops.LIBRARY)

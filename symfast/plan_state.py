@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A plan as a value: what it was made of, moved, described and printed."""
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import torch
+
+from symfast.compiled import Compiled
+from symfast.symmetry import Symmetry
+from symfast.units import Units
+
+Target: TypeAlias = Units | torch.Tensor
+
+
+def describe(target: Target) -> list[list[Any]]:
+    """Shapes and unit dims of a target as plain lists."""
+    if isinstance(target, Units):
+        return [[list(tensor.shape), dim] for tensor, dim in target]
+    return [[list(target.shape), None]]
+
+
+def move(
+    given: Sequence[tuple[Target, Symmetry]], device: torch.device
+) -> list[tuple[Target, Symmetry]]:
+    """The same entries on a device; a tensor that is there stays the same object."""
+    moved: dict[int, torch.Tensor] = {}
+
+    def there(tensor: torch.Tensor) -> torch.Tensor:
+        if id(tensor) not in moved:
+            # an index-free device ("cuda") takes its index from where the copy lands
+            copy = tensor.detach().to(device)
+            moved[id(tensor)] = tensor if copy.device == tensor.device else copy
+        return moved[id(tensor)]
+
+    return [
+        (
+            Units([(there(tensor), dim) for tensor, dim in target], target.replicas)
+            if isinstance(target, Units)
+            else there(target),
+            symmetry,
+        )
+        for target, symmetry in given
+    ]
+
+
+def summary(compiled: Compiled) -> str:
+    """What a plan prints: groups by kind, then one line per launch."""
+    kinds: dict[str, int] = {}
+    for entry in compiled.entries:
+        kinds[entry.symmetry.kind] = kinds.get(entry.symmetry.kind, 0) + entry.batch
+    listed = ", ".join(f"{count} {kind}" for kind, count in kinds.items()) or "empty"
+    replicas = f"; {compiled.copies} replicas" if compiled.stacked else ""
+    lines = [f"Plan({compiled.groups} groups: {listed}; {compiled.mirrors} mirrors{replicas})"]
+    lines += [
+        f"  stage {p.stage} {p.device} {str(p.dtype).removeprefix('torch.')}: "
+        f"{len(p.tensors)} tensors, {len(p.tasks)} tasks, {len(p.chunks)} chunks"
+        for p in compiled.parts
+    ]
+    return "\n".join(lines)

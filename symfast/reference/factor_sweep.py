@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The product-factor sweep in plain torch: one step of all replicas per Python iteration."""
+
+import torch
+from torch import Tensor
+
+#: Values of the ``status`` output, as in csrc/factor_sweep.h.
+FINISHED, CONVERGED, DIVERGED, CANCELLED = range(4)
+
+
+def leave_one_out(factors: Tensor) -> tuple[Tensor, Tensor]:
+    """Return for every factor the product of the others, and the full product.
+
+    Prefix times suffix products, never a quotient, because factors may be exactly zero.
+
+    Args:
+        factors: (..., D, d).
+
+    Returns:
+        others (..., D, d) and product (..., d).
+
+    Example:
+        >>> import torch
+        >>> from symfast.reference.factor_sweep import leave_one_out
+        >>> others, product = leave_one_out(torch.tensor([[2.0], [0.0], [3.0]]))
+        >>> others.flatten().tolist(), product.tolist()
+        ([0.0, 6.0, 0.0], [0.0])
+    """
+    ones = torch.ones_like(factors[..., :1, :])
+    prefix = torch.cat([ones, factors[..., :-1, :]], -2).cumprod(-2)
+    suffix = torch.cat([ones, factors[..., 1:, :].flip(-2)], -2).cumprod(-2).flip(-2)
+    return prefix * suffix, suffix[..., 0, :] * factors[..., 0, :]
+
+
+def factor_sweep(
+    gram: Tensor,
+    linear: Tensor,
+    factors: Tensor,
+    velocity: Tensor,
+    depth: Tensor,
+    factored: Tensor,
+    lr: Tensor,
+    momentum: Tensor,
+    lam: Tensor,
+    steps: int,
+    tol: float,
+    check_every: int,
+    progress: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Train B replicas of a factorised least-squares problem by momentum SGD.
+
+    With w = prod_j f_j, g = Gram w - c and c_j = 2 lam / D, every step does for every factor
+    ``v_j = m v_j + g prod_{e != j} f_e + c_j f_j``, ``f_j = f_j - lr v_j``: torch's SGD with
+    coupled decay on ``1/2 w^T Gram w - c^T w + lam ||w||_{2/D}^{2/D}``. See
+    `symfast.factor_sweep.factor_sweep` for the arguments. Source: Ziyin & Wang 2023 (D = 2), Kolb
+    et al. 2025 (D > 2).
+
+    Args:
+        gram: (d, d), symmetric.
+        linear: (d,).
+        factors: (B, D, d), start; slots beyond a replica's depth are left alone.
+        velocity: (B, D, d), start.
+        depth: (B,) int64, 1..D.
+        factored: (d,) bool; False is a plain weight, depth 1 without decay.
+        lr: (B,).
+        momentum: (B,).
+        lam: (B,).
+        steps: number of steps.
+        tol: stop a replica when max |dw| between two checks is below it; 0 never stops.
+        check_every: steps between two checks.
+        progress: (2,) int64; [0] grows by the replica steps done, [1] != 0 cancels.
+
+    Returns:
+        w (B, d), factors, velocity, steps used (B,), residual (B,) = last max |dw|, status (B,).
+
+    Raises:
+        RuntimeError: from torch, if shapes or dtypes do not fit.
+    """
+    slot = torch.arange(factors.shape[1], device=factors.device)[None, :, None]
+    active = slot < torch.where(factored, depth[:, None], 1)[:, None, :]  # (B, D, d)
+    decay = torch.where(factored, 2 * lam[:, None] / depth[:, None], 0)  # (B, d)
+    out_f, out_v = factors.clone(), velocity.clone()
+    f, v = torch.where(active, factors, 1), torch.where(active, velocity, 0)
+    w = leave_one_out(f)[1]
+    out_w = w.clone()
+    used = torch.zeros_like(depth)
+    residual = torch.full_like(lr, torch.inf)
+    status = torch.zeros_like(depth)
+    alive = torch.arange(len(lr), device=lr.device)
+    done = 0
+    while done < steps and len(alive):
+        if progress[1]:
+            status[alive] = CANCELLED
+            break
+        before, chunk = w, min(check_every, steps - done)
+        eta, inertia = lr[alive][:, None, None], momentum[alive][:, None, None]
+        mask, coupled = active[alive], decay[alive][:, None, :]
+        for _ in range(chunk):
+            f, v, w = _step(gram, linear, f, v, w, mask, eta, inertia, coupled)
+        done += chunk
+        progress[0] += chunk * len(lr)
+        change = (w - before).abs().amax(-1) if w.shape[1] else w.new_zeros(len(w))
+        diverged = ~w.isfinite().all(-1)
+        residual[alive] = torch.where(diverged, torch.nan, change)
+        status[alive] = torch.where(diverged, DIVERGED, torch.where(change < tol, CONVERGED, 0))
+        used[alive] = done
+        out_w[alive] = w
+        out_f[alive] = torch.where(mask, f, out_f[alive])
+        out_v[alive] = torch.where(mask, v, out_v[alive])
+        keep = status[alive] == FINISHED
+        alive, f, v, w = alive[keep], f[keep], v[keep], w[keep]
+    if not bool(progress[1]):
+        progress[0] += (steps - done) * len(lr)
+    return out_w, out_f, out_v, used, residual, status
+
+
+def _step(
+    gram: Tensor,
+    linear: Tensor,
+    f: Tensor,
+    v: Tensor,
+    w: Tensor,
+    mask: Tensor,
+    lr: Tensor,
+    momentum: Tensor,
+    decay: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One step of all replicas: new factors, velocities and weights."""
+    others, _ = leave_one_out(f)
+    gradient = (w @ gram - linear)[:, None, :]
+    v = torch.where(mask, momentum * v + (gradient * others + decay * f), 0)
+    f = f - lr * v
+    return f, v, leave_one_out(f)[1]

@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+// The real kernels and launchers, compiled for the emulator: one C function per verb family.
+#include "mirror_launch.h"
+#include "plan_call.h"
+#include "plan_launch.h"
+
+namespace symfast {
+namespace {
+
+template <typename Run>
+void for_number(int64_t number, const Run& run) {
+  switch (static_cast<Number>(number)) {
+    case Number::f64: return run(double{});
+    case Number::f32: return run(float{});
+    case Number::bf16: return run(BFloat16{});
+    case Number::f16: return run(Float16{});
+  }
+}
+
+template <typename Run>
+void for_verb(int64_t verb, const Run& run) {
+  switch (verb) {
+    case kReflect: return run(std::integral_constant<Verb, kReflect>{});
+    case kProject: return run(std::integral_constant<Verb, kProject>{});
+    case kShrink: return run(std::integral_constant<Verb, kShrink>{});
+    case kProx: return run(std::integral_constant<Verb, kProx>{});
+    case kCoefficients: return run(std::integral_constant<Verb, kCoefficients>{});
+    default: return run(std::integral_constant<Verb, kNorms>{});
+  }
+}
+
+}  // namespace
+
+extern "C" {
+
+struct EmulatedPlan {
+  const int64_t *tasks, *chunks, *index;
+  int64_t chunk_count;
+  const void* frames;
+  int64_t dense;
+  const void* amounts;
+  double amount;
+  int64_t amount_index;
+  void* out;
+  double* partials;
+  void** data;
+  int64_t data_count;
+  int64_t* pointers;
+  int64_t mirrors;
+  double* sums;
+};
+
+void emulated_plan(const EmulatedPlan* p, int64_t number, int64_t verb) {
+  const std::vector<void*> data(p->data, p->data + p->data_count);
+  const PlanLaunch call{p->tasks,      p->chunks,   p->index, p->chunk_count,
+                        p->frames,     p->dense != 0, p->amounts, p->amount,
+                        static_cast<AmountIndex>(p->amount_index), p->out, p->partials,
+                        data,          p->pointers, nullptr};
+  for_number(number, [&](auto element) {
+    for_verb(verb, [&](auto v) { launch_plan<decltype(v)::value, decltype(element)>(call); });
+  });
+  if (verb == kNorms) launch_sums(call, p->mirrors, p->sums);
+}
+
+void emulated_mirror(const MirrorLaunch* call, int64_t number, int64_t frame_number, int64_t verb) {
+  for_number(number, [&](auto element) {
+    using T = decltype(element);
+    for_verb(verb, [&](auto v) {
+      constexpr Verb chosen = decltype(v)::value;
+      if constexpr (chosen == kNorms) return;
+      else if (frame_number == number) return launch_mirror<chosen, T, T>(*call);
+      else if constexpr (sizeof(T) == 2) return launch_mirror<chosen, T, float>(*call);
+    });
+  });
+}
+
+int64_t emulated_stage_bytes(int64_t d, int64_t k, int64_t accumulate_bytes, int64_t most) {
+  return stage_bytes_for(d, k, accumulate_bytes, static_cast<int>(most));
+}
+}
+
+}  // namespace symfast

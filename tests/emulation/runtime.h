@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the emulator's own files share. They are compiled without sanitizers; only the file with the
+// kernels is instrumented.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "emulator.h"
+
+namespace emulator {
+
+enum class Order : int { forward, reverse, random };
+
+// How threads and blocks take turns. `preempt` of 1000 accesses to global memory hand over to another
+// thread; `threads`, if not 0, replaces the block size of every launch.
+struct Config {
+  Order order = Order::forward;
+  unsigned seed = 1;
+  int preempt = 0;
+  int threads = 0;
+  bool count_sectors = false;
+};
+extern Config config;
+
+struct Totals {
+  int64_t launches, blocks, barriers, warp_operations, atomics, errors;
+};
+extern Totals totals;
+
+void report(const std::string& message);
+void report_at(Site site, const std::string& message);
+
+// The running thread: number in its block, or -1 outside a launch.
+int current_thread();
+// Gives the other threads of the block a turn.
+void maybe_preempt();
+
+// memory.cpp: shared memory of the block that starts or ends, requests of the launch that ends.
+void open_shared(int dynamic_bytes);
+void close_shared();
+void finish_requests();
+
+// sanitizer.cpp
+struct Fiber {
+  void* stack_pointer = nullptr;
+  char* stack = nullptr;
+  void* sanitizer = nullptr;  // TSan's fiber, ASan's fake stack
+};
+constexpr std::size_t kStackBytes = 256 << 10;
+void sanitize_start(Fiber& fiber);
+void sanitize_end(Fiber& fiber);
+void sanitize_leave(Fiber& fiber, const Fiber& next, bool forever);
+void sanitize_enter(Fiber& fiber);
+void sanitize_release(void* tag);
+void sanitize_acquire(void* tag);
+void sanitize_guard(void* p, std::size_t bytes, bool on);
+void sanitize_new_stack(char* stack, std::size_t bytes);
+
+}  // namespace emulator

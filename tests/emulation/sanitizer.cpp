@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+// Tells ThreadSanitizer or AddressSanitizer about fibers, and TSan what orders memory: barriers and
+// __syncwarp do, taking turns does not. Without EMULATOR_TSAN or EMULATOR_ASAN all of it is nothing.
+#include <sys/mman.h>
+
+#include "runtime.h"
+
+#if defined(EMULATOR_TSAN)
+extern "C" {
+void* __tsan_create_fiber(unsigned);
+void __tsan_destroy_fiber(void*);
+void __tsan_switch_to_fiber(void*, unsigned);
+void* __tsan_get_current_fiber();
+void __tsan_acquire(void*);
+void __tsan_release(void*);
+}
+#elif defined(EMULATOR_ASAN)
+extern "C" {
+void __sanitizer_start_switch_fiber(void**, const void*, std::size_t);
+void __sanitizer_finish_switch_fiber(void*, const void**, std::size_t*);
+void __asan_poison_memory_region(const volatile void*, std::size_t);
+void __asan_unpoison_memory_region(const volatile void*, std::size_t);
+}
+#endif
+
+namespace emulator {
+
+#if defined(EMULATOR_TSAN)
+
+void sanitize_start(Fiber& fiber) { fiber.sanitizer = __tsan_create_fiber(0); }
+void sanitize_end(Fiber& fiber) { __tsan_destroy_fiber(fiber.sanitizer); }
+void sanitize_leave(Fiber& fiber, const Fiber& next, bool) {
+  constexpr unsigned kOrdersNothing = 1;
+  if (!fiber.stack) fiber.sanitizer = __tsan_get_current_fiber();  // the scheduler
+  __tsan_switch_to_fiber(next.sanitizer, kOrdersNothing);
+}
+void sanitize_enter(Fiber&) {}
+void sanitize_release(void* tag) { __tsan_release(tag); }
+void sanitize_acquire(void* tag) { __tsan_acquire(tag); }
+void sanitize_guard(void*, std::size_t, bool) {}
+void sanitize_new_stack(char* stack, std::size_t bytes) {  // forgets what earlier fibers did on it
+  mmap(stack, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+}
+
+#elif defined(EMULATOR_ASAN)
+
+namespace {
+const void* home_stack;
+std::size_t home_bytes;
+}  // namespace
+
+void sanitize_start(Fiber&) {}
+void sanitize_end(Fiber&) {}
+void sanitize_leave(Fiber& fiber, const Fiber& next, bool forever) {
+  const bool to_fiber = next.stack != nullptr;
+  __sanitizer_start_switch_fiber(forever ? nullptr : &fiber.sanitizer,
+                                 to_fiber ? next.stack : home_stack,
+                                 to_fiber ? kStackBytes : home_bytes);
+}
+void sanitize_enter(Fiber& fiber) {
+  const bool home = fiber.stack == nullptr;
+  __sanitizer_finish_switch_fiber(fiber.sanitizer, home ? nullptr : &home_stack,
+                                  home ? nullptr : &home_bytes);
+}
+void sanitize_release(void*) {}
+void sanitize_acquire(void*) {}
+void sanitize_guard(void* p, std::size_t bytes, bool on) {
+  on ? __asan_poison_memory_region(p, bytes) : __asan_unpoison_memory_region(p, bytes);
+}
+void sanitize_new_stack(char* stack, std::size_t bytes) {
+  __asan_unpoison_memory_region(stack, bytes);
+}
+
+#else
+
+void sanitize_start(Fiber&) {}
+void sanitize_end(Fiber&) {}
+void sanitize_leave(Fiber&, const Fiber&, bool) {}
+void sanitize_enter(Fiber&) {}
+void sanitize_release(void*) {}
+void sanitize_acquire(void*) {}
+void sanitize_guard(void*, std::size_t, bool) {}
+void sanitize_new_stack(char*, std::size_t) {}
+
+#endif
+
+}  // namespace emulator
