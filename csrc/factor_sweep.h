@@ -11,10 +11,16 @@
 
 #if defined(__CUDACC__)
 #define SYMFAST_SWEEP_INLINE __host__ __device__ __forceinline__
-#define SYMFAST_SWEEP_UNROLL _Pragma("unroll")
 #else
 // Never emitted out of line, so copies compiled for different instruction sets cannot be mixed up.
 #define SYMFAST_SWEEP_INLINE inline __attribute__((always_inline))
+#endif
+
+#if defined(__CUDA_ARCH__)
+#define SYMFAST_SWEEP_UNROLL _Pragma("unroll")
+#elif defined(__CUDACC__)
+#define SYMFAST_SWEEP_UNROLL
+#else
 #define SYMFAST_SWEEP_UNROLL _Pragma("GCC unroll 6")
 #endif
 

@@ -45,6 +45,7 @@ Checked check(const Tables& t, const Fill& fill) {
   checked.tasks = rows_of(t.tasks, kTaskFields, "tasks");
   checked.chunks = rows_of(t.chunks, kChunkFields, "chunks");
   require_table(t.index, ScalarType::Long, "int64", "index");
+  require(t.index.dim() == 1 && t.frames.dim() == 1, "index and frames must have one dim");
   require(t.frames.is_cpu() && t.frames.is_contiguous(), "frames must be contiguous, on the CPU");
   check_layout(t.tensors, t.layout, t.frames);
   std::vector<int64_t> reach;
@@ -115,6 +116,7 @@ void plan_apply_(std::vector<Tensor> tensors, Tensor layout, Tensor tasks, Tenso
         call.amount_index = static_cast<AmountIndex>(amount_index);
         if (amount_index == kUniform) return;
         require_table(*amounts, accumulate_type(call.number), "of the accumulate type", "amounts");
+        require(amounts->dim() == 1, "amounts must have shape (n,), got ", sizes_of(*amounts));
         call.amounts = amounts->const_data_ptr();
         table.amounts = amounts->numel();
       });

@@ -22,6 +22,7 @@ inline int64_t reach_of(const Tensor& tensor) {
 inline void check_layout(const std::vector<Tensor>& tensors, const Tensor& layout,
                          const Tensor& frames) {
   require_table(layout, ScalarType::Long, "int64", "layout");
+  require(layout.dim() == 1, "layout must have one dim, got ", sizes_of(layout));
   const auto* expected = static_cast<const int64_t*>(layout.const_data_ptr());
   const int64_t length = layout.numel();
   int64_t at = 0;
@@ -58,7 +59,14 @@ class TableCheck {
 
   void run() {
     for (int64_t t = 0; t < tasks_; ++t) check_task(t, call_.tasks[t]);
+    covered_.assign(tasks_, 0);
     for (int64_t c = 0; c < chunks_; ++c) check_chunk(c, call_.chunks[c]);
+    for (int64_t t = 0; t < tasks_; ++t) {
+      const Task& task = call_.tasks[t];
+      const int64_t mirrors = task.kind == kDense ? 1 : mirrors_of_[t];
+      require(covered_[t] == task.outer * task.inner * mirrors, "the chunks of task ", t,
+              " of the plan do not cover it once");
+    }
   }
 
   int64_t scratch() const { return scratch_; }
@@ -86,6 +94,11 @@ class TableCheck {
     require(task.base >= 0 && last < reach_[task.tensor] && task.units > 0, "task ", t,
             " of the plan reaches outside its parameter");
     require(task.count >= 0 && task.pool >= 0, "task ", t, " of the plan has a negative frame");
+    const bool plain = task.mirror_step == 0 && task.group_step == 0 && task.frame_step == 0;
+    require(task.kind == kDense ? task.mirror_column_step == 0 ||
+                                      (task.mirror_column_step == 1 && task.mirror_step == 0)
+                                : plain && task.mirror_column_step == 0,
+            "task ", t, " of the plan has steps that do not go with its kind");
     rows_ = task.kind == kDense ? check_dense(t, task) : check_index(t, task);
     check_numbering(t, task);
     const int64_t need = scratch_numbers(task);
@@ -171,17 +184,29 @@ class TableCheck {
     }
   }
 
+  // Chunks are listed by task, then in the order of memory; no start comes twice.
+  static bool follows(const Chunk& chunk, const Chunk& before) {
+    if (chunk.task != before.task) return chunk.task > before.task;
+    if (chunk.o0 != before.o0) return chunk.o0 > before.o0;
+    if (chunk.k0 != before.k0) return chunk.k0 > before.k0;
+    return chunk.c0 > before.c0;
+  }
+
   void check_chunk(int64_t c, const Chunk& chunk) {
     require(chunk.task >= 0 && chunk.task < tasks_, "chunk ", c, " of the plan names no task");
     const Task& task = call_.tasks[chunk.task];
-    require(chunk.o0 >= 0 && chunk.o1 <= task.outer && chunk.c0 >= 0 && chunk.c1 <= task.inner &&
-                chunk.k0 >= 0 && chunk.first >= 0 && chunk.k1 <= mirrors_of_[chunk.task],
+    require(chunk.o0 >= 0 && chunk.o0 <= chunk.o1 && chunk.o1 <= task.outer && chunk.c0 >= 0 &&
+                chunk.c0 <= chunk.c1 && chunk.c1 <= task.inner && chunk.k0 >= 0 &&
+                (task.kind == kDense || chunk.k0 <= chunk.k1) && chunk.first >= 0 && chunk.k1 <= mirrors_of_[chunk.task],
             "chunk ", c, " of the plan reaches outside its task");
     const bool runs = task.kind == kRows || task.kind == kPairs;
     if (runs && chunk.k0 < chunk.k1 && chunk.o0 < chunk.o1) {
       require(chunk.first < task.count && call_.index[task.pool + 4 * chunk.first + 3] <= chunk.k0,
               "chunk ", c, " of the plan starts at a wrong run");
     }
+    require(c == 0 || follows(chunk, call_.chunks[c - 1]), "chunk ", c, " of the plan is out of order");
+    covered_[chunk.task] += (chunk.o1 - chunk.o0) * (chunk.c1 - chunk.c0) *
+                            (task.kind == kDense ? 1 : chunk.k1 - chunk.k0);
     const int64_t size = chunk_mirrors(task, chunk);
     require(size >= 0 && chunk.partial == partials_, "chunk ", c,
             " of the plan has its sums in the wrong place");
@@ -199,7 +224,7 @@ class TableCheck {
   const PlanCall& call_;
   std::vector<int64_t> reach_;
   const int64_t tasks_, chunks_, index_, frames_;
-  std::vector<int64_t> mirrors_of_;
+  std::vector<int64_t> mirrors_of_, covered_;
   int64_t rows_ = 0, mirrors_ = 0, scratch_ = 0, partials_ = 0;
 };
 

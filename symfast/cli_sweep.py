@@ -162,10 +162,12 @@ def summary(result: "SweepResult") -> dict[str, Any]:
     """Return the configuration, the cells averaged over seeds, and how the runs ended.
 
     Example:
-        >>> import torch, symfast as sf
+        >>> import torch
         >>> from symfast.cli_sweep import summary
-        >>> problem = sf.problems.Factorized(torch.eye(2), torch.ones(2))
-        >>> summary(sf.sweep(problem, steps=10))["status"]
+        >>> from symfast.problems import Factorized
+        >>> from symfast.sweep import sweep
+        >>> problem = Factorized(torch.eye(2), torch.ones(2))
+        >>> summary(sweep(problem, steps=10))["status"]
         {'finished': 1}
     """
     from symfast.sweep.result import cell_table
@@ -186,11 +188,13 @@ def write_outputs(result: "SweepResult", out: Path) -> None:
     """Write the figure and the page beside the stored table.
 
     Example:
-        >>> import tempfile, pathlib, torch, symfast as sf
+        >>> import pathlib, tempfile, torch
         >>> from symfast.cli_sweep import write_outputs
-        >>> problem = sf.problems.Factorized(torch.eye(2), torch.ones(2))
+        >>> from symfast.problems import Factorized
+        >>> from symfast.sweep import sweep
+        >>> problem = Factorized(torch.eye(2), torch.ones(2))
         >>> out = pathlib.Path(tempfile.mkdtemp())
-        >>> write_outputs(sf.sweep(problem, steps=10), out)
+        >>> write_outputs(sweep(problem, steps=10), out)
         >>> sorted(path.name for path in out.iterdir())
         ['report.html', 'sparsity.png']
     """

@@ -86,12 +86,7 @@ def factor_sweep(
         0.75
     """
     _check_problem(gram, linear, factors, velocity, factored)
-    replicas, slots, d = factors.shape
-    if depth is None:
-        depth = slots
-    depth = torch.as_tensor(depth, device=factors.device).expand(replicas)
-    if depth.dtype != torch.int64 or bool(((depth < 1) | (depth > slots)).any()):
-        raise ValueError(f"depth must be integers from 1 to the {slots} factors given")
+    depth = _depths(factors, depth)
     if steps < 0 or check_every < 1 or not tol >= 0:
         raise ValueError(
             f"steps {steps}, check_every {check_every} and tol {tol} must be at least 0, 1 and 0"
@@ -101,7 +96,7 @@ def factor_sweep(
         for name, x in (("lr", lr), ("momentum", momentum), ("lam", lam))
     ]
     if factored is None:
-        factored = factors.new_ones(d, dtype=torch.bool)
+        factored = torch.ones_like(linear, dtype=torch.bool)
     if velocity is None:
         velocity = torch.zeros_like(factors)
     if progress is None:
@@ -146,6 +141,19 @@ def _check_problem(
             )
     if factored is not None and (factored.shape != (d,) or factored.dtype != torch.bool):
         raise ValueError(f"factored must be a bool tensor of shape ({d},)")
+
+
+def _depths(factors: Tensor, depth: Tensor | int | None) -> Tensor:
+    """The (B,) depths; all factor slots if none is given."""
+    replicas, slots, _ = factors.shape
+    every = torch.as_tensor(slots if depth is None else depth, device=factors.device)
+    if every.dtype != torch.int64 or bool(((every < 1) | (every > slots)).any()):
+        raise ValueError(f"depth must be integers from 1 to the {slots} factors given")
+    if every.ndim > 1 or (every.ndim == 1 and len(every) != replicas):
+        raise ValueError(
+            f"depth must be a number or hold one number for each of {replicas} replicas"
+        )
+    return every.expand(replicas)
 
 
 def _per_replica(like: Tensor, name: str, x: Tensor | float) -> Tensor:

@@ -28,6 +28,34 @@ ops.define(
 )
 
 
+def _same_device(tables: tuple[torch.Tensor, ...], tensors: list[torch.Tensor]) -> None:
+    """One meta tensor among real ones lands here too: refuse it instead of answering rubbish."""
+    if len({tensor.device for tensor in (*tables, *tensors)}) > 1:
+        raise RuntimeError("the parameters and tables of a plan must be on one device")
+
+
+@torch.library.register_fake("symfast::plan_check", lib=ops.LIBRARY)
+def _check_fake(tensors: list[torch.Tensor], layout: torch.Tensor, frames: torch.Tensor) -> None:
+    _same_device((frames,), tensors)
+
+
+@torch.library.register_fake("symfast::plan_apply_", lib=ops.LIBRARY)
+def _apply_fake(
+    tensors: list[torch.Tensor],
+    layout: torch.Tensor,
+    tasks: torch.Tensor,
+    chunks: torch.Tensor,
+    index: torch.Tensor,
+    frames: torch.Tensor,
+    amounts: torch.Tensor | None,
+    amount: float,
+    amount_index: int,
+    verb: int,
+) -> None:
+    given = () if amounts is None else (amounts,)
+    _same_device((tasks, chunks, index, frames, *given), tensors)
+
+
 @torch.library.register_fake("symfast::plan_norms", lib=ops.LIBRARY)
 def _norms_fake(
     tensors: list[torch.Tensor],
@@ -38,6 +66,7 @@ def _norms_fake(
     frames: torch.Tensor,
     mirrors: int,
 ) -> torch.Tensor:
+    _same_device((tasks, chunks, index, frames), tensors)
     return tasks.new_empty(mirrors, dtype=torch.float64)
 
 
@@ -51,5 +80,6 @@ def _coefficients_fake(
     frames: torch.Tensor,
     numel: int,
 ) -> torch.Tensor:
+    _same_device((tasks, chunks, index, frames), tensors)
     dtype = ACCUMULATE.get(tensors[0].dtype, torch.float32) if tensors else torch.float32
     return tasks.new_empty(numel, dtype=dtype)

@@ -215,6 +215,7 @@ def test_inputs_stay_and_layout_does_not_matter() -> None:
         ({"factored": torch.ones(3)}, "factored must be"),
         ({"depth": torch.full((5,), 3)}, "depth must be"),
         ({"depth": 1.5}, "depth must be"),
+        ({"depth": torch.ones(4, dtype=torch.int64)}, "depth must be a number"),
         ({"lr": float("nan")}, "lr must be finite"),
         ({"lam": -1.0}, "lam must be finite and not negative"),
         ({"momentum": torch.ones(4)}, "momentum must be a number"),

@@ -242,7 +242,7 @@ def test_files_of_the_user(tmp_path: Path) -> None:
     csv.write_text("a,b\n1,2\n1,x\n")
     for source, sentence in [
         (csv, "cannot be read"),
-        (tmp_path / "b.npz", "must hold"),
+        (tmp_path / "b.npz", "there is no file"),
         ("x", "unknown"),
     ]:
         with pytest.raises(ValueError, match=sentence):
@@ -278,7 +278,8 @@ def test_command_json(tmp_path: Path) -> None:
         (["--depth", "9"], 2, "depth must be"),
         (["--penalties", "0"], 2, "penalties"),
         (["--dtype", "float16"], 2, "dtype"),
-        (["--data", "missing.csv"], 2, "cannot be read"),
+        (["--data", "missing.csv"], 2, "no file missing.csv"),
+        (["--device", "nonsense"], 2, "cannot be used"),
     ],
 )
 def test_command_exit_codes(options: list[str], code: int, sentence: str) -> None:

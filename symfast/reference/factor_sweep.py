@@ -79,15 +79,11 @@ def factor_sweep(
     slot = torch.arange(factors.shape[1], device=factors.device)[None, :, None]
     active = slot < torch.where(factored, depth[:, None], 1)[:, None, :]  # (B, D, d)
     decay = torch.where(factored, 2 * lam[:, None] / depth[:, None], 0)  # (B, d)
-    out_f, out_v = factors.clone(), velocity.clone()
     f, v = torch.where(active, factors, 1), torch.where(active, velocity, 0)
     w = leave_one_out(f)[1]
-    out_w = w.clone()
-    used = torch.zeros_like(depth)
-    residual = torch.full_like(lr, torch.inf)
-    status = torch.zeros_like(depth)
-    alive = torch.arange(len(lr), device=lr.device)
-    done = 0
+    out_w, out_f, out_v = w.clone(), factors.clone(), velocity.clone()
+    residual, status, used = torch.full_like(lr, torch.inf), depth * 0 + FINISHED, depth * 0
+    alive, done = torch.arange(len(lr), device=lr.device), 0
     while done < steps and len(alive):
         if progress[1]:
             status[alive] = CANCELLED
@@ -99,10 +95,7 @@ def factor_sweep(
             f, v, w = _step(gram, linear, f, v, w, mask, eta, inertia, coupled)
         done += chunk
         progress[0] += chunk * len(lr)
-        change = (w - before).abs().amax(-1) if w.shape[1] else w.new_zeros(len(w))
-        diverged = ~w.isfinite().all(-1)
-        residual[alive] = torch.where(diverged, torch.nan, change)
-        status[alive] = torch.where(diverged, DIVERGED, torch.where(change < tol, CONVERGED, 0))
+        residual[alive], status[alive] = _judge(w, before, tol)
         used[alive] = done
         out_w[alive] = w
         out_f[alive] = torch.where(mask, f, out_f[alive])
@@ -112,6 +105,14 @@ def factor_sweep(
     if not bool(progress[1]):
         progress[0] += (steps - done) * len(lr)
     return out_w, out_f, out_v, used, residual, status
+
+
+def _judge(w: Tensor, before: Tensor, tol: float) -> tuple[Tensor, Tensor]:
+    """Residual and status of each replica after a check."""
+    change = (w - before).abs().amax(-1) if w.shape[1] else w.new_zeros(len(w))
+    diverged = ~w.isfinite().all(-1)
+    status = torch.where(change < tol, CONVERGED, FINISHED)
+    return torch.where(diverged, torch.nan, change), torch.where(diverged, DIVERGED, status)
 
 
 def _step(

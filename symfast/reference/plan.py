@@ -83,6 +83,8 @@ def plan_apply_(
     if verb not in (_REFLECT, _PROJECT, _SHRINK, _PROX):
         raise RuntimeError(f"verb {verb} does not change parameters; it must be 0 to 3")
     for task, view in _walk(tensors, tasks):
+        if not _mirror_count(task, index):
+            continue
         matrix = view.to(frames.dtype)  # (outer, units, inner)
         a = _amounts(task, index, amounts, amount, amount_index, matrix)
         if task.kind in (_ROWS, _ROWS_SCATTERED):

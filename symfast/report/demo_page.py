@@ -121,8 +121,8 @@ def threshold_figure(table: pd.DataFrame) -> "Figure":
     figure, (linear, log) = new_figure(2)
     drawn = table.assign(violation=table.violation.clip(lower=FLOOR))
     labels = {
-        2: r"DCS, two factors: $\lambda\,\|O^\top\theta\|_1$",
-        1: r"quadratic penalty: $\lambda\,\|O^\top\theta\|_2^2$",
+        2: r"DCS, two factors: $\lambda\,\|O^{\!\top}\theta\|_1$",
+        1: r"quadratic penalty: $\lambda\,\|O^{\!\top}\theta\|_2^2$",
     }
     for ax in (linear, log):
         for style, depth in enumerate((2, 1)):
@@ -133,11 +133,11 @@ def threshold_figure(table: pd.DataFrame) -> "Figure":
         ax.set_ylabel("constraint violation max|Oᵀθ|")
     linear.set_ylim(bottom=-0.005)
     linear.set_title("mirror constraint on real data", fontsize=10)
-    linear.legend(frameon=False, loc="lower left")
+    linear.legend(frameon=False, loc="upper right")
     log.text(1.06, 1e-8, "exact-penalty\nthreshold λ*", fontsize=9)
     log.set_yscale("log")
     ticks = [FLOOR, 1e-12, 1e-8, 1e-4, 1]
-    log.set_yticks(ticks, ["0", *(f"$10^{{{round(np.log10(t))}}}$" for t in ticks[1:])])
+    log.set_yticks(ticks, [r"$<10^{-17}$", *(f"$10^{{{round(np.log10(t))}}}$" for t in ticks[1:])])
     log.minorticks_off()
     log.set_title("exact above λ*; a quadratic penalty never is", fontsize=10)
     return figure

@@ -33,6 +33,8 @@ def load(source: str) -> tuple[Tensor, Tensor, list[str]]:
     path = Path(source)
     if source in BUILT_IN:
         X, y, names = _built_in(source)
+    elif path.suffix in (".csv", ".npz") and not path.is_file():
+        raise ValueError(f"there is no file {source}")
     elif path.suffix == ".csv":
         X, y, names = _from_csv(path)
     elif path.suffix == ".npz":

@@ -69,9 +69,11 @@ def sweep(
         KeyboardInterrupt: on Ctrl-C; finished chunks stay in ``out``.
 
     Example:
-        >>> import torch, symfast as sf
-        >>> problem = sf.problems.Factorized(torch.eye(4), torch.arange(4.0), depth=2)
-        >>> result = sf.sweep(problem, weight_decay=[0.1, 0.3], seeds=2, steps=5000)
+        >>> import torch
+        >>> from symfast.problems import Factorized
+        >>> from symfast.sweep import sweep
+        >>> problem = Factorized(torch.eye(4), torch.arange(4.0), depth=2)
+        >>> result = sweep(problem, weight_decay=[0.1, 0.3], seeds=2, steps=5000)
         >>> result.table.sparsity.tolist()
         [0.25, 0.25, 0.5, 0.5]
     """
@@ -89,10 +91,18 @@ def sweep(
         seed_axis(seeds),
     )
     options = {"steps": steps, "tol": tol, "check_every": check_every}
-    train = _Trainer(problem, grid, options, dtype, torch.device(device), progress)
+    train = _Trainer(problem, grid, options, dtype, _usable(device), progress)
     if out is None:
         return _collect(train, grid)
     return _collect_stored(train, grid, Path(out))
+
+
+def _usable(device: torch.device | str) -> torch.device:
+    """The device, if torch can put a tensor there."""
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:  # torch asserts that it was built with CUDA
+        raise ValueError(f"device {device} cannot be used: {error}") from error
 
 
 class _Trainer:

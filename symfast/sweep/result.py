@@ -16,9 +16,11 @@ class SweepResult:
     """One row per cell and seed, in the order of the grid, seeds fastest.
 
     Example:
-        >>> import torch, symfast as sf
-        >>> problem = sf.problems.Factorized(torch.eye(4), torch.arange(4.0))
-        >>> sf.sweep(problem, weight_decay=[0.1, 0.2], seeds=3, steps=100)
+        >>> import torch
+        >>> from symfast.problems import Factorized
+        >>> from symfast.sweep import sweep
+        >>> problem = Factorized(torch.eye(4), torch.arange(4.0))
+        >>> sweep(problem, weight_decay=[0.1, 0.2], seeds=3, steps=100)
         SweepResult(6 rows: 2 cells x 3 seeds, 6 finished)
     """
 
@@ -50,9 +52,11 @@ class SweepResult:
             ValueError: if a column does not exist or holds no numbers.
 
         Example:
-            >>> import torch, symfast as sf
-            >>> problem = sf.problems.Factorized(torch.eye(4), torch.arange(4.0))
-            >>> result = sf.sweep(problem, weight_decay=[0.1, 0.2], steps=100)
+            >>> import torch
+            >>> from symfast.problems import Factorized
+            >>> from symfast.sweep import sweep
+            >>> problem = Factorized(torch.eye(4), torch.arange(4.0))
+            >>> result = sweep(problem, weight_decay=[0.1, 0.2], steps=100)
             >>> result.plot("loss").axes[0].get_ylabel()
             'training loss'
         """
@@ -66,9 +70,11 @@ class SweepResult:
         """Write one self-contained page: configuration, figures and the table of cells.
 
         Example:
-            >>> import tempfile, torch, symfast as sf
-            >>> problem = sf.problems.Factorized(torch.eye(4), torch.arange(4.0))
-            >>> result = sf.sweep(problem, weight_decay=[0.1, 0.2], steps=100)
+            >>> import tempfile, torch
+            >>> from symfast.problems import Factorized
+            >>> from symfast.sweep import sweep
+            >>> problem = Factorized(torch.eye(4), torch.arange(4.0))
+            >>> result = sweep(problem, weight_decay=[0.1, 0.2], steps=100)
             >>> result.to_html(tempfile.mkdtemp() + "/page.html").name
             'page.html'
         """

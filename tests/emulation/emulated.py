@@ -5,6 +5,7 @@ import ctypes
 import hashlib
 import os
 import shutil
+import struct
 import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -182,6 +183,36 @@ class Emulator:
         values = (ctypes.c_int64 * 12)()
         self.library.emulator_traffic(self.names[name], values)
         return Traffic(*values[:6]), Traffic(*values[6:])
+
+    def record(self, file: Any, part: Any, verb: int, amounts: torch.Tensor, mirrors: int) -> None:
+        """Append a call to a file that program.cpp runs."""
+
+        def memory(tensor: torch.Tensor) -> bytes:
+            storage = tensor.untyped_storage()
+            raw = bytes(storage) if storage.nbytes() else b""
+            return struct.pack("2q", len(raw), tensor.data_ptr() - storage.data_ptr()) + raw
+
+        file.write(struct.pack("3q", NUMBERS[part.dtype], verb, len(part.tensors)))
+        for tensor in part.tensors:
+            file.write(memory(tensor))
+        out = torch.zeros(max(1, part.out_size), dtype=part.frames.dtype)
+        partials = torch.zeros(max(1, workspace(part)), dtype=torch.float64)
+        pointers = torch.zeros(max(1, len(part.tensors)), dtype=torch.int64)
+        sums = torch.zeros(mirrors, dtype=torch.float64)
+        number, tensors = 0, None
+        fields = [
+            part.tasks, part.chunks, part.index, part.chunks.shape[0], part.frames,
+            int(part.frames.numel() > 0), amounts, number, 1, out, partials, tensors,
+            len(part.tensors), pointers, mirrors, sums,
+        ]  # fmt: skip
+        file.write(struct.pack("q", len(fields)))
+        for value in fields:
+            if value is None:
+                file.write(struct.pack("q", 2))
+            elif isinstance(value, torch.Tensor):
+                file.write(struct.pack("q", 1) + memory(value))
+            else:
+                file.write(struct.pack("2q", 0, value))
 
     def plan(self, part: Any, verb: int, *, amounts: torch.Tensor | None = None,
              amount: float = 0.0, per: int = 0, mirrors: int = 0) -> torch.Tensor | None:  # fmt: skip

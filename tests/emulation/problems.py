@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Small plans that reach every path of the kernels, and what each verb makes of them in float64."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+import symfast as sf
+
+REFLECT, PROJECT, SHRINK, PROX = range(4)
+Make = Callable[..., torch.Tensor]
+Entries = list[tuple[Any, Any]]
+
+
+def maker(dtype: torch.dtype, offset: int) -> Make:
+    """Tensors that start ``offset`` elements into their storage."""
+
+    def make(*shape: int) -> torch.Tensor:
+        size = int(torch.Size(shape).numel())
+        return torch.randn(size + offset, dtype=torch.float64).to(dtype)[offset:].view(shape)
+
+    return make
+
+
+def _layer(make: Make, units: int, inputs: int) -> sf.Units:
+    weight, bias, following = make(units, inputs), make(units), make(7, units)
+    return sf.Units([(weight, 0), (bias, 0), (following, 1)])
+
+
+def _frames(groups: int, d: int, k: int) -> torch.Tensor:
+    return torch.linalg.qr(torch.randn(groups, d, k, dtype=torch.float64)).Q
+
+
+def _swap_pairs(units: int) -> sf.Swap:
+    order = torch.randperm(units).tolist()
+    return sf.Swap(order[: units // 3], order[units // 3 : units // 3 * 2])
+
+
+def sign_flip(make: Make) -> Entries:
+    flips = sf.SignFlip([0, 1, 2, 3, 4, 9, 11, 20])
+    return [(_layer(make, 24, 40), flips), (_layer(make, 6, 3), sf.SignFlip())]
+
+
+def swap(make: Make) -> Entries:
+    runs = sf.Swap(list(range(10)), list(range(20, 30)))
+    return [(_layer(make, 40, 72), runs), (_layer(make, 25, 33), _swap_pairs(25))]
+
+
+def cluster(make: Make) -> Entries:
+    labels = [0, 1, 0, -1, 1, 2] + [3] * 14
+    return [(_layer(make, 20, 24), sf.Cluster(labels)), (_layer(make, 20, 5), sf.Cluster(labels))]
+
+
+def direction(make: Make) -> Entries:
+    return [
+        (_layer(make, 24, 40), sf.Direction(_frames(1, 24, 3)[0])),
+        (_layer(make, 9, 6), sf.Direction(_frames(1, 9, 9)[0])),
+        (_layer(make, 600, 17), sf.Direction(_frames(1, 600, 2)[0])),
+    ]
+
+
+def mirror(make: Make) -> Entries:
+    return [
+        (make(50, 16), sf.Mirror(_frames(50, 16, 2))),
+        (make(3, 33), sf.Mirror(_frames(3, 33, 5))),
+        (make(2, 1300), sf.Mirror(_frames(2, 1300, 3))),
+        (make(6, 10), sf.Mirror(_frames(1, 60, 4)[0])),
+        (_layer(make, 8, 12), sf.Mirror(_frames(1, 8, 2)[0])),
+        (make(5, 2048), sf.Mirror(_frames(1, 2048, 4)[0])),
+    ]
+
+
+def convolution(make: Make) -> Entries:
+    """The unit dim in the middle, last, and first of a transposed parameter."""
+    units = sf.Units([(make(6, 10, 3, 3), 1), (make(4, 5, 10), 2), (make(8, 10).t(), 0)])
+    return [(units, sf.Swap([0, 1, 2], [5, 6, 9]))]
+
+
+def convolution_dense(make: Make) -> Entries:
+    units = sf.Units([(make(6, 10, 4, 4), 1), (make(4, 5, 10), 2), (make(8, 10).t(), 0)])
+    return [(units, sf.Direction(_frames(1, 10, 3)[0]))]
+
+
+PROBLEMS = {
+    f.__name__: f
+    for f in (sign_flip, swap, cluster, direction, mirror, convolution, convolution_dense)
+}
+
+
+@dataclass
+class Problem:
+    """Entries on fresh tensors, their plan, and copies of the tensors to start from."""
+
+    entries: Entries
+    plan: sf.Plan
+
+    @property
+    def part(self) -> Any:
+        return self.plan._compiled.parts[0]
+
+    def tensors(self) -> list[torch.Tensor]:
+        return self.part.tensors
+
+    def amounts(self) -> torch.Tensor:
+        """A different amount for every group."""
+        amounts = torch.linspace(0.2, 0.9, self.plan.groups, dtype=torch.float64)
+        return amounts.to(self.part.accumulate)
+
+
+def problem(name: str, dtype: torch.dtype, offset: int = 0) -> Problem:
+    """One of PROBLEMS, reproducibly."""
+    torch.manual_seed(len(name))
+    entries = PROBLEMS[name](maker(dtype, offset))
+    return Problem(entries, sf.Plan(entries))
+
+
+def expected(case: Problem, verb: int) -> list[torch.Tensor]:
+    """All parameters after the verb, float64, through dense frames: ``U + A (f(C) - C)``."""
+    wanted = [tensor.double().clone() for tensor in case.tensors()]
+    new = {id(t): w for t, w in zip(case.tensors(), wanted, strict=True)}
+    amounts = iter(case.amounts().tolist())
+    for target, symmetry in case.entries:
+        for views, frame in _unit_matrices(target, symmetry, new):
+            matrix = torch.cat([view.reshape(view.shape[0], -1) for view in views], dim=1)
+            c = frame.mT @ matrix
+            changed = matrix + frame @ (_new(c, verb, next(amounts)) - c)
+            for view in views:
+                width = view[0].numel()
+                view.copy_(changed[:, :width].reshape(view.shape))
+                changed = changed[:, width:]
+    return wanted
+
+
+def _new(c: torch.Tensor, verb: int, amount: float) -> torch.Tensor:
+    if verb == REFLECT:
+        return -c
+    if verb == PROJECT:
+        return torch.zeros_like(c)
+    return c * (1 - amount) if verb == SHRINK else c.sign() * (c.abs() - amount).clamp(min=0)
+
+
+def _unit_matrices(target: Any, symmetry: Any, new: dict[int, torch.Tensor]) -> Any:
+    """(views with units first, frame) of every group of an entry, on the new values."""
+    if isinstance(target, sf.Units):
+        views = [_of(new, tensor).movedim(dim, 0) for tensor, dim in target]
+        yield views, symmetry.frame(target.m)
+        return
+    tensor, frames = _of(new, target), symmetry.matrix.double()
+    if frames.shape[-2] == tensor.numel():
+        yield [tensor.view(-1, 1)], frames
+        return
+    rows = tensor.view(-1, tensor.shape[-1])
+    for row, frame in zip(rows, frames.expand(rows.shape[0], *frames.shape[-2:]), strict=True):
+        yield [row[:, None]], frame
+
+
+def _of(new: dict[int, torch.Tensor], tensor: torch.Tensor) -> torch.Tensor:
+    """The same view of the new values of a tensor's base."""
+    base = tensor if tensor._base is None else tensor._base
+    found = new[id(base)] if id(base) in new else new[id(tensor)]
+    offset = tensor.storage_offset() if id(base) in new and base is not tensor else 0
+    return found.as_strided(tensor.shape, tensor.stride(), offset)
