@@ -163,7 +163,7 @@ def best_of(run: Callable[[], Any], times: int) -> tuple[float, float]:
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize("seeds", [4, 16])
-def bench_diabetes_sweep(benchmark: Any, seeds: int, dtype: torch.dtype, tmp_path: Path) -> None:
+def test_diabetes_sweep(benchmark: Any, seeds: int, dtype: torch.dtype, tmp_path: Path) -> None:
     """Kernel, reference, torch loop and JAX on the same job, in one run."""
     assert build_info()["kernels"], "no compiled kernels: there is nothing to measure"
     job = Job(seeds, dtype)
@@ -202,7 +202,7 @@ def bench_diabetes_sweep(benchmark: Any, seeds: int, dtype: torch.dtype, tmp_pat
 
 
 @pytest.mark.parametrize("d", [30, 100, 300])
-def bench_larger_problems(benchmark: Any, d: int, tmp_path: Path) -> None:
+def test_larger_problems(benchmark: Any, d: int, tmp_path: Path) -> None:
     """64 trainings of a random problem with d weights: the Gram matrix is streamed."""
     X = torch.randn(2 * d, d, dtype=torch.float64)
     gram, linear = X.T @ X / len(X), torch.randn(d, dtype=torch.float64)

@@ -19,16 +19,28 @@ enum { kRegisters = 10, kRounds = 20000000 };
 // Written in assembly, because a compiler folds such a loop away or splits its vectors.
 #define FMA(kind, x) __asm__ volatile("vfmadd213" kind " %1,%1,%0" : "+" CLASS(x) : CLASS(one))
 #define ALL(kind) \
-  FMA(kind, a); FMA(kind, b); FMA(kind, c); FMA(kind, d); FMA(kind, e); \
-  FMA(kind, f); FMA(kind, g); FMA(kind, h); FMA(kind, i); FMA(kind, j)
+  FMA(kind, a);   \
+  FMA(kind, b);   \
+  FMA(kind, c);   \
+  FMA(kind, d);   \
+  FMA(kind, e);   \
+  FMA(kind, f);   \
+  FMA(kind, g);   \
+  FMA(kind, h);   \
+  FMA(kind, i);   \
+  FMA(kind, j)
 
 static void* work(void* is_double) {
   Doubles one = {0}, a = one, b = one, c = one, d = one, e = one;
   Doubles f = one, g = one, h = one, i = one, j = one;
   if (*(int*)is_double) {
-    for (long round = 0; round < kRounds; ++round) { ALL("pd"); }
+    for (long round = 0; round < kRounds; ++round) {
+      ALL("pd");
+    }
   } else {
-    for (long round = 0; round < kRounds; ++round) { ALL("ps"); }
+    for (long round = 0; round < kRounds; ++round) {
+      ALL("ps");
+    }
   }
   return 0;
 }

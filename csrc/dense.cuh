@@ -104,7 +104,7 @@ SF_DEVICE void frame_values(const F* row, int unit, A (&a)[V]) {
       pack = load_pack<kWide>(row + unit + v);
     }
 #pragma unroll
-    for (int w = 0; w < kWide; ++w) a[v + w] = static_cast<A>(widen(pack.lane[w]));
+    for (int w = 0; w < kWide; ++w) a[v + w] = static_cast<A>(widen(pack.get(w)));
   }
 }
 

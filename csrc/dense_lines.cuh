@@ -20,7 +20,7 @@ SF_DEVICE A multiply_pack(const Frame& frame, int k, int i, const Pack<T, V>& pa
   A a[V], sum = 0;
   frame_values<Frame::staged>(frame.data + k * frame.row_step, i, a);
 #pragma unroll
-  for (int v = 0; v < V; ++v) sum += a[v] * widen(pack.lane[v]);
+  for (int v = 0; v < V; ++v) sum += a[v] * widen(pack.get(v));
   return sum;
 }
 
@@ -47,7 +47,7 @@ SF_DEVICE Pack<T, V> add_to_pack(const Frame& frame, int k0, int k1, int i, Pack
   using A = Accumulate<T>;
   A u[V];
 #pragma unroll
-  for (int v = 0; v < V; ++v) u[v] = widen(pack.lane[v]);
+  for (int v = 0; v < V; ++v) u[v] = widen(pack.get(v));
 #pragma unroll 1
   for (int k = k0; k < k1; ++k) {
     A a[V];
@@ -56,7 +56,7 @@ SF_DEVICE Pack<T, V> add_to_pack(const Frame& frame, int k0, int k1, int i, Pack
     for (int v = 0; v < V; ++v) u[v] += a[v] * steps[k - k0];
   }
 #pragma unroll
-  for (int v = 0; v < V; ++v) pack.lane[v] = narrow<T>(u[v]);
+  for (int v = 0; v < V; ++v) pack.set(v, narrow<T>(u[v]));
   return pack;
 }
 
@@ -312,9 +312,12 @@ SF_DEVICE void dense_columns_by_team(const DenseJob<T, F, C>& job) {
   const bool transposed = job.frames.row_step < job.frames.unit_step;
   const int pitch = job.columns.units + (transposed ? kPack<A> : 0);
   const int64_t bytes = int64_t{job.frames.rows} * pitch * sizeof(A);
-  if (job.columns.packs() && bytes <= job.stage_bytes) {
+  const bool fits = bytes <= job.stage_bytes, packs = job.columns.packs();
+  if (fits && packs) {
     dense_lines<verb, true, V>(job, pitch);
-  } else if (job.columns.packs() && job.frames.packs()) {
+  } else if (fits) {
+    dense_lines<verb, true, 1>(job, pitch);
+  } else if (packs && job.frames.packs()) {
     dense_lines<verb, false, V>(job, pitch);
   } else {
     dense_lines<verb, false, 1>(job, pitch);

@@ -35,6 +35,29 @@ template <typename T, int V>
 struct alignas(V * sizeof(T)) Pack {
   static_assert(V == 1 || V == kPack<T>);
   T lane[V];
+
+  SF_DEVICE T get(int v) const { return lane[v]; }
+  SF_DEVICE void set(int v, T value) { lane[v] = value; }
+};
+
+// Two 16-bit numbers a register, also while they wait.
+template <typename T>
+  requires(sizeof(T) == 2)
+struct alignas(16) Pack<T, 8> {
+  uint32_t pair[4];
+
+  SF_DEVICE T get(int v) const {
+    const auto bits = static_cast<uint16_t>(pair[v / 2] >> (v % 2 * 16));
+    T value;
+    memcpy(&value, &bits, 2);
+    return value;
+  }
+  SF_DEVICE void set(int v, T value) {
+    uint16_t bits;
+    memcpy(&bits, &value, 2);
+    const uint32_t keep = v % 2 ? 0xffffu : 0xffff0000u;
+    pair[v / 2] = (pair[v / 2] & keep) | (uint32_t{bits} << (v % 2 * 16));
+  }
 };
 
 #if !defined(SYMFAST_EMULATOR)
@@ -51,7 +74,7 @@ SF_DEVICE void store(T* p, T value) {
 template <int V, typename T>
 SF_DEVICE Pack<T, V> load_pack(const T* p) {
   if constexpr (V == 1) {
-    return {{*p}};
+    return Pack<T, 1>{{*p}};
   } else {
     const uint4 raw = *reinterpret_cast<const uint4*>(p);
     Pack<T, V> value;
@@ -104,22 +127,6 @@ SF_DEVICE T narrow(Accumulate<T> x) {
   } else {
     return __float2half_rn(x);
   }
-}
-
-// A pack as accumulate type, and back.
-template <int V, typename T>
-SF_DEVICE void load_values(const T* p, Accumulate<T> (&values)[V]) {
-  const Pack<T, V> pack = load_pack<V>(p);
-#pragma unroll
-  for (int v = 0; v < V; ++v) values[v] = widen(pack.lane[v]);
-}
-
-template <int V, typename T>
-SF_DEVICE void store_values(T* p, const Accumulate<T> (&values)[V]) {
-  Pack<T, V> pack;
-#pragma unroll
-  for (int v = 0; v < V; ++v) pack.lane[v] = narrow<T>(values[v]);
-  store_pack<V>(p, pack);
 }
 
 // Elements of T between p and the next 16-byte boundary.

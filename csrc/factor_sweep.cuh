@@ -115,21 +115,25 @@ sweep_by_team(SF_ARGUMENT SweepArguments<T> a) {
     read_coordinate(a, b, lane, c);
     linear = load_table(a.linear + lane);
   }
+  // Weights go round by exchanges with lane ^ j: row[j] is the Gram entry of that partner.
 #pragma unroll
-  for (int j = 0; j < P; ++j) row[j] = mine && j < a.d ? load_table(a.gram + j * a.d + lane) : T(0);
+  for (int j = 0; j < P; ++j) {
+    const int partner = lane ^ j;
+    row[j] = mine && partner < a.d ? load_table(a.gram + partner * a.d + lane) : T(0);
+  }
   Outcome<T> outcome = begin_outcome(a);
   outcome.alive = outcome.alive && b < a.replicas;
   T before = c.weight;
   int64_t done = 0;
   // A replica that ended is written at once; its threads step on until the warp's last one ends.
-  while (done < a.steps && __any_sync(kAllLanes, outcome.alive)) {
+  while (done < a.steps && __ballot_sync(kAllLanes, outcome.alive) != 0) {
     const int64_t left = a.steps - done, chunk = left < a.check_every ? left : a.check_every;
     for (int64_t step = 0; step < chunk; ++step) {
       T gradient = -linear;
 #pragma unroll
       for (int j = 0; j < P; ++j)
         gradient =
-            Arithmetic<T>::multiply_add(row[j], __shfl_sync(kAllLanes, c.weight, j, P), gradient);
+            Arithmetic<T>::multiply_add(row[j], __shfl_xor_sync(kAllLanes, c.weight, j), gradient);
       c.weight = step_coordinate<D>(c.factor, c.velocity, gradient, c.lr, c.momentum, c.decay);
     }
     done += chunk;
@@ -161,8 +165,8 @@ SF_DEVICE void step_replica(const SweepArguments<T>& a, int64_t b, const T* weig
     Coordinate<T, D> c;
     read_coordinate(a, b, i, c);
     T gradient = -load_table(a.linear + i);
-    for (int64_t j = 0; j < a.d;
-         ++j)  // the Gram matrix is symmetric: its rows are coalesced columns
+    // The Gram matrix is symmetric: reading a column as a row is coalesced.
+    for (int64_t j = 0; j < a.d; ++j)
       gradient = Arithmetic<T>::multiply_add(load_table(a.gram + j * a.d + i), weight[j], gradient);
     next[i] = step_coordinate<D>(c.factor, c.velocity, gradient, c.lr, c.momentum, c.decay);
     write_factors(a, b, i, c);
@@ -221,9 +225,9 @@ sweep_by_block(SF_ARGUMENT SweepArguments<T> a) {
 }
 
 // progress[0] += amount: a launch reports once, at its end.
-SF_KERNEL(1, 1)
+SF_KERNEL(kWarp, 1)
 report_progress(int64_t* progress, int64_t amount) {
-  if (load(progress + 1) == 0) store(progress, load(progress) + amount);
+  if (threadIdx.x == 0 && load(progress + 1) == 0) store(progress, load(progress) + amount);
 }
 
 }  // namespace symfast

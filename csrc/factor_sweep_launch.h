@@ -48,7 +48,7 @@ void launch_sweep(const SweepArguments<T>& a, void* stream, int most_shared) {
   } else {
     launch_sweep_depth<T, 6>(a, stream, most_shared);
   }
-  launch(report_progress, {1, 1, 0, stream}, a.progress, a.replicas * a.steps);
+  launch(report_progress, {1, kWarp, 0, stream}, a.progress, a.replicas * a.steps);
 }
 
 }  // namespace symfast

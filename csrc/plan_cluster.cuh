@@ -97,7 +97,7 @@ SF_DEVICE void cluster_apply(const Work<T>& work, const Cluster& cluster, T* col
     walk.member(i);
 #pragma unroll
     for (int v = 0; v < V; ++v) {
-      const A c = walk.next(widen(pack.lane[v]), v);
+      const A c = walk.next(widen(pack.get(v)), v);
       if constexpr (verb == kProx) rest[v] += soft_threshold(c, amount) * walk.weight;
     }
     if constexpr (verb != kProject) {
@@ -110,7 +110,7 @@ SF_DEVICE void cluster_apply(const Work<T>& work, const Cluster& cluster, T* col
   if constexpr (verb == kProject) {
     Pack<T, V> pack;
 #pragma unroll
-    for (int v = 0; v < V; ++v) pack.lane[v] = narrow<T>(mean[v]);
+    for (int v = 0; v < V; ++v) pack.set(v, narrow<T>(mean[v]));
 #pragma unroll 1
     for (int i = 0; i < cluster.size; ++i) {
       store_pack<V>(column + work.index(cluster.members + i) * work.task.unit_stride, pack);
@@ -121,7 +121,7 @@ SF_DEVICE void cluster_apply(const Work<T>& work, const Cluster& cluster, T* col
     if constexpr (verb == kProx) walk.member(i);
 #pragma unroll
     for (int v = 0; v < V; ++v) {
-      A u = widen(pack.lane[v]);
+      A u = widen(pack.get(v));
       if constexpr (verb == kReflect) u = mean[v] - (u - mean[v]);
       if constexpr (verb == kShrink) u = mean[v] + (u - mean[v]) * (A(1) - amount);
       if constexpr (verb == kProx) {
@@ -129,7 +129,7 @@ SF_DEVICE void cluster_apply(const Work<T>& work, const Cluster& cluster, T* col
         rest[v] -= step;
         u = mean[v] + rest[v] - walk.factor * step;
       }
-      pack.lane[v] = narrow<T>(u);
+      pack.set(v, narrow<T>(u));
     }
   });
 }
@@ -145,7 +145,7 @@ SF_DEVICE Accumulate<T> cluster_read(const Work<T>& work, const Cluster& cluster
     walk.member(i);
 #pragma unroll
     for (int v = 0; v < V; ++v) {
-      const A c = walk.next(widen(pack.lane[v]), v);
+      const A c = walk.next(widen(pack.get(v)), v);
       squares += c * c;
       if constexpr (verb == kCoefficients) {
         if (i > 0) store(work.output(cluster.row + i - 1, o, c0 + v), c);

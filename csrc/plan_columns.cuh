@@ -89,7 +89,7 @@ struct TileColumns {
           if (k + n >= k1) continue;
           const A a = load_table(frame + (k + n) * job.frames.row_step + i);
 #pragma unroll
-          for (int v = 0; v < V; ++v) c[n][v] += a * widen(pack.lane[v]);
+          for (int v = 0; v < V; ++v) c[n][v] += a * widen(pack.get(v));
         }
       });
 #pragma unroll
@@ -106,7 +106,7 @@ struct TileColumns {
     walk<false>(true, [&](int i, Pack<T, V>& pack, int row) {
       A u[V];
 #pragma unroll
-      for (int v = 0; v < V; ++v) u[v] = widen(pack.lane[v]);
+      for (int v = 0; v < V; ++v) u[v] = widen(pack.get(v));
 #pragma unroll 1
       for (int k = k0; k < k1; ++k) {
         const A a = load_table(frame + k * job.frames.row_step + i);
@@ -114,7 +114,7 @@ struct TileColumns {
         for (int v = 0; v < V; ++v) u[v] += a * steps[(k - k0) * width + tile.lane * V + v];
       }
 #pragma unroll
-      for (int v = 0; v < V; ++v) pack.lane[v] = narrow<T>(u[v]);
+      for (int v = 0; v < V; ++v) pack.set(v, narrow<T>(u[v]));
       store_pack<V>(unit(i), pack);
       if (k1 < job.frames.rows && row < rows_kept) kept[row * blockDim.x] = pack;
     });

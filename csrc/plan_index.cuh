@@ -49,24 +49,24 @@ struct Line {
 template <Verb verb, bool pairs, int V, typename T>
 SF_DEVICE void finish(const Work<T>& work, const Line<T>& line, Pack<T, V> a, Pack<T, V> b) {
   using A = Accumulate<T>;
+  if constexpr (pairs && verb == kReflect) new_pair<verb>(a, b, line.amount);  // bits, not numbers
 #pragma unroll
   for (int v = 0; v < V; ++v) {
+    if constexpr (pairs && verb == kReflect) break;
     A amount = line.amount;
     if constexpr (verb == kShrink || verb == kProx) {
       if (line.slot_step != 0) amount = work.amount(line.slot + v * line.slot_step);
     }
     if constexpr (verb == kCoefficients) {
-      const A x = widen(a.lane[v]);
-      store(line.out + v * line.out_step, pairs ? (x - widen(b.lane[v])) * A(kSqrtHalf) : x);
-    } else if constexpr (pairs && verb == kReflect) {
-      new_pair<verb>(a.lane[v], b.lane[v], a.lane[v]);  // bits, not numbers
+      const A x = widen(a.get(v));
+      store(line.out + v * line.out_step, pairs ? (x - widen(b.get(v))) * A(kSqrtHalf) : x);
     } else if constexpr (pairs) {
-      A x = widen(a.lane[v]), y = widen(b.lane[v]);
+      A x = widen(a.get(v)), y = widen(b.get(v));
       new_pair<verb>(x, y, amount);
-      a.lane[v] = narrow<T>(x);
-      b.lane[v] = narrow<T>(y);
+      a.set(v, narrow<T>(x));
+      b.set(v, narrow<T>(y));
     } else {
-      a.lane[v] = narrow<T>(new_coefficient<verb>(widen(a.lane[v]), amount));
+      a.set(v, narrow<T>(new_coefficient<verb>(widen(a.get(v)), amount)));
     }
   }
   if constexpr (verb == kCoefficients) return;

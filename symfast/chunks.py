@@ -56,10 +56,12 @@ def cut(tasks: Table, mirrors: Table, members: Table, index: Table) -> Table:
     else:
         pieces = []
         start = 0
-        for number in np.flatnonzero(work > ELEMENTS):
+        for number in np.flatnonzero(work > ELEMENTS).tolist():
             pieces.append(whole[start:number])
             task = dict(zip(TASK_FIELDS, tasks[number].tolist(), strict=True))
-            pieces.append(_cut_task(number, task, int(mirrors[number]), int(members[number]), index))
+            pieces.append(
+                _cut_task(number, task, int(mirrors[number]), int(members[number]), index)
+            )
             start = number + 1
         pieces.append(whole[start:])
         chunks = np.concatenate(pieces)
@@ -89,9 +91,7 @@ def _ranges(size: int, step: int) -> list[tuple[int, int]]:
     return [(start, min(start + step, size)) for start in range(0, size, step)]
 
 
-def _cut_task(
-    number: Any, task: dict[str, int], mirrors: int, members: int, index: Table
-) -> Table:
+def _cut_task(number: Any, task: dict[str, int], mirrors: int, members: int, index: Table) -> Table:
     """Cut one large task so that a chunk walks memory in order."""
     outer, inner = task["outer"], task["inner"]
     outers, columns, ks = [(0, outer)], [(0, inner)], [(0, mirrors)]

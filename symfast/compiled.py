@@ -15,6 +15,10 @@ from symfast.units import Units
 
 UNIFORM, PER_GROUP, PER_MIRROR = range(3)
 
+# Verbs change parameters behind autograd's back and bump their versions. Going below its dispatch
+# keys is the cheapest way there; without that name no_grad does the same.
+_below_autograd = getattr(torch._C, "_AutoDispatchBelowAutograd", torch.no_grad)
+
 
 @dataclass(eq=False)
 class Compiled:
@@ -34,7 +38,7 @@ class Compiled:
         if len(self.parts) > 1:  # find a changed parameter before the first launch writes
             for p in self.parts:
                 torch.ops.symfast.plan_check.default(p.tensors, p.layout, p.frames)
-        with torch.no_grad():
+        with torch.no_grad() if torch.compiler.is_compiling() else _below_autograd():
             for p in self.parts:
                 local = None if amounts is None else amounts.to(p.device, p.accumulate)
                 torch.ops.symfast.plan_apply_.default(
@@ -80,9 +84,7 @@ class Compiled:
         self, entry: Entry, pieces: list[Piece], flats: list[torch.Tensor]
     ) -> list[torch.Tensor]:
         k = entry.columns
-        blocks = [
-            flats[p.part][p.start : p.start + self.copies * k * p.width] for p in pieces
-        ]
+        blocks = [flats[p.part][p.start : p.start + self.copies * k * p.width] for p in pieces]
         if entry.members[0].batch:
             shaped = blocks[0].reshape(self.copies, entry.batch, k, 1)
             return list((shaped.transpose(0, 1) if self.stacked else shaped[0]).unbind(0))
@@ -125,9 +127,7 @@ def compile_entries(
     _sort_by_stage(parts, pieces)
     counts = [entry.mirrors for entry in entries for _ in range(entry.batch)]
     owners = torch.repeat_interleave(torch.arange(groups), torch.tensor(counts, dtype=torch.int64))
-    return Compiled(
-        groups, mirrors, copies, replicas is not None, entries, pieces, parts, owners
-    )
+    return Compiled(groups, mirrors, copies, replicas is not None, entries, pieces, parts, owners)
 
 
 def _sort_by_stage(parts: list[Part], pieces: list[list[Piece]]) -> None:

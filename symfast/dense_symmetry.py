@@ -30,7 +30,11 @@ class _Dense:
         object.__setattr__(self, "checked", check)
 
     def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and torch.equal(self.matrix, other.matrix)  # type: ignore[attr-defined]
+        return (
+            isinstance(other, _Dense)
+            and type(self) is type(other)
+            and torch.equal(self.matrix, other.matrix)
+        )
 
     def __hash__(self) -> int:
         return hash((self.kind, tuple(self.matrix.shape), float(self.matrix.double().sum())))

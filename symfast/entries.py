@@ -37,19 +37,21 @@ def build_entries(
         entries.append(entry._replace(group=group, mirror=mirror))
         group += entry.batch
         mirror += entry.batch * entry.mirrors
-    unchecked = [e.symmetry.matrix for e in entries
-                 if isinstance(e.symmetry, Direction | Mirror) and not e.symmetry.checked]
+    unchecked = [
+        e.symmetry.matrix
+        for e in entries
+        if isinstance(e.symmetry, Direction | Mirror) and not e.symmetry.checked
+    ]
     check_frames(unchecked, "Plan")
     return entries
 
 
 def _pair(pair: object, number: int) -> tuple[Units | torch.Tensor, Symmetry]:
-    try:
-        target, symmetry = pair  # type: ignore[misc]
-    except (TypeError, ValueError):
+    if not isinstance(pair, tuple | list) or len(pair) != 2:
         raise PlanError(
             f"entry {number} must be a pair (Units or tensor, symmetry), got {type(pair).__name__}"
-        ) from None
+        )
+    target, symmetry = pair
     if not isinstance(symmetry, _KINDS):
         raise PlanError(
             f"entry {number} has {type(symmetry).__name__} as its symmetry; it must be SignFlip, "
@@ -74,9 +76,7 @@ def _lead(tensor: torch.Tensor, replicas: int | None, number: int) -> int:
     return tensor.stride(0)
 
 
-def _units_entry(
-    number: int, units: Units, symmetry: Symmetry, replicas: int | None
-) -> Entry:
+def _units_entry(number: int, units: Units, symmetry: Symmetry, replicas: int | None) -> Entry:
     if units.replicas != replicas:
         raise PlanError(
             f"entry {number}: its Units have replicas={units.replicas}, "

@@ -56,8 +56,11 @@ def check_frames(frames: Sequence[torch.Tensor], what: str) -> None:
                 f"{what}: {shape[-1]} columns of length {shape[-2]} cannot be orthonormal; "
                 "a frame has at most as many columns as rows"
             )
-        batch = (frames[numbers[0]].unsqueeze(0) if len(numbers) == 1
-                 else torch.stack([frames[i] for i in numbers]))
+        batch = (
+            frames[numbers[0]].unsqueeze(0)
+            if len(numbers) == 1
+            else torch.stack([frames[i] for i in numbers])
+        )
         batch = batch.reshape(len(numbers), -1, *shape[-2:])
         defect = _defect(batch)
         if not bool((defect <= TOLERANCE).all()):
@@ -65,7 +68,7 @@ def check_frames(frames: Sequence[torch.Tensor], what: str) -> None:
 
 
 def _defect(batch: torch.Tensor) -> torch.Tensor:
-    """max |A^T A - I| per frame; (frames, groups). Float32 sums of long columns stay below 1e-6."""
+    """Max |A^T A - I| per frame; (frames, groups). Float32 sums of long columns stay below 1e-6."""
     gram = batch.mT @ batch
     gram.diagonal(dim1=-2, dim2=-1).sub_(1.0)
     return gram.abs_().amax((-2, -1))
@@ -76,7 +79,8 @@ def _refuse(defect: torch.Tensor, numbers: list[int], what: str, many: bool) -> 
     value = float(defect.flatten()[worst])
     frame, group = divmod(worst, defect.shape[1])
     where = (f" in entry {numbers[frame]}" if many else "") + (
-        f" in group {group}" if defect.shape[1] > 1 else "")
+        f" in group {group}" if defect.shape[1] > 1 else ""
+    )
     if value != value or value == float("inf"):
         raise SymmetryError(f"{what}: the frame{where} holds NaN or infinity; give finite values")
     raise SymmetryError(

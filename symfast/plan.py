@@ -143,8 +143,9 @@ class Plan:
         if mode not in ("l1", "group"):
             raise PlanError(f'mode must be "l1" or "group", got {mode!r}')
         tensor, number, per = self._amount(threshold, "threshold")
-        if number < 0 or (tensor is not None and tensor.device.type == "cpu"
-                          and bool((tensor < 0).any())):
+        if number < 0 or (
+            tensor is not None and tensor.device.type == "cpu" and bool((tensor < 0).any())
+        ):
             raise PlanError("threshold must not be negative")
         if mode == "l1":
             self._compiled.apply(_PROX, tensor, number, per)
@@ -221,7 +222,7 @@ class Plan:
         copies = self._compiled.copies
         return amount.detach().expand(copies, self.groups).reshape(-1), 0.0, PER_GROUP
 
-    # ---- the plan as a value -----------------------------------------------------------------------
+    # ---- the plan as a value ----------------------------------------------------------------
 
     def to(self, device: torch.device | str) -> "Plan":
         """A plan whose parameters and tables are on ``device``.

@@ -34,12 +34,10 @@ def _same_device(tables: tuple[torch.Tensor, ...], tensors: list[torch.Tensor]) 
         raise RuntimeError("the parameters and tables of a plan must be on one device")
 
 
-@torch.library.register_fake("symfast::plan_check", lib=ops.LIBRARY)
 def _check_fake(tensors: list[torch.Tensor], layout: torch.Tensor, frames: torch.Tensor) -> None:
     _same_device((frames,), tensors)
 
 
-@torch.library.register_fake("symfast::plan_apply_", lib=ops.LIBRARY)
 def _apply_fake(
     tensors: list[torch.Tensor],
     layout: torch.Tensor,
@@ -56,7 +54,6 @@ def _apply_fake(
     _same_device((tasks, chunks, index, frames, *given), tensors)
 
 
-@torch.library.register_fake("symfast::plan_norms", lib=ops.LIBRARY)
 def _norms_fake(
     tensors: list[torch.Tensor],
     layout: torch.Tensor,
@@ -70,7 +67,6 @@ def _norms_fake(
     return tasks.new_empty(mirrors, dtype=torch.float64)
 
 
-@torch.library.register_fake("symfast::plan_coefficients", lib=ops.LIBRARY)
 def _coefficients_fake(
     tensors: list[torch.Tensor],
     layout: torch.Tensor,
@@ -83,3 +79,12 @@ def _coefficients_fake(
     _same_device((tasks, chunks, index, frames), tensors)
     dtype = ACCUMULATE.get(tensors[0].dtype, torch.float32) if tensors else torch.float32
     return tasks.new_empty(numel, dtype=dtype)
+
+
+for _name, _fake in (
+    ("plan_check", _check_fake),
+    ("plan_apply_", _apply_fake),
+    ("plan_norms", _norms_fake),
+    ("plan_coefficients", _coefficients_fake),
+):
+    torch.library.register_fake(f"symfast::{_name}", _fake, lib=ops.LIBRARY)

@@ -59,11 +59,11 @@ class Piece(NamedTuple):
 
 
 class Stored(NamedTuple):
-    """A frame in a pool: its kind, start, count, touched units and step between groups."""
+    """A frame in a pool: its kind, start, entries, touched units and step between groups."""
 
     kind: Kind
     pool: int
-    count: int
+    entries: int
     touched: int
     step: int = 0
 
@@ -102,9 +102,7 @@ def encode_runs(a: Indices, b: Indices) -> Indices:
 class PartBuilder:
     """Collects the tasks of one part, then freezes them."""
 
-    def __init__(
-        self, part: Part, number: int, replicas: int, mirrors: int, groups: int
-    ) -> None:
+    def __init__(self, part: Part, number: int, replicas: int, mirrors: int, groups: int) -> None:
         self.part, self.number = part, number
         self.replicas, self.mirrors, self.groups = replicas, mirrors, groups
         self.tasks: list[tuple[int, ...]] = []
@@ -126,8 +124,11 @@ class PartBuilder:
         width = _count(member.shape) // max(member.shape[member.dim], 1) if views else 0
         piece = Piece(self.number, self.part.out_size, width)
         for replica in range(self.replicas):
-            shifted = [view._replace(base=view.base + replica * member.replica_stride)
-                       for view in views] if replica else views
+            shifted = (
+                [view._replace(base=view.base + replica * member.replica_stride) for view in views]
+                if replica
+                else views
+            )
             if member.batch:
                 self._add_batch(entry, tensor, shifted, replica)
             else:

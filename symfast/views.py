@@ -39,8 +39,8 @@ def owner(tensor: torch.Tensor) -> tuple[torch.Tensor, int]:
     base = tensor._base
     if base is None or base.layout != torch.strided or base.dtype != tensor.dtype:
         return tensor, 0
-    offset = tensor.storage_offset() - base.storage_offset()
-    return (base, offset) if 0 <= offset else (tensor, 0)
+    offset = int(tensor.storage_offset()) - int(base.storage_offset())
+    return (base, offset) if offset >= 0 else (tensor, 0)
 
 
 def unit_views(

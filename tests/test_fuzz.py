@@ -112,6 +112,7 @@ def plan_call(rng: random.Random) -> Call:
 
 def cloned(arguments: list[Any]) -> list[Any]:
     """Copies that keep strides, for the reference to work on."""
+
     def one(value: Any) -> Any:
         if isinstance(value, torch.Tensor) and value.numel() < 1 << 30:
             size = value.untyped_storage().nbytes() // max(value.element_size(), 1)
@@ -121,6 +122,7 @@ def cloned(arguments: list[Any]) -> list[Any]:
             whole = value.as_strided((size,), (1,), 0)
             return copy.copy_(whole).as_strided(value.shape, value.stride(), value.storage_offset())
         return [one(item) for item in value] if isinstance(value, list) else value
+
     return [one(value) for value in arguments]
 
 
@@ -131,16 +133,15 @@ def check(call: Call) -> bool:
     try:
         found = kernel(*arguments)
     except REFUSALS as error:
-        assert len(str(error)) > 15, repr(error)
-        return False
+        sentence = str(error)
+        if len(sentence) > 15:
+            return False
+        raise
     if any(isinstance(a, torch.Tensor) and a.device.type == "meta" for a in flat(before)):
         return True  # shapes only, nothing to compare
     wanted = reference(*before)
-    if found is None:
-        pairs = list(zip(arguments[0], before[0], strict=True))
-    else:
-        pairs = [(found, wanted)]
-    for one, other in pairs:
+    changed = ([found], [wanted]) if found is not None else (arguments[0], before[0])
+    for one, other in zip(*changed, strict=True):
         loose = 2e-2 if one.dtype in (torch.bfloat16, torch.float16) else 1e-4
         if one.device.type != "meta" and not overlapping(arguments):
             torch.testing.assert_close(one, other, rtol=loose, atol=loose, equal_nan=True)
@@ -162,7 +163,8 @@ def overlapping(arguments: list[Any]) -> bool:
         seen = paint.as_strided(view.shape, view.stride(), view.storage_offset())
         seen.zero_()
         flat = torch.arange(paint.numel()).as_strided(
-            view.shape, view.stride(), view.storage_offset())
+            view.shape, view.stride(), view.storage_offset()
+        )
         if flat.unique().numel() != flat.numel():
             return True
         index = arguments[4]

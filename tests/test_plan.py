@@ -73,9 +73,7 @@ def test_reflect_twice_is_the_identity(which: int) -> None:
     torch.testing.assert_close(unit_matrix(units), before, rtol=1e-12, atol=1e-12)
     assert not torch.allclose(changed, before)
     plan.project_()
-    torch.testing.assert_close(
-        unit_matrix(units), (changed + before) / 2, rtol=1e-12, atol=1e-12
-    )
+    torch.testing.assert_close(unit_matrix(units), (changed + before) / 2, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
@@ -152,7 +150,11 @@ def test_replicas_equal_singles() -> None:
     units = sf.Units([(w, 0), (v, 1)], replicas=5)
     q = torch.linalg.qr(torch.randn(8, 2, dtype=torch.float64)).Q
     amounts = torch.rand(5, 1, dtype=torch.float64)
-    for symmetry in (sf.Swap([0, 3], [1, 5]), sf.Direction(q), sf.Cluster([0, 0, 1, 1, 1, 0, 2, 2])):
+    for symmetry in (
+        sf.Swap([0, 3], [1, 5]),
+        sf.Direction(q),
+        sf.Cluster([0, 0, 1, 1, 1, 0, 2, 2]),
+    ):
         plan = sf.Plan([(units, symmetry)], replicas=5)
         plan.shrink_(amounts)
         assert plan.norms().shape == (5, 1)

@@ -40,8 +40,11 @@ def test_pickle_round_trip() -> None:
 @pytest.mark.parametrize("which", range(9))
 def test_state_dict_survives_json(which: int) -> None:
     w = torch.randn(8, 3, dtype=torch.float64)
-    plan = sf.Plan([(w, symmetries(8, 1)[which])]) if which != 7 else sf.Plan(
-        [(sf.Units([(w, 0)]), symmetries(8, 1)[which])])
+    plan = (
+        sf.Plan([(w, symmetries(8, 1)[which])])
+        if which != 7
+        else sf.Plan([(sf.Units([(w, 0)]), symmetries(8, 1)[which])])
+    )
     norms = plan.norms()
     plan.load_state_dict(json.loads(json.dumps(plan.state_dict())))
     assert torch.equal(plan.norms(), norms)
@@ -107,6 +110,22 @@ def test_version_counter_guards_autograd() -> None:
     plan.project_()
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         loss.backward()
+
+
+def test_verbs_compile_in_one_graph() -> None:
+    layer, plan = small()
+
+    def step(x: torch.Tensor) -> torch.Tensor:
+        plan.shrink_(0.5)
+        plan.project_()
+        return layer(x).sum()
+
+    compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
+    before = layer.weight.detach().clone()
+    compiled(torch.ones(2, 3)).backward()
+    assert torch.equal(layer.weight[0], layer.weight[2])
+    torch.testing.assert_close(layer.weight[0], (before[0] + before[2]) / 2)
+    assert layer.weight.grad is not None
 
 
 def test_overlap_is_refused_or_ordered() -> None:

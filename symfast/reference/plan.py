@@ -2,7 +2,7 @@
 """The plan operators in plain torch: one task of csrc/plan.h at a time, chunks ignored."""
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -13,7 +13,8 @@ _UNIFORM, _PER_GROUP = 0, 1
 _HALF = (torch.bfloat16, torch.float16)
 
 
-class _Task(NamedTuple):
+@dataclass(frozen=True)
+class _Task:
     kind: int
     tensor: int
     base: int
@@ -96,7 +97,7 @@ def plan_apply_(
             view[:, first], view[:, second] = u.to(view.dtype), w.to(view.dtype)
         elif task.kind == _CLUSTERS:
             for number, members in enumerate(_clusters(task, index)):
-                one = a if a.numel() == 1 else a[:, number : number + 1]
+                one = a if a.shape[1] == 1 else a[:, number : number + 1]
                 view[:, members] = _new_cluster(matrix[:, members], verb, one).to(view.dtype)
         else:
             frame = _frame(task, frames)  # (outer or 1, units, k)
@@ -172,7 +173,8 @@ def _frame(task: _Task, frames: Tensor) -> Tensor:
     """A of a dense task, (outer or 1, units, k)."""
     count = task.outer if task.frame_step else 1
     shape, strides = (count, task.count, task.units), (task.frame_step, task.units, 1)
-    return frames.as_strided(shape, strides, frames.storage_offset() + task.pool).mT
+    frame: Tensor = frames.as_strided(shape, strides, frames.storage_offset() + task.pool)
+    return frame.transpose(-2, -1)
 
 
 def _coefficients(task: _Task, matrix: Tensor, index: Tensor, frames: Tensor) -> Tensor:

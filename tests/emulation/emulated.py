@@ -7,7 +7,6 @@ import os
 import shutil
 import struct
 import subprocess
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,12 @@ FLAGS = ("-std=c++20", "-g1", "-fPIC", "-DSYMFAST_EMULATOR", "-Wall", "-Wextra",
          "-Wno-unknown-pragmas", "-Wno-maybe-uninitialized", f"-I{HERE}", f"-I{CSRC}")  # fmt: skip
 #: No optimisation that would move an access past the emulator's bookkeeping.
 KERNEL_FLAGS = ("-O1", "-fno-strict-aliasing", "-ffp-contract=off")
-NUMBERS = {torch.float64: 0, torch.float32: 1, torch.bfloat16: 2, torch.float16: 3}
+TYPES = {
+    torch.float64: "double",
+    torch.float32: "float",
+    torch.bfloat16: "BFloat16",
+    torch.float16: "Float16",
+}
 REFLECT, PROJECT, SHRINK, PROX, COEFFICIENTS, NORMS = range(6)
 ORDERS = {"forward": 0, "reverse": 1, "random": 2}
 
@@ -32,48 +36,55 @@ def compiler() -> str | None:
     return shutil.which(os.environ.get("CXX", "g++"))
 
 
-def build(
-    sources: Iterable[str], *, sanitizer: str = "", program: bool = False, edit: str = ""
-) -> Path:
-    """Compile the run time and ``sources``; only these get the sanitizer. Cached by content.
+@dataclass(frozen=True)
+class Build:
+    """What to compile beside the run time, which alone stays without the sanitizer.
 
     ``edit`` is ``file:old=>new``: a bug planted in a copy of one kernel header.
     """
-    digest = hashlib.sha256(f"{sanitizer}{program}{edit}{compiler()}{KERNEL_FLAGS}".encode())
-    files = [*sorted(HERE.glob("*.h")), *sorted(HERE.glob("*.cpp")), *sorted(CSRC.glob("*.h")),
-             *sorted(CSRC.glob("*.cuh"))]  # fmt: skip
-    for file in files:
-        digest.update(file.read_bytes())
-    names = "_".join(Path(source).stem for source in sources)
-    target = CACHE / f"{names}_{digest.hexdigest()[:16]}{'' if program else '.so'}"
-    if not target.exists():
-        CACHE.mkdir(parents=True, exist_ok=True)
-        _compile(list(sources), target, sanitizer, program, edit)
-    return target
 
+    sources: tuple[str, ...] = ("kernels.cpp",)
+    dtype: torch.dtype = torch.float32
+    sanitizer: str = ""
+    program: bool = False
+    edit: str = ""
 
-def _compile(sources: list[str], target: Path, sanitizer: str, program: bool, edit: str) -> None:
-    work = target.with_name(f"{target.name}.{os.getpid()}")
-    work.mkdir(parents=True)
-    include = [f"-I{_planted_copy(work, edit)}"] if edit else []
-    define = {"thread": ["-DEMULATOR_TSAN"], "address": ["-DEMULATOR_ASAN"]}.get(sanitizer, [])
-    jobs = [(HERE / name, ["-O2", *define]) for name in RUNTIME]
-    instrument = [f"-fsanitize={sanitizer}"] if sanitizer else []
-    jobs += [(HERE / name, [*KERNEL_FLAGS, *instrument]) for name in sources]
-    running = []
-    for source, flags in jobs:
-        command = [str(compiler()), *include, *FLAGS, *flags, "-c", str(source),
-                   "-o", str(work / f"{source.stem}.o")]  # fmt: skip
-        running.append(subprocess.Popen(command, stderr=subprocess.PIPE, text=True))
-    for job in running:
-        _, errors = job.communicate()
-        if job.returncode:
-            raise RuntimeError(f"the emulated kernels do not compile:\n{errors[:4000]}")
-    link = [str(compiler()), *instrument, *([] if program else ["-shared"]),
-            *map(str, work.glob("*.o")), "-o", str(work / "out")]  # fmt: skip
-    subprocess.run(link, check=True)
-    (work / "out").rename(target)
-    shutil.rmtree(work)
+    def make(self) -> Path:
+        """The library or program, from the cache if nothing changed."""
+        digest = hashlib.sha256(f"{self}{compiler()}{FLAGS}{KERNEL_FLAGS}".encode())
+        for folder in (HERE, CSRC):
+            for file in sorted(f for f in folder.iterdir() if f.suffix in (".h", ".cpp", ".cuh")):
+                if folder == HERE or file.suffix != ".cpp":
+                    digest.update(file.read_bytes())
+        names = "_".join(Path(source).stem for source in self.sources)
+        target = CACHE / f"{names}_{digest.hexdigest()[:16]}{'' if self.program else '.so'}"
+        if not target.exists():
+            CACHE.mkdir(parents=True, exist_ok=True)
+            self._compile(target)
+        return target
+
+    def _compile(self, target: Path) -> None:
+        work = target.with_name(f"{target.name}.{os.getpid()}")
+        work.mkdir(parents=True)
+        include = [f"-I{_planted_copy(work, self.edit)}"] if self.edit else []
+        define = {"thread": ["-DEMULATOR_TSAN"], "address": ["-DEMULATOR_ASAN"]}
+        instrument = [f"-fsanitize={self.sanitizer}"] if self.sanitizer else []
+        jobs = [(name, ["-O2", *define.get(self.sanitizer, [])]) for name in RUNTIME]
+        jobs += [(name, [*KERNEL_FLAGS, *instrument]) for name in self.sources]
+        running = []
+        for name, flags in jobs:
+            command = [str(compiler()), *include, *FLAGS, f"-DEMULATED_TYPE={TYPES[self.dtype]}",
+                       *flags, "-c", str(HERE / name), "-o", str(work / f"{name}.o")]  # fmt: skip
+            running.append(subprocess.Popen(command, stderr=subprocess.PIPE, text=True))
+        for job in running:
+            _, errors = job.communicate()
+            if job.returncode:
+                raise RuntimeError(f"the emulated kernels do not compile:\n{errors[:4000]}")
+        link = [str(compiler()), *instrument, *([] if self.program else ["-shared"]),
+                *map(str, work.glob("*.o")), "-o", str(work / "out")]  # fmt: skip
+        subprocess.run(link, check=True)
+        (work / "out").rename(target)
+        shutil.rmtree(work)
 
 
 def _planted_copy(work: Path, edit: str) -> Path:
@@ -192,7 +203,7 @@ class Emulator:
             raw = bytes(storage) if storage.nbytes() else b""
             return struct.pack("2q", len(raw), tensor.data_ptr() - storage.data_ptr()) + raw
 
-        file.write(struct.pack("3q", NUMBERS[part.dtype], verb, len(part.tensors)))
+        file.write(struct.pack("2q", verb, len(part.tensors)))
         for tensor in part.tensors:
             file.write(memory(tensor))
         out = torch.zeros(max(1, part.out_size), dtype=part.frames.dtype)
@@ -230,9 +241,7 @@ class Emulator:
             self.allow("partials", partials), (ctypes.c_void_p * len(data))(*data), len(data),
             self.allow("pointers", pointers), mirrors, self.allow("sums", sums),
         )  # fmt: skip
-        self.library.emulated_plan(
-            ctypes.byref(call), ctypes.c_int64(NUMBERS[part.dtype]), ctypes.c_int64(verb)
-        )
+        self.library.emulated_plan(ctypes.byref(call), ctypes.c_int64(verb))
         return {COEFFICIENTS: out, NORMS: sums}.get(verb)
 
     def mirror(self, theta: torch.Tensor, frames: torch.Tensor, verb: int, *,
@@ -257,9 +266,8 @@ class Emulator:
             stage == 0, amounts is not None and amounts.numel() == 1, group, stage, None,
         )  # fmt: skip
         self.library.emulated_mirror(
-            ctypes.byref(call), ctypes.c_int64(NUMBERS[theta.dtype]),
-            ctypes.c_int64(NUMBERS[frames.dtype]), ctypes.c_int64(verb),
-        )  # fmt: skip
+            ctypes.byref(call), ctypes.c_int64(frames.dtype != theta.dtype), ctypes.c_int64(verb)
+        )
         return out
 
 
@@ -277,7 +285,6 @@ def workspace(part: Any) -> int:
     return total
 
 
-def load(*sources: str, edit: str = "", **settings: Any) -> Emulator:
-    """The emulator of a build."""
-    library = ctypes.CDLL(str(build(sources, edit=edit)))
-    return Emulator(library, **settings)
+def load(dtype: torch.dtype = torch.float32, edit: str = "", **settings: Any) -> Emulator:
+    """The emulator with the kernels of one element type."""
+    return Emulator(ctypes.CDLL(str(Build(dtype=dtype, edit=edit).make())), **settings)

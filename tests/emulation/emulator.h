@@ -102,7 +102,7 @@ template <int V, typename T>
 SF_DEVICE Pack<T, V> load_pack(const T* p) {
   Pack<T, V> pack{};
   if (emulator::access(p, sizeof(pack), false)) {
-    for (int v = 0; v < V; ++v) pack.lane[v] = p[v];
+    for (int v = 0; v < V; ++v) pack.set(v, p[v]);
   }
   return pack;
 }
@@ -110,7 +110,7 @@ SF_DEVICE Pack<T, V> load_pack(const T* p) {
 template <int V, typename T>
 SF_DEVICE void store_pack(T* p, const Pack<T, V>& pack) {
   if (!emulator::access(p, sizeof(pack), true)) return;
-  for (int v = 0; v < V; ++v) p[v] = pack.lane[v];
+  for (int v = 0; v < V; ++v) p[v] = pack.get(v);
 }
 
 template <typename T>

@@ -1,21 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// The real kernels and launchers, compiled for the emulator: one C function per verb family.
+// The real kernels and launchers for one element type, EMULATED_TYPE, compiled for the emulator: one C
+// function per family of verbs.
 #include "mirror_launch.h"
-#include "plan_call.h"
 #include "plan_launch.h"
 
 namespace symfast {
 namespace {
 
-template <typename Run>
-void for_number(int64_t number, const Run& run) {
-  switch (static_cast<Number>(number)) {
-    case Number::f64: return run(double{});
-    case Number::f32: return run(float{});
-    case Number::bf16: return run(BFloat16{});
-    case Number::f16: return run(Float16{});
-  }
-}
+using T = EMULATED_TYPE;
 
 template <typename Run>
 void for_verb(int64_t verb, const Run& run) {
@@ -50,27 +42,26 @@ struct EmulatedPlan {
   double* sums;
 };
 
-void emulated_plan(const EmulatedPlan* p, int64_t number, int64_t verb) {
+void emulated_plan(const EmulatedPlan* p, int64_t verb) {
   const std::vector<void*> data(p->data, p->data + p->data_count);
   const PlanLaunch call{p->tasks,      p->chunks,   p->index, p->chunk_count,
                         p->frames,     p->dense != 0, p->amounts, p->amount,
                         static_cast<AmountIndex>(p->amount_index), p->out, p->partials,
                         data,          p->pointers, nullptr};
-  for_number(number, [&](auto element) {
-    for_verb(verb, [&](auto v) { launch_plan<decltype(v)::value, decltype(element)>(call); });
-  });
+  for_verb(verb, [&](auto v) { launch_plan<decltype(v)::value, T>(call); });
   if (verb == kNorms) launch_sums(call, p->mirrors, p->sums);
 }
 
-void emulated_mirror(const MirrorLaunch* call, int64_t number, int64_t frame_number, int64_t verb) {
-  for_number(number, [&](auto element) {
-    using T = decltype(element);
-    for_verb(verb, [&](auto v) {
-      constexpr Verb chosen = decltype(v)::value;
-      if constexpr (chosen == kNorms) return;
-      else if (frame_number == number) return launch_mirror<chosen, T, T>(*call);
-      else if constexpr (sizeof(T) == 2) return launch_mirror<chosen, T, float>(*call);
-    });
+// `wide`: O is float beside a half-precision theta.
+void emulated_mirror(const MirrorLaunch* call, int64_t wide, int64_t verb) {
+  for_verb(verb, [&](auto v) {
+    constexpr Verb chosen = decltype(v)::value;
+    if constexpr (chosen != kNorms) {
+      if constexpr (sizeof(T) == 2) {
+        if (wide) return launch_mirror<chosen, T, float>(*call);
+      }
+      launch_mirror<chosen, T, T>(*call);
+    }
   });
 }
 

@@ -65,6 +65,7 @@ std::string hex(const void* p) {
 }
 
 unsigned char* new_shared(const void* key, std::size_t bytes) {
+  const Quiet quiet;
   // exactly the bytes, so that AddressSanitizer sees the first one behind; 16-byte boundaries
   auto* memory = static_cast<unsigned char*>(std::aligned_alloc(128, (bytes + kGuard + 127) / 128 * 128));
   std::memset(memory, kPoison, bytes);
@@ -78,13 +79,13 @@ void count_access(Traffic& traffic, const Allocation& a, const void* p, std::siz
                   const void* place) {
   traffic.bytes += static_cast<int64_t>(bytes);
   traffic.widest = std::max<int64_t>(traffic.widest, static_cast<int64_t>(bytes));
+  if (!config.count_sectors) return;
   if (traffic.touched.empty()) traffic.touched.resize(a.end - a.begin);
   const uintptr_t first = reinterpret_cast<uintptr_t>(p) - a.begin;
   for (uintptr_t i = first; i < first + bytes; ++i) {
     traffic.distinct += !traffic.touched[i];
     traffic.touched[i] = true;
   }
-  if (!config.count_sectors) return;
   const int thread = current_thread();
   turns.resize(std::max<std::size_t>(turns.size(), thread + 1));
   Pieces& request = requests[{place, thread / kWarp, turns[thread][place]++}];
@@ -115,19 +116,29 @@ void close_requests() {
 
 }  // namespace
 
-bool access(const void* p, std::size_t bytes, bool write) {
+namespace {
+
+bool check_access(const void* p, std::size_t bytes, bool write, const void* place) {
+  const Quiet quiet;
   const auto at = reinterpret_cast<uintptr_t>(p);
   auto found = allocations.upper_bound(at);
   const bool inside = found != allocations.begin() && (--found, at + bytes <= found->second.end);
-  const std::string what = std::to_string(bytes) + "-byte " + (write ? "store" : "load");
   if (!inside || at % bytes) {
+    const std::string what = std::to_string(bytes) + "-byte " + (write ? "store" : "load");
     report((inside ? "misaligned " : "out of bounds: ") + what + " at " + hex(p) + ", block " +
            std::to_string(block_index.x) + " thread " + std::to_string(thread_index.x));
     return false;
   }
-  count_access(found->second.traffic[write], found->second, p, bytes, __builtin_return_address(0));
-  maybe_preempt();
+  count_access(found->second.traffic[write], found->second, p, bytes, place);
   return true;
+}
+
+}  // namespace
+
+bool access(const void* p, std::size_t bytes, bool write) {
+  const bool good = check_access(p, bytes, write, __builtin_return_address(0));
+  maybe_preempt();
+  return good;
 }
 
 void open_shared(int dynamic_bytes) {

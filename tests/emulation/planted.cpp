@@ -64,7 +64,7 @@ SF_KERNEL(256, 1) unwritten_shared(SF_ARGUMENT Arguments a) {
 
 SF_KERNEL(256, 1) load_behind_end(SF_ARGUMENT Arguments a) {
   const Pack<float, 4> pack = load_pack<4>(a.in + threadIdx.x * 4);  // count is no multiple of 4
-  store(a.out + threadIdx.x, pack.lane[0]);
+  store(a.out + threadIdx.x, pack.get(0));
 }
 
 SF_KERNEL(256, 1) misaligned_pack(SF_ARGUMENT Arguments a) {

@@ -9,7 +9,7 @@
 
 extern "C" {
 struct EmulatedPlan;
-void emulated_plan(const EmulatedPlan* p, int64_t number, int64_t verb);
+void emulated_plan(const EmulatedPlan* p, int64_t verb);
 void emulator_configure(int order, unsigned seed, int preempt, int threads, int count_sectors);
 void emulator_allow(const void* p, int64_t bytes, int number);
 void emulator_forget();
@@ -43,8 +43,7 @@ struct Memory {
 };
 
 // The fields of EmulatedPlan in order, each 8 bytes: addresses are filled in here.
-void run_call(std::FILE* file, int64_t number) {
-  const int64_t verb = read_number(file);
+void run_call(std::FILE* file, int64_t verb) {
   emulator_forget();
   std::vector<Memory> memory;
   std::vector<void*> data;
@@ -66,7 +65,7 @@ void run_call(std::FILE* file, int64_t number) {
       fields.push_back(reinterpret_cast<int64_t>(data.data()));
     }
   }
-  emulated_plan(reinterpret_cast<const EmulatedPlan*>(fields.data()), number, verb);
+  emulated_plan(reinterpret_cast<const EmulatedPlan*>(fields.data()), verb);
 }
 
 }  // namespace
@@ -76,9 +75,7 @@ int main(int argc, char** argv) {
   std::FILE* file = std::fopen(argv[1], "rb");
   if (!file) return 3;
   emulator_configure(std::atoi(argv[2]), static_cast<unsigned>(std::atoi(argv[3])), 20, 64, 0);
-  for (int64_t number = read_number(file); number >= 0; number = read_number(file)) {
-    run_call(file, number);
-  }
+  for (int64_t verb = read_number(file); verb >= 0; verb = read_number(file)) run_call(file, verb);
   char text[400];
   int found = 0;
   for (; emulator_message(found, text, sizeof text); ++found) std::printf("%s\n", text);

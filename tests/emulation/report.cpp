@@ -13,11 +13,13 @@ std::vector<std::string> messages;
 
 void report(const std::string& message) {
   constexpr std::size_t kMost = 50;
+  const Quiet quiet;
   ++totals.errors;
   if (messages.size() < kMost) messages.push_back(message);
 }
 
 void report_at(Site site, const std::string& message) {
+  const Quiet quiet;
   const std::string file = site.file;
   report(file.substr(file.rfind('/') + 1) + ":" + std::to_string(site.line) + ": " + message);
 }

@@ -49,6 +49,11 @@ struct Fiber {
   void* sanitizer = nullptr;  // TSan's fiber, ASan's fake stack
 };
 constexpr std::size_t kStackBytes = 256 << 10;
+// While one lives, what the run time itself does (allocation above all) is no access of the thread's.
+struct Quiet {
+  Quiet();
+  ~Quiet();
+};
 void sanitize_start(Fiber& fiber);
 void sanitize_end(Fiber& fiber);
 void sanitize_leave(Fiber& fiber, const Fiber& next, bool forever);

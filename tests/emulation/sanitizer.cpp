@@ -13,6 +13,10 @@ void __tsan_switch_to_fiber(void*, unsigned);
 void* __tsan_get_current_fiber();
 void __tsan_acquire(void*);
 void __tsan_release(void*);
+void AnnotateIgnoreReadsBegin(const char*, int);
+void AnnotateIgnoreReadsEnd(const char*, int);
+void AnnotateIgnoreWritesBegin(const char*, int);
+void AnnotateIgnoreWritesEnd(const char*, int);
 }
 #elif defined(EMULATOR_ASAN)
 extern "C" {
@@ -38,11 +42,22 @@ void sanitize_enter(Fiber&) {}
 void sanitize_release(void* tag) { __tsan_release(tag); }
 void sanitize_acquire(void* tag) { __tsan_acquire(tag); }
 void sanitize_guard(void*, std::size_t, bool) {}
+Quiet::Quiet() {
+  AnnotateIgnoreReadsBegin("", 0);
+  AnnotateIgnoreWritesBegin("", 0);
+}
+Quiet::~Quiet() {
+  AnnotateIgnoreReadsEnd("", 0);
+  AnnotateIgnoreWritesEnd("", 0);
+}
 void sanitize_new_stack(char* stack, std::size_t bytes) {  // forgets what earlier fibers did on it
   mmap(stack, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
 }
 
 #elif defined(EMULATOR_ASAN)
+
+Quiet::Quiet() {}
+Quiet::~Quiet() {}
 
 namespace {
 const void* home_stack;
@@ -73,6 +88,8 @@ void sanitize_new_stack(char* stack, std::size_t bytes) {
 
 #else
 
+Quiet::Quiet() {}
+Quiet::~Quiet() {}
 void sanitize_start(Fiber&) {}
 void sanitize_end(Fiber&) {}
 void sanitize_leave(Fiber&, const Fiber&, bool) {}

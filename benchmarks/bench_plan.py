@@ -1,0 +1,276 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Plan verbs against memory and against the strongest torch code; every result is asserted.
+
+``pytest -s benchmarks/bench_plan.py`` prints the tables of this run. Times are the best of many
+runs; GB/s counts every byte a verb must read or write once. Problems larger than the last-level
+cache are "out of cache"; smaller ones rotate through copies until they are.
+"""
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from machine import best, stream_bandwidth
+
+import symfast as sf
+
+pytestmark = pytest.mark.filterwarnings("default")
+BIG = 4096
+OUT_OF_CACHE = 160e6  # bytes a rotation touches before it comes back
+rows: dict[str, list[tuple[Any, ...]]] = {}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def report() -> Iterator[None]:
+    """Print the collected rows at the end of the run."""
+    yield
+    for title, lines in rows.items():
+        print(f"\n{title}")
+        for line in lines:
+            print("| " + " | ".join(str(cell) for cell in line) + " |")
+
+
+def note(title: str, *cells: Any) -> None:
+    """Add a row to a table of this run."""
+    rows.setdefault(title, []).append(cells)
+
+
+def frames(*shape: int) -> torch.Tensor:
+    """Orthonormal frames (..., d, k)."""
+    return torch.linalg.qr(torch.randn(*shape)).Q.contiguous()
+
+
+def rotation(bytes_each: float, make: Callable[[], Callable[[], object]]) -> Callable[[], object]:
+    """Call copies of a problem in turn, so that each comes back out of cache."""
+    count = max(1, round(OUT_OF_CACHE / bytes_each))
+    turn = itertools.cycle([make() for _ in range(count)])
+    return lambda: next(turn)()
+
+
+INDEX = {
+    "SignFlip all": lambda m: sf.SignFlip(),
+    "SignFlip random half": lambda m: sf.SignFlip(torch.randperm(m)[: m // 2].tolist()),
+    "Swap halves": lambda m: sf.Swap(range(m // 2), range(m // 2, m)),
+    "Swap neighbours": lambda m: sf.Swap(range(0, m, 2), range(1, m, 2)),
+    "Swap random": lambda m: sf.Swap(*torch.randperm(m).view(2, -1).tolist()),
+    "Cluster of 4": lambda m: sf.Cluster([i // 4 for i in range(m)]),
+    "Cluster of 8, random": lambda m: sf.Cluster((torch.randperm(m) // 8).tolist()),
+}
+
+
+@pytest.mark.parametrize("dim", [0, 1])
+@pytest.mark.parametrize("name", INDEX)
+def test_index_verbs(benchmark: Any, name: str, dim: int) -> None:
+    w = torch.randn(BIG, BIG)
+    symmetry = INDEX[name](BIG)
+    plan = sf.Plan([(sf.Units([(w, dim)]), symmetry)])
+    touched = w.numel() * (0.5 if "half" in name and dim == 0 else 1)
+    stream = stream_bandwidth(w.numel() * 4 / 1e6, 0)
+    project = 8 * touched / best(plan.project_) / 1e9
+    assert float(plan.norms()) == 0.0
+    reflect = 8 * touched / best(plan.reflect_) / 1e9
+    note("Index verbs, 4096 x 4096 float32: GB/s and fraction of the in-place stream",
+         name, f"dim {dim}", f"project {project:.1f} ({project / stream:.0%})",
+         f"reflect {reflect:.1f} ({reflect / stream:.0%})", f"stream {stream:.1f}")  # fmt: skip
+    benchmark.extra_info["fraction_of_stream"] = project / stream
+    benchmark.pedantic(plan.project_, rounds=3)
+
+
+EQUAL = [(20_000, 64, 4), (2_000, 1024, 8), (100_000, 16, 1)]
+
+
+@pytest.mark.parametrize(("groups", "d", "k"), EQUAL)
+def test_equal_mirrors(benchmark: Any, groups: int, d: int, k: int) -> None:
+    theta, o = torch.randn(groups, d), frames(groups, d, k)
+    wanted = theta.double() - (o.double() @ (o.double().mT @ theta.double()[..., None]))[..., 0]
+    moved = 4.0 * groups * (2 * d + d * k)
+
+    def plan_call() -> Callable[[], object]:
+        copy = theta.clone()
+        plan = sf.Plan([(copy, sf.Mirror(o))])
+        plan.project_()
+        torch.testing.assert_close(copy.double(), wanted, rtol=0, atol=2e-5)
+        return plan.project_
+
+    def bmm_call() -> Callable[[], object]:
+        x, frame = theta.clone()[..., None], o.clone()
+        return lambda: torch.baddbmm(x, frame, torch.bmm(frame.mT, x), alpha=-1)
+
+    def function_call() -> Callable[[], object]:
+        x, frame = theta.clone(), o.clone()
+        return lambda: sf.project(x, frame)
+
+    ours = best(rotation(moved, plan_call))
+    function = best(rotation(moved, function_call))
+    bmm = best(rotation(moved, bmm_call), seconds=1.0)
+    compiled = torch.compile(lambda x, f: torch.baddbmm(x, f, torch.bmm(f.mT, x), alpha=-1))
+    x = theta.clone()[..., None]
+    inductor = best(lambda: compiled(x, o), seconds=1.0)
+    stream = stream_bandwidth(OUT_OF_CACHE / 1e6, k)
+    note("Equal mirrors, project, out of cache", f"{groups} x ({d}, {k})",
+         f"{ours * 1e3:.2f} ms", f"{moved / ours / 1e9:.1f} GB/s",
+         f"{moved / ours / 1e9 / stream:.0%} of stream {stream:.1f}",
+         f"{bmm / ours:.1f}x bmm", f"{inductor / ours:.1f}x compiled bmm",
+         f"function {function * 1e3:.2f} ms")  # fmt: skip
+    benchmark.extra_info.update(speedup_bmm=bmm / ours, fraction=moved / ours / 1e9 / stream)
+    benchmark.pedantic(plan_call(), rounds=3)
+
+
+def test_ragged_mirrors(benchmark: Any) -> None:
+    generator = torch.Generator().manual_seed(0)
+    sizes = torch.randint(4, 2049, (1000,), generator=generator).tolist()
+    ranks = [min(int(torch.randint(1, 9, (1,), generator=generator)), d) for d in sizes]
+    os_ = [frames(d, k) for d, k in zip(sizes, ranks, strict=True)]
+    moved = 4.0 * sum(d * (2 + k) for d, k in zip(sizes, ranks, strict=True))
+    reads = sum(d * k for d, k in zip(sizes, ranks, strict=True)) / sum(sizes)
+
+    def problem() -> tuple[torch.Tensor, list[torch.Tensor]]:
+        flat = torch.randn(sum(sizes))
+        return flat, list(flat.split(sizes))
+
+    def plan_call() -> Callable[[], object]:
+        _, parts = problem()
+        before = [p.double() for p in parts]
+        plan = sf.Plan([(p, sf.Mirror(o)) for p, o in zip(parts, os_, strict=True)])
+        plan.project_()
+        for p, b, o in zip(parts, before, os_, strict=True):
+            wanted = b - o.double() @ (o.double().T @ b)
+            torch.testing.assert_close(p.double(), wanted, rtol=0, atol=2e-5)
+        return plan.project_
+
+    def loop_call() -> Callable[[], object]:
+        _, parts = problem()
+
+        def loop() -> None:
+            for p, o in zip(parts, os_, strict=True):
+                p.addmv_(o, o.T @ p, alpha=-1)
+
+        return loop
+
+    def padded_call() -> Callable[[], object]:
+        x = torch.zeros(1000, max(sizes), 1)
+        o = torch.zeros(1000, max(sizes), 8)
+        for i, (frame, d, k) in enumerate(zip(os_, sizes, ranks, strict=True)):
+            o[i, :d, :k] = frame
+        return lambda: torch.baddbmm(x, o, torch.bmm(o.mT, x), alpha=-1)
+
+    ours = best(rotation(moved, plan_call))
+    loop = best(rotation(moved, loop_call), seconds=1.0)
+    padded = best(padded_call(), seconds=1.0)
+    stream = stream_bandwidth(OUT_OF_CACHE / 1e6, reads)
+    note("Ragged mirrors: 1,000 groups, d in 4..2048, k in 1..8, project, out of cache",
+         f"{ours * 1e3:.2f} ms", f"{moved / ours / 1e9:.1f} GB/s",
+         f"{moved / ours / 1e9 / stream:.0%} of stream {stream:.1f}",
+         f"{loop / ours:.1f}x loop", f"{padded / ours:.1f}x padded bmm")  # fmt: skip
+    benchmark.extra_info.update(speedup_loop=loop / ours, speedup_padded=padded / ours)
+    benchmark.pedantic(plan_call(), rounds=3)
+
+
+@pytest.mark.parametrize("dim", [0, 1])
+@pytest.mark.parametrize("k", [1, 2, 4, 8])
+def test_directions(benchmark: Any, k: int, dim: int) -> None:
+    w, a = torch.randn(BIG, BIG), frames(BIG, k)
+    plan = sf.Plan([(sf.Units([(w, dim)]), sf.Direction(a))])
+    ours = best(plan.project_)
+    assert float(plan.norms()) < 1e-2
+    if dim == 0:
+        theirs = best(lambda: w.addmm_(a, a.T @ w, alpha=-1))
+    else:
+        theirs = best(lambda: w.addmm_(w @ a, a.T, alpha=-1))
+    stream = stream_bandwidth(w.numel() * 4 / 1e6, 0)
+    speed = 8 * w.numel() / ours / 1e9
+    note("Direction on 4096 x 4096 float32, project", f"k {k}", f"dim {dim}",
+         f"{speed:.1f} GB/s", f"{speed / stream:.0%} of stream {stream:.1f}",
+         f"{theirs / ours:.2f}x addmm")  # fmt: skip
+    benchmark.extra_info["fraction_of_stream"] = speed / stream
+    benchmark.pedantic(plan.project_, rounds=3)
+
+
+@pytest.mark.parametrize("k", [1, 4])
+@pytest.mark.parametrize("d", [4, 64, 512])
+@pytest.mark.parametrize("groups", [1, 10, 100, 1000])
+def test_grid_is_never_slower(benchmark: Any, groups: int, d: int, k: int) -> None:
+    theta, o = torch.randn(groups, d), frames(groups, d, k)
+    plan = sf.Plan([(theta, sf.Mirror(o))])
+    x, ot = theta.clone()[..., None], o.mT
+    ours = best(plan.project_, 0.1, 50)
+    theirs = best(lambda: x.baddbmm_(o, torch.bmm(ot, x), alpha=-1), 0.1, 50)
+    one = best(lambda: x[0, :, 0].addmv_(o[0], ot[0] @ x[0, :, 0], alpha=-1), 0.1, 50)
+    theirs = min(theirs, one) if groups == 1 else theirs
+    torch.testing.assert_close(theta, x[..., 0], atol=1e-5, rtol=0)
+    note("Small grid, project: microseconds", f"{groups} x ({d}, {k})", f"{ours * 1e6:.1f}",
+         f"torch {theirs * 1e6:.1f}", f"{theirs / ours:.2f}x")  # fmt: skip
+    benchmark.extra_info["speedup"] = theirs / ours
+    benchmark.pedantic(plan.project_, rounds=3)
+
+
+def test_pairs_against_index_copy(benchmark: Any) -> None:
+    w = torch.randn(BIG, BIG)
+    a, b = torch.randperm(BIG).view(2, -1)
+    plan = sf.Plan([(w, sf.Swap(a.tolist(), b.tolist()))])
+
+    def torch_way(x: torch.Tensor) -> torch.Tensor:
+        mean = (x.index_select(0, a) + x.index_select(0, b)) * 0.5
+        return x.index_copy_(0, a, mean).index_copy_(0, b, mean)
+
+    compiled = torch.compile(torch_way)
+    ours, eager = best(plan.project_), best(lambda: torch_way(w))
+    inductor = best(lambda: compiled(w))
+    assert torch.equal(w[a], w[b])
+    note(
+        "Swap of 2,048 random pairs of rows of 4096 numbers, project",
+        f"{ours * 1e3:.2f} ms",
+        f"{eager / ours:.1f}x index_select/index_copy",
+        f"{inductor / ours:.1f}x compiled",
+    )
+    benchmark.pedantic(plan.project_, rounds=3)
+
+
+def test_overhead(benchmark: Any) -> None:
+    flat = torch.randn(16_000)
+    one = sf.Plan([(flat.view(1000, 16), sf.Mirror(frames(1000, 16, 1)))])
+    entries = [(flat[16 * i : 16 * i + 16], sf.SignFlip([0])) for i in range(1000)]
+    many = sf.Plan(entries)
+    separate = sf.Plan([(torch.randn(16), sf.SignFlip([0])) for _ in range(1000)])
+    single = sf.Plan([(torch.randn(16), sf.SignFlip([0]))])
+    times = [best(p.project_, 0.3, 200) * 1e6 for p in (single, one, many, separate)]
+    note(
+        "Call overhead, microseconds",
+        f"1 group {times[0]:.1f}",
+        f"1,000 groups of one batched mirror {times[1]:.1f}",
+        f"1,000 entries in one tensor {times[2]:.1f}",
+        f"1,000 tensors {times[3]:.1f} ({(times[3] - times[2]) / 1000:.3f} per tensor)",
+    )
+    benchmark.pedantic(one.project_, rounds=20)
+
+
+def test_linear_in_elements(benchmark: Any) -> None:
+    for exponent in range(3, 9):
+        w = torch.randn(10**exponent // 100, 100)
+        plan = sf.Plan([(sf.Units([(w, 1)]), sf.Swap(range(50), range(50, 100)))])
+        seconds = best(plan.project_, 0.3, 3)
+        note(
+            "Swap project, cost with work",
+            f"10^{exponent} elements",
+            f"{seconds * 1e3:.4f} ms",
+            f"{seconds / w.numel() * 1e9:.3f} ns per element",
+        )
+    benchmark.pedantic(plan.project_, rounds=1)
+
+
+def test_construction(benchmark: Any) -> None:
+    o = frames(100_000, 16, 1)
+    theta = torch.randn(100_000, 16)
+    batched = best(lambda: sf.Plan([(theta, sf.Mirror(o, check=False))]), 0.1, 2)
+    flat = theta.view(-1)
+    mirrors = [sf.Mirror(o[i], check=False) for i in range(100_000)]
+    entries = [(flat[16 * i : 16 * i + 16], m) for i, m in enumerate(mirrors)]
+    single = best(lambda: sf.Plan(entries), 0.1, 1)
+    note(
+        "Plan construction, 100,000 groups",
+        f"one batched mirror {batched:.3f} s",
+        f"100,000 entries {single:.2f} s",
+    )
+    benchmark.pedantic(lambda: sf.Plan([(theta, sf.Mirror(o, check=False))]), rounds=1)

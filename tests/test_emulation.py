@@ -1,0 +1,369 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The real CUDA kernel bodies, run on the CPU by tests/emulation."""
+
+import mmap
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import symfast as sf
+from symfast.reference import plan as reference
+
+sys.path.insert(0, str(Path(__file__).parent / "emulation"))
+
+import emulated  # noqa: E402
+import problems  # noqa: E402
+from emulated import COEFFICIENTS, NORMS, PROJECT, PROX, REFLECT, SHRINK  # noqa: E402
+
+pytestmark = pytest.mark.skipif(emulated.compiler() is None, reason="no C++ compiler")
+
+DTYPES = list(emulated.TYPES)
+VERBS = [REFLECT, PROJECT, SHRINK, PROX]
+NAMES = list(problems.PROBLEMS)
+#: Largest error in units of eps * (1 + |x|): sums of up to 2048 terms in the accumulate type.
+TOLERANCE = {torch.float64: 8, torch.float32: 8, torch.bfloat16: 0.51, torch.float16: 0.51}
+
+
+def close(got: torch.Tensor, wanted: torch.Tensor) -> None:
+    """Within TOLERANCE; NaN, what nobody wrote, is an error."""
+    error = ((got.double() - wanted).abs() / (1 + wanted.abs())).max().item() if got.numel() else 0
+    assert error <= TOLERANCE[got.dtype] * torch.finfo(got.dtype).eps
+
+
+def run_all(emulator: emulated.Emulator, case: problems.Problem) -> list[torch.Tensor]:
+    """Every verb in turn; whatever came out of them."""
+    results: list[torch.Tensor] = []
+    for verb in [*VERBS, COEFFICIENTS, NORMS]:
+        found = emulator.plan(
+            case.part, verb, amounts=case.amounts(), per=1, mirrors=case.plan.mirrors
+        )
+        emulator.check()
+        results += [t.clone() for t in case.tensors()] if found is None else [found]
+    return results
+
+
+@pytest.mark.parametrize("offset", [0, 1])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", NAMES)
+def test_verbs_equal_dense_float64(name: str, dtype: torch.dtype, offset: int) -> None:
+    emulator = emulated.load(dtype)
+    for verb in VERBS:
+        case = problems.problem(name, dtype, offset)
+        wanted = problems.expected(case, verb)
+        emulator.plan(case.part, verb, amounts=case.amounts(), per=1)
+        emulator.check()
+        assert emulator.totals()["launches"] == 1
+        for got, want in zip(case.tensors(), wanted, strict=True):
+            close(got, want)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", NAMES)
+def test_coefficients_and_norms(name: str, dtype: torch.dtype) -> None:
+    emulator = emulated.load(dtype)
+    case = problems.problem(name, dtype, 1)
+    part, mirrors = case.part, case.plan.mirrors
+    tables = (part.layout, part.tasks, part.chunks, part.index, part.frames)
+    c = emulator.plan(part, COEFFICIENTS)
+    emulator.check()
+    wanted = reference.plan_coefficients(part.tensors, *tables, part.out_size)
+    torch.testing.assert_close(c, wanted, rtol=1e-5, atol=2e-6)
+    squares = emulator.plan(part, NORMS, mirrors=mirrors)
+    emulator.check()
+    assert emulator.totals()["launches"] == 2
+    wanted = reference.plan_norms(part.tensors, *tables, mirrors)
+    torch.testing.assert_close(squares, wanted, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_any_order_of_threads_gives_the_same_bits(name: str) -> None:
+    emulator = emulated.load()
+    wanted = run_all(emulator, problems.problem(name, torch.float32))
+    for order, seed, preempt in (("reverse", 1, 0), ("random", 1, 100), ("random", 2, 300)):
+        other = emulated.load(order=order, seed=seed, preempt=preempt)
+        for got, want in zip(run_all(other, problems.problem(name, torch.float32)), wanted,
+                             strict=True):  # fmt: skip
+            assert torch.equal(got, want)
+
+
+@pytest.mark.parametrize("threads", [64, 128])
+@pytest.mark.parametrize("name", NAMES)
+def test_block_sizes(name: str, threads: int) -> None:
+    for verb in (PROJECT, PROX):
+        case = problems.problem(name, torch.float64)
+        wanted = problems.expected(case, verb)
+        emulator = emulated.load(torch.float64, threads=threads)
+        emulator.plan(case.part, verb, amounts=case.amounts(), per=1)
+        emulator.check()
+        for got, want in zip(case.tensors(), wanted, strict=True):
+            close(got, want)
+
+
+@pytest.mark.parametrize("per", [0, 2])
+@pytest.mark.parametrize("name", NAMES)
+def test_amounts_for_all_and_per_mirror(name: str, per: int) -> None:
+    case = problems.problem(name, torch.float64)
+    part = case.part
+    amounts = torch.linspace(0.1, 0.8, case.plan.mirrors, dtype=torch.float64) if per else None
+    emulator = emulated.load(torch.float64)
+    for verb in (SHRINK, PROX):
+        before = [t.clone() for t in part.tensors]
+        tables = (part.layout, part.tasks, part.chunks, part.index, part.frames)
+        emulator.plan(part, verb, amounts=amounts, amount=0.3, per=per)
+        emulator.check()
+        after = [t.clone() for t in part.tensors]
+        for t, b in zip(part.tensors, before, strict=True):
+            t.copy_(b)
+        reference.plan_apply_(part.tensors, *tables, amounts, 0.3, per, verb)
+        for got, want in zip(after, part.tensors, strict=True):
+            close(got, want)
+
+
+def test_swap_reflection_exchanges_bits() -> None:
+    emulator = emulated.load(torch.bfloat16)
+    bits = torch.arange(2 * 4096, dtype=torch.int32).mul(8).to(torch.int16)
+    w = bits.view(torch.bfloat16).view(2, 4096).clone()  # NaNs with every payload among them
+    emulator.plan(sf.Plan([(w, sf.Swap([0], [1]))])._compiled.parts[0], REFLECT)
+    emulator.check()
+    assert torch.equal(w.view(torch.int16), bits.view(2, 4096).flip(0))
+
+
+def test_projection_of_equal_units_is_exact() -> None:
+    row = torch.randn(33)
+    w = row.expand(12, 33).contiguous()
+    emulated.load().plan(sf.Plan([(w, sf.Cluster([0] * 12))])._compiled.parts[0], PROJECT)
+    assert torch.equal(w, row.expand(12, 33))
+
+
+def test_nan_and_infinity_show() -> None:
+    for symmetry in (sf.SignFlip([0]), sf.Swap([0], [1]), sf.Cluster([0, 0, 0, 0]),
+                     sf.Direction(torch.ones(4), orthonormalize=True)):  # fmt: skip
+        for bad in (float("nan"), float("inf")):
+            w = torch.ones(4, 8)
+            w[0, 3] = bad
+            emulated.load().plan(sf.Plan([(w, symmetry)])._compiled.parts[0], PROJECT)
+            assert not w[0, 3].isfinite()
+            assert w[:, :3].isfinite().all()
+
+
+def test_replicas() -> None:
+    w, b = torch.randn(3, 6, 8, dtype=torch.float64), torch.randn(3, 6, dtype=torch.float64)
+    plan = sf.Plan([(sf.Units([(w, 0), (b, 0)], replicas=3), sf.Swap([0, 1], [4, 3]))], replicas=3)
+    emulator = emulated.load(torch.float64)
+    squares = emulator.plan(plan._compiled.parts[0], NORMS, mirrors=3 * plan.mirrors)
+    emulator.check()
+    wanted = ((w[:, :2] - w[:, [4, 3]]) ** 2).sum(2) / 2 + (b[:, :2] - b[:, [4, 3]]) ** 2 / 2
+    torch.testing.assert_close(squares.view(3, 2), wanted)
+
+
+def test_more_tensors_than_arguments_hold() -> None:
+    tensors = [torch.randn(5) for _ in range(1000)]
+    wanted = [t * torch.tensor([1.0, -1, 1, 1, 1]) for t in tensors]
+    emulator = emulated.load()
+    emulator.plan(sf.Plan([(t, sf.SignFlip([1])) for t in tensors])._compiled.parts[0], REFLECT)
+    emulator.check()
+    assert emulator.totals()["launches"] == 1 + 3  # addresses travel in pieces of 472
+    for got, want in zip(tensors, wanted, strict=True):
+        assert torch.equal(got, want)
+
+
+def test_offsets_beyond_32_bits() -> None:
+    rows, width = 3, 2**31 + 24  # 13 GB of address space, hardly any of it touched
+    try:
+        memory = mmap.mmap(
+            -1, rows * width * 2, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000
+        )
+    except (OSError, ValueError):
+        pytest.skip("no address space")
+    w = torch.frombuffer(memory, dtype=torch.bfloat16).view(rows, width)
+    tail = w[:, -8:]
+    tail.copy_(torch.arange(24.0).view(3, 8))
+    plan = sf.Plan([(tail, sf.Swap([0], [2]))])
+    emulator = emulated.load(torch.bfloat16)
+    emulator.plan(plan._compiled.parts[0], REFLECT)
+    emulator.check()
+    assert tail[:, 0].tolist() == [16.0, 8.0, 0.0]
+
+
+MIRRORS = [(5, 3, 16, 2), (40, 1, 64, 4), (2, 7, 33, 5), (1, 50, 1024, 3), (3, 2, 4, 4), (2, 2, 700, 9),
+           (1, 3, 9, 0), (0, 3, 9, 2), (2, 0, 9, 2)]  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", MIRRORS, ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_functional_verbs(dtype: torch.dtype, shape: tuple[int, int, int, int]) -> None:
+    groups, rows, d, k = shape
+    emulator = emulated.load(dtype)
+    theta = torch.randn(groups, rows, d, dtype=torch.float64).to(dtype)
+    o = torch.linalg.qr(torch.randn(groups, d, max(k, 1), dtype=torch.float64)).Q[..., :k]
+    half = dtype in (torch.bfloat16, torch.float16)
+    o = o.to(torch.float32 if half else dtype).contiguous()
+    a = torch.rand(groups, rows, dtype=torch.float64).to(torch.float32 if half else dtype)
+    x, frame = theta.double(), o.double()
+    c = x @ frame
+    close(emulator.mirror(theta, o, COEFFICIENTS), c)
+    emulator.check()
+    t = a.double()[..., None]
+    for verb, group, new in (
+        (REFLECT, False, -c), (PROJECT, False, 0 * c), (SHRINK, False, (1 - t) * c),
+        (PROX, False, c.sign() * (c.abs() - t).clamp(min=0)),
+        (PROX, True, c * (1 - t / c.norm(dim=2, keepdim=True)).clamp(min=0)),
+    ):  # fmt: skip
+        if k == 0:
+            continue  # the caller copies
+        for most_shared in (99 * 1024, 0):  # frames in shared memory, or not
+            got = emulator.mirror(theta, o, verb, amounts=a, group=group, most_shared=most_shared)
+            emulator.check()
+            close(got, x + (new - c) @ frame.mT)
+
+
+# ---- what is moved --------------------------------------------------------------------------------
+
+
+def streaming_cases() -> dict[str, tuple[torch.Tensor, object]]:
+    """A tensor whose every element is read and written once."""
+    return {
+        "rows": (torch.randn(64, 256), sf.SignFlip()),
+        "units last": (torch.randn(256, 64), "last"),
+        "pairs": (torch.randn(64, 260), sf.Swap(list(range(32)), list(range(32, 64)))),
+        "clusters": (torch.randn(64, 256), sf.Cluster([i // 4 for i in range(64)])),
+        "direction": (torch.randn(128, 256), sf.Direction(problems._frames(1, 128, 4)[0])),
+        "direction, units last": (torch.randn(256, 128), "direction last"),
+        "mirror": (torch.randn(64, 64), sf.Mirror(problems._frames(64, 64, 4))),
+        "mirror, wide": (torch.randn(8, 2048), sf.Mirror(problems._frames(1, 2048, 1)[0])),
+    }
+
+
+@pytest.mark.parametrize("verb", [REFLECT, PROX])
+@pytest.mark.parametrize("name", list(streaming_cases()))
+def test_memory_is_read_once_and_written_once(name: str, verb: int) -> None:
+    w, symmetry = streaming_cases()[name]
+    entry = (w, symmetry)
+    if symmetry == "last":
+        entry = (sf.Units([(w, 1)]), sf.SignFlip())
+    if symmetry == "direction last":
+        entry = (sf.Units([(w, 1)]), sf.Direction(problems._frames(1, 128, 4)[0]))
+    emulator = emulated.load(count_sectors=True)
+    emulator.plan(sf.Plan([entry])._compiled.parts[0], verb, amount=0.3)
+    emulator.check()
+    assert emulator.totals()["launches"] == 1
+    for traffic in emulator.traffic("parameters"):
+        assert traffic.bytes <= 1.05 * w.numel() * 4
+        assert traffic.efficiency >= 0.9
+        assert traffic.widest == 16
+
+
+def test_frames_of_their_own_are_read_once() -> None:
+    w = torch.randn(64, 64)
+    emulator = emulated.load(count_sectors=True)
+    frames = problems._frames(64, 64, 4)
+    emulator.plan(sf.Plan([(w, sf.Mirror(frames))])._compiled.parts[0], REFLECT)
+    read, _ = emulator.traffic("frames")
+    assert read.bytes <= 1.05 * frames.numel() * 4
+    assert read.efficiency >= 0.9
+
+
+# ---- the test of the tests ------------------------------------------------------------------------
+
+PLANTED = [
+    "sound", "missing_barrier", "missing_second_barrier", "divergent_barrier",
+    "barrier_after_return", "unwritten_shared", "load_behind_end", "misaligned_pack",
+    "shared_overrun", "shuffle_in_branch", "missing_warp_sync", "blocks_race",
+]  # fmt: skip
+
+
+def planted_program(sanitizer: str) -> Path:
+    return emulated.Build(
+        ("planted.cpp", "planted_program.cpp"), sanitizer=sanitizer, program=True
+    ).make()
+
+
+def run_program(program: Path, *arguments: object) -> SimpleNamespace:
+    """Exit code and everything that was printed."""
+    command = [str(program), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    return SimpleNamespace(code=done.returncode, words=done.stdout + done.stderr)
+
+
+@pytest.mark.parametrize(("bug", "words"), [
+    ("divergent_barrier", "divergent barrier"),
+    ("barrier_after_return", "threads never reach"),
+    ("load_behind_end", "out of bounds: 16-byte load"),
+    ("misaligned_pack", "misaligned 16-byte"),
+    ("shared_overrun", "shared memory overrun"),
+    ("shuffle_in_branch", "deadlock"),
+])  # fmt: skip
+def test_plain_emulator_finds(bug: str, words: str) -> None:
+    argument = {"misaligned_pack": 1}.get(bug, 0)
+    emulator = planted_emulator()
+    emulator.start()
+    source, out = torch.ones(257)[argument:], torch.zeros(256)
+    emulator.allow("in", source)
+    emulator.allow("out", out)
+    emulator.library.run_planted(PLANTED.index(bug), source.data_ptr(), out.data_ptr(), 256, 1)
+    assert words in " ".join(emulator.messages())
+
+
+def planted_emulator(**settings: object) -> emulated.Emulator:
+    from ctypes import CDLL, c_int, c_void_p
+
+    library = CDLL(str(emulated.Build(("planted.cpp",)).make()))
+    library.run_planted.argtypes = [c_int, c_void_p, c_void_p, c_int, c_int]
+    return emulated.Emulator(library, **settings)
+
+
+def test_orders_and_poison_find() -> None:
+    def results(bug: str) -> list[torch.Tensor]:
+        found = []
+        for order in emulated.ORDERS:
+            emulator = planted_emulator(order=order)
+            emulator.start()
+            source, out = torch.arange(256.0), torch.zeros(256)
+            emulator.allow("in", source)
+            emulator.allow("out", out)
+            emulator.library.run_planted(
+                PLANTED.index(bug), source.data_ptr(), out.data_ptr(), 256, 2
+            )
+            found.append(out)
+        return found
+
+    assert all(torch.equal(out, torch.arange(256.0).flip(0)) for out in results("sound"))
+    for bug in ("missing_barrier", "blocks_race"):
+        first, *others = results(bug)
+        assert not all(torch.equal(first, out) for out in others)
+    assert results("unwritten_shared")[0].isnan().any()
+
+
+@pytest.mark.parametrize(("sanitizer", "bugs"), [
+    ("thread", ["missing_barrier", "missing_second_barrier", "missing_warp_sync", "blocks_race"]),
+    ("address", ["shared_overrun"]),
+])  # fmt: skip
+def test_sanitizers_find(sanitizer: str, bugs: list[str]) -> None:
+    program = planted_program(sanitizer)
+    sound = run_program(program, PLANTED.index("sound"), 0)
+    assert sound.code == 0, sound.words
+    for bug in bugs:
+        found = run_program(program, PLANTED.index(bug), 0)
+        assert found.code != 0
+        assert "Sanitizer" in found.words, bug
+
+
+@pytest.mark.parametrize("sanitizer", ["thread", "address,undefined"])
+def test_kernels_are_clean_under(sanitizer: str, tmp_path: Path) -> None:
+    program = emulated.Build(
+        ("kernels.cpp", "program.cpp"), sanitizer=sanitizer, program=True
+    ).make()
+    calls = tmp_path / "calls"
+    emulator = emulated.load()
+    with calls.open("wb") as file:
+        for name in NAMES:
+            case = problems.problem(name, torch.float32)
+            for verb in (PROX, COEFFICIENTS, NORMS):
+                emulator.record(file, case.part, verb, case.amounts(), case.plan.mirrors)
+        file.write((-1).to_bytes(8, "little", signed=True))
+    done = run_program(program, calls, 2, 1)
+    assert done.code == 0, done.words[:3000]
