@@ -185,7 +185,8 @@ def _coefficients(task: _Task, matrix: Tensor, index: Tensor, frames: Tensor) ->
         a, b = _pairs(task, index)
         return (matrix[:, a] - matrix[:, b]) * 0.5**0.5
     if task.kind == _DENSE:
-        return _frame(task, frames).mT @ matrix
+        frame: Tensor = _frame(task, frames)
+        return torch.matmul(frame.transpose(-2, -1), matrix)
     parts = [_helmert(matrix[:, members]) for members in _clusters(task, index)]
     return torch.cat([matrix[:, :0], *parts], dim=1)
 
