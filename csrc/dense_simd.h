@@ -110,6 +110,13 @@ SF_INLINE void dense_rows(const T* x, T* y, int64_t row, const Acc<T>* at, int64
 constexpr int kColumnVectors = kVectorBytes == 64 ? 2 : 1;
 constexpr int64_t kRowBlock = 8;
 
+// Units lie pages apart, where the hardware does not look ahead: fetch the next block of them.
+template <int N, typename T>
+SF_INLINE void fetch_next_block(const T* u, int64_t unit) {
+  constexpr int W = kLanes<Acc<T>>, kLine = 64 / static_cast<int>(sizeof(T));
+  for (int i = 0; i < N * W; i += kLine) __builtin_prefetch(u + kRowBlock * unit + i);
+}
+
 // c[q][t] += sum_{j in block} at[q][j] u[j][t] for N vectors of columns; `some` < lanes: partial.
 template <int K, int N, bool partial, typename T>
 SF_INLINE void column_dots(const T* u, int64_t unit, const Acc<T>* at, int64_t units, int64_t rows,
@@ -121,6 +128,7 @@ SF_INLINE void column_dots(const T* u, int64_t unit, const Acc<T>* at, int64_t u
     for (int i = 0; i < N; ++i) sums[q][i] = load(c + q * ldc + i * W);
   }
   for (int64_t j = 0; j < rows; ++j) {
+    fetch_next_block<N>(u + j * unit, unit);
     Vec<A> v[N];
     for (int i = 0; i < N; ++i) {
       v[i] = partial ? load_some(u + j * unit, some) : load(u + j * unit + i * W);
@@ -142,6 +150,7 @@ SF_INLINE void add_columns(T* u, int64_t unit, const Acc<T>* at, int64_t units, 
   constexpr int W = kLanes<A>;
   const int64_t count = K ? K : k;
   for (int64_t j = 0; j < rows; ++j) {
+    fetch_next_block<N>(u + j * unit, unit);
     Vec<A> v[N];
     for (int i = 0; i < N; ++i) {
       v[i] = partial ? load_some(u + j * unit, some) : load(u + j * unit + i * W);

@@ -18,6 +18,10 @@ namespace {
 // Work per thread below which starting one costs more than it saves, in multiply-adds.
 constexpr int64_t kWorthAThread = 65536;
 
+Tensor dense(const Tensor& tensor) {
+  return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);
+}
+
 // Shapes, types and devices; fills everything but verb, amounts and output.
 MirrorCall check(const Tensor& theta, const Tensor& frames) {
   require(theta.dim() == 3, "theta must have shape (groups, rows, d), got ", sizes_of(theta));
@@ -58,7 +62,7 @@ void run(const MirrorCall& call) {
 
 Tensor mirror_coefficients(const Tensor& theta, const Tensor& frames) {
   MirrorCall call = check(theta, frames);
-  const Tensor x = torch::stable::contiguous(theta), o = torch::stable::contiguous(frames);
+  const Tensor x = dense(theta), o = dense(frames);
   Tensor out = torch::stable::new_empty(x, {call.groups, call.rows, call.k});
   call.verb = kCoefficients;
   call.theta = x.const_data_ptr();
@@ -80,7 +84,7 @@ Tensor mirror_apply(const Tensor& theta, const Tensor& frames, const Tensor& amo
               (call.one_amount ||
                (amounts.size(0) == call.groups && amounts.size(1) == call.rows)),
           "amounts must have shape (groups, rows) or (1, 1), got ", sizes_of(amounts));
-  const Tensor x = torch::stable::contiguous(theta), o = torch::stable::contiguous(frames);
+  const Tensor x = dense(theta), o = dense(frames);
   Tensor out = torch::stable::new_empty(x, {call.groups, call.rows, call.d});
   call.verb = static_cast<Verb>(verb);
   call.mode = static_cast<ProxMode>(mode);

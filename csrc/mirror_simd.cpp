@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Dense mirrors of separate rows; compiled once per instruction set.
+#include <utility>
+
 #include "dense_simd.h"
 #include "mirror_call.h"
 
@@ -7,17 +9,47 @@ namespace symfast {
 namespace SYMFAST_ISA {
 namespace {
 
+// The even (or odd) lanes of a and b, in order.
+template <typename A, int odd, int... lane>
+SF_INLINE Vec<A> every_other(Vec<A> a, Vec<A> b, std::integer_sequence<int, lane...>) {
+  return shuffle<A, (2 * lane + odd)...>(a, b);
+}
+
+// K vectors of interleaved numbers, x[K * i + q], become K vectors x[.][q]. K is a power of two.
+template <int K, typename A>
+SF_INLINE void deinterleave(Vec<A>* v) {
+  if constexpr (K > 1) {
+    using Lanes = std::make_integer_sequence<int, kLanes<A>>;
+    Vec<A> even[K / 2], odd[K / 2];
+    for (int i = 0; i < K / 2; ++i) {
+      even[i] = every_other<A, 0>(v[2 * i], v[2 * i + 1], Lanes());
+      odd[i] = every_other<A, 1>(v[2 * i], v[2 * i + 1], Lanes());
+    }
+    deinterleave<K / 2, A>(even);
+    deinterleave<K / 2, A>(odd);
+    for (int i = 0; i < K / 2; ++i) {
+      v[2 * i] = even[i];
+      v[2 * i + 1] = odd[i];
+    }
+  }
+}
+
 // O (d, K) as A^T (K, d): reads along memory, W rows of O at a time.
 template <int K, typename F, typename A>
 void transpose_fixed(const F* o, A* at, int64_t d) {
   constexpr int64_t W = kLanes<A>;
   int64_t j = 0;
   for (; j + W <= d; j += W) {
-    A block[K][W];
-    for (int64_t i = 0; i < W; ++i) {
-      for (int q = 0; q < K; ++q) block[q][i] = widen(o[(j + i) * K + q]);
+    if constexpr ((K & (K - 1)) == 0) {
+      Vec<A> v[K];
+      for (int q = 0; q < K; ++q) v[q] = load(o + j * K + q * W);
+      deinterleave<K, A>(v);
+      for (int q = 0; q < K; ++q) store(at + q * d + j, v[q]);
+    } else {
+      for (int q = 0; q < K; ++q) {
+        for (int64_t i = 0; i < W; ++i) at[q * d + j + i] = widen(o[(j + i) * K + q]);
+      }
     }
-    for (int q = 0; q < K; ++q) __builtin_memcpy(at + q * d + j, block[q], sizeof block[q]);
   }
   for (; j < d; ++j) {
     for (int q = 0; q < K; ++q) at[q * d + j] = widen(o[j * K + q]);

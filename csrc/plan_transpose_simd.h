@@ -3,7 +3,6 @@
 // symmetry would touch single numbers. W rows at a time are transposed into the workspace, where
 // unit j is a vector of W columns, worked on there, and transposed back.
 #pragma once
-#include <type_traits>
 #include <utility>
 
 #include "plan_call.h"
@@ -16,15 +15,7 @@ namespace SYMFAST_ISA {
 template <typename A, int half, bool high, int... lane>
 SF_INLINE Vec<A> exchange(Vec<A> a, Vec<A> b, std::integer_sequence<int, lane...>) {
   constexpr int W = kLanes<A>;
-#if defined(__clang__)
-  return __builtin_shufflevector(
-      a, b, ((high ? lane | half : lane & ~half) + ((lane & half) ? W : 0))...);
-#else
-  using Number = std::conditional_t<sizeof(A) == 4, int32_t, int64_t>;
-  typedef Number From __attribute__((vector_size(kVectorBytes)));
-  return __builtin_shuffle(
-      a, b, From{Number((high ? lane | half : lane & ~half) + ((lane & half) ? W : 0))...});
-#endif
+  return shuffle<A, ((high ? lane | half : lane & ~half) + ((lane & half) ? W : 0))...>(a, b);
 }
 
 // The W x W block v[row][column] becomes v[column][row].

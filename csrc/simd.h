@@ -4,6 +4,7 @@
 // need intrinsics. Everything has internal linkage: no copy may be linked into another set's code.
 #pragma once
 #include <cstdint>
+#include <type_traits>
 
 #if defined(__AVX2__)
 #include <immintrin.h>
@@ -202,6 +203,18 @@ SF_INLINE void store_some(T* p, Vec<Acc<T>> v, int64_t n) {
   T whole[kLanes<Acc<T>>];
   store(whole, v);
   for (int64_t i = 0; i < n; ++i) p[i] = whole[i];
+}
+
+// Lane l of the result is lane from[l] of a followed by b.
+template <typename A, int... from>
+SF_INLINE Vec<A> shuffle(Vec<A> a, Vec<A> b) {
+#if defined(__clang__)
+  return __builtin_shufflevector(a, b, from...);
+#else
+  using Number = std::conditional_t<sizeof(A) == 4, int32_t, int64_t>;
+  typedef Number From __attribute__((vector_size(kVectorBytes)));
+  return __builtin_shuffle(a, b, From{Number(from)...});
+#endif
 }
 
 // Sum of all lanes, always in the same order.

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Symmetries of neural networks as fast torch operators."""
 
+from symfast import problems as problems
 from symfast import reference as reference
 from symfast.build import build_info as build_info
 from symfast.mirror import coefficients as coefficients
@@ -10,6 +11,8 @@ from symfast.mirror import prox as prox
 from symfast.mirror import reflect as reflect
 from symfast.mirror import shrink as shrink
 from symfast.plan import Plan as Plan
+from symfast.sweep import SweepResult as SweepResult
+from symfast.sweep import sweep as sweep
 from symfast.symmetry import Cluster as Cluster
 from symfast.symmetry import Direction as Direction
 from symfast.symmetry import Mirror as Mirror

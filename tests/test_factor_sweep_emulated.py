@@ -113,10 +113,7 @@ def test_diverged_and_cancelled(d: int) -> None:
 @pytest.mark.parametrize(
     ("edit", "d"),
     [
-        (
-            "factor_sweep.cuh:      __syncthreads();\n      T* const swapped=>      T* const swapped",
-            270,
-        ),
+        ("factor_sweep.cuh:__syncthreads();\n      T* const swapped=>T* const swapped", 270),
         ("factor_sweep.cuh:lane < a.d;=>true;", 10),
         ("factor_sweep.cuh:lane ^ j;=>j;", 10),
     ],

@@ -183,7 +183,8 @@ def _coefficients(task: _Task, matrix: Tensor, index: Tensor, frames: Tensor) ->
         return matrix[:, _pairs(task, index)[0]]
     if task.kind in (_PAIRS, _PAIRS_SCATTERED):
         a, b = _pairs(task, index)
-        return (matrix[:, a] - matrix[:, b]) * 0.5**0.5
+        first, second = matrix[:, a], matrix[:, b]
+        return torch.mul(first - second, 0.5**0.5)
     if task.kind == _DENSE:
         frame: Tensor = _frame(task, frames)
         return torch.matmul(frame.transpose(-2, -1), matrix)

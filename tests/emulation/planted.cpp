@@ -73,9 +73,9 @@ SF_KERNEL(256, 1) misaligned_pack(SF_ARGUMENT Arguments a) {
 
 SF_KERNEL(256, 1) shared_overrun(SF_ARGUMENT Arguments a) {
   SF_SHARED(float, tile, [256]);
-  tile[threadIdx.x + 1] = load(a.in + threadIdx.x);
+  tile[threadIdx.x + 257 - blockDim.x] = load(a.in + threadIdx.x);
   __syncthreads();
-  store(a.out + threadIdx.x, tile[threadIdx.x]);
+  store(a.out + threadIdx.x, tile[threadIdx.x + 256 - blockDim.x]);
 }
 
 SF_KERNEL(256, 1) shuffle_in_branch(SF_ARGUMENT Arguments a) {

@@ -32,7 +32,14 @@ namespace emulator {
 #if defined(EMULATOR_TSAN)
 
 void sanitize_start(Fiber& fiber) { fiber.sanitizer = __tsan_create_fiber(0); }
-void sanitize_end(Fiber& fiber) { __tsan_destroy_fiber(fiber.sanitizer); }
+void sanitize_end(Fiber& fiber) {  // kept a while: TSan takes a reused fiber for the same thread
+  static std::vector<void*> ended;
+  constexpr std::size_t kMost = 4000;
+  ended.push_back(fiber.sanitizer);
+  if (ended.size() < kMost) return;
+  for (void* one : ended) __tsan_destroy_fiber(one);
+  ended.clear();
+}
 void sanitize_leave(Fiber& fiber, const Fiber& next, bool) {
   constexpr unsigned kOrdersNothing = 1;
   if (!fiber.stack) fiber.sanitizer = __tsan_get_current_fiber();  // the scheduler

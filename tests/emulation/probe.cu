@@ -1,0 +1,15 @@
+// SPDX-License-Identifier: Apache-2.0
+// A few instantiations of every kernel of plans and mirrors, for architectures that are not built.
+#include "mirror.cuh"
+#include "plan.cuh"
+
+namespace symfast {
+
+template __global__ void plan_kernel<float, kReflect, false>(SF_ARGUMENT PlanArguments<float>);
+template __global__ void plan_kernel<float, kReflect, true>(SF_ARGUMENT PlanArguments<float>);
+template __global__ void plan_kernel<BFloat16, kProx, false>(SF_ARGUMENT PlanArguments<BFloat16>);
+template __global__ void plan_kernel<float, kNorms, false>(SF_ARGUMENT PlanArguments<float>);
+template __global__ void mirror_kernel<float, float, kReflect>(
+    SF_ARGUMENT MirrorArguments<float, float>);
+
+}  // namespace symfast

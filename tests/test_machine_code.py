@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What nvcc made of the CUDA kernels, read without a GPU; `make cuda-report` prints the table."""
+
+import os
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from symfast import ops
+
+sys.path.insert(0, str(Path(__file__).parent / "emulation"))
+
+import machine_code  # noqa: E402
+from machine_code import Kernel  # noqa: E402
+
+NVCC = shutil.which(os.environ.get("CUDACXX", "nvcc"))
+pytestmark = pytest.mark.skipif(
+    not machine_code.tool("cuobjdump") or not machine_code.tool("nvdisasm"),
+    reason="no cuobjdump and nvdisasm; pip install nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm",
+)
+#: Registers a thread may use: three blocks of 256 threads on an SM, or two.
+THREE_BLOCKS, TWO_BLOCKS = 80, 128
+
+
+@pytest.fixture(scope="module")
+def installed() -> list[Kernel]:
+    """The kernels of plans and mirrors in the installed package."""
+    if not ops.has_kernels():
+        pytest.skip("no compiled kernels")
+    from symfast import _C
+
+    binary = Path(_C.__file__)
+    if not machine_code.architectures(binary):
+        pytest.skip("compiled without CUDA")
+    kernels = machine_code.read(binary)
+    return [k for k in kernels if k.name.startswith(("plan_", "mirror"))]
+
+
+@pytest.fixture(scope="module", params=[75, 100])
+def probed(request: pytest.FixtureRequest) -> list[Kernel]:
+    """A few kernels for architectures that are not in the package."""
+    if NVCC is None:
+        pytest.skip("no nvcc")
+    cubin = machine_code.probe(request.param)
+    kernels = machine_code.read(cubin)
+    cubin.unlink()
+    return kernels
+
+
+def check_resources(kernels: list[Kernel]) -> None:
+    assert kernels
+    for kernel in kernels:
+        assert kernel.stack == kernel.local == 0, kernel.name
+        assert not any(i.startswith(("LDL", "STL")) for i in kernel.instructions), kernel.name
+        assert not any(i.startswith(("ATOMG", "RED")) for i in kernel.instructions), kernel.name
+        few = kernel.name.startswith("plan_index") and not kernel.name.endswith("float64")
+        assert kernel.registers <= (THREE_BLOCKS if few else TWO_BLOCKS), kernel.name
+
+
+def check_widths(kernels: list[Kernel]) -> None:
+    for kernel in kernels:
+        index_norms = kernel.name.startswith("plan_index norms")  # sums read element by element
+        if not kernel.name.startswith(("plan_", "mirror")) or index_norms:
+            continue
+        assert kernel.widest("LDG") == 128, kernel.name
+        reads_only = "norms" in kernel.name or "coefficients" in kernel.name
+        assert reads_only or kernel.widest("STG") == 128, kernel.name
+
+
+def check_occupancy(kernels: list[Kernel]) -> None:
+    """H100: 3.35 TB/s * 0.7 us = 2.3 MB on their way, 18 KB on each of 132 SMs; asked for: 32 KB."""
+    if not kernels[0].blocks:
+        pytest.skip("no cuda_occupancy.h")
+    for kernel in kernels:
+        if kernel.architecture >= 80:
+            assert kernel.flying >= 32 * 1024, kernel.name
+
+
+def test_installed_kernels_use_no_local_memory(installed: list[Kernel]) -> None:
+    check_resources(installed)
+
+
+def test_installed_kernels_move_16_bytes(installed: list[Kernel]) -> None:
+    check_widths(installed)
+
+
+def test_installed_kernels_fill_the_memory_system(installed: list[Kernel]) -> None:
+    check_occupancy(installed)
+
+
+def test_every_verb_and_type_is_there(installed: list[Kernel]) -> None:
+    found = {k.name for k in installed}
+    for dtype in machine_code.TYPES.values():
+        for verb in machine_code.VERBS:
+            assert f"plan_index {verb} {dtype}" in found
+            assert f"plan_dense {verb} {dtype}" in found
+            assert verb == "norms" or f"mirror {verb} {dtype}" in found
+
+
+def test_other_architectures(probed: list[Kernel]) -> None:
+    check_resources(probed)
+    check_widths(probed)
+    check_occupancy([k for k in probed if k.name.startswith(("plan_", "mirror"))])
+
+
+def test_shared_memory_is_what_launches_ask_for() -> None:
+    text = {name: (machine_code.CSRC / name).read_text() for name in ("plan_launch.h", "dense.cuh")}
+    index = re.search(r"kIndexCache = (\d+) \* 1024", text["plan_launch.h"])
+    dense = re.search(r"kDenseCache = kDenseBytes \+ (\d+) \* 1024", text["plan_launch.h"])
+    scratch = re.findall(r"k(?:Coefficient|Scratch)Bytes = (\d+);", text["dense.cuh"])
+    assert index is not None
+    assert dense is not None
+    assert machine_code.INDEX_BYTES == int(index[1]) * 1024
+    assert machine_code.DENSE_BYTES == sum(map(int, scratch)) + int(dense[1]) * 1024
