@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Dense frames on columns whose units are neighbours in memory (or on any column, scalar): a team of
-// threads holds a column in registers, reads it once and writes it once.
+// Dense frames on columns whose units are neighbours in memory (or on any column, scalar): a team
+// of threads holds a column in registers, reads it once and writes it once.
 //   c = A^T u,  u <- u + A (f(c) - c)
 #pragma once
 #include "lanes.cuh"
@@ -36,7 +36,8 @@ struct Frames {
 
   // Rows start at 16-byte boundaries.
   SF_DEVICE bool packs() const {
-    return row_step % kPack<F> == 0 && outer_step % kPack<F> == 0 && elements_to_boundary(data) == 0;
+    return row_step % kPack<F> == 0 && outer_step % kPack<F> == 0 &&
+           elements_to_boundary(data) == 0;
   }
 };
 
@@ -64,10 +65,7 @@ struct DenseJob {
   Places places;
   double* partials;  // norms: one per row of A^T, per outer index, or one
   bool partial_rows, partial_outer;
-  unsigned char* memory;  // dynamic shared memory: kDenseBytes, then stage_bytes for frames
-  int stage_bytes;
-
-  SF_DEVICE unsigned char* stage() const;
+  int stage_bytes;  // dynamic shared memory for frames, behind kDenseBytes
 
   SF_DEVICE A threshold(int64_t o, int64_t c, int64_t k) const {
     return amounts ? load_table(amounts + slots.at(o, c, k)) : amount;
@@ -83,13 +81,9 @@ constexpr int kDenseBytes = kCoefficientBytes + kScratchBytes;
 template <int V>
 constexpr int kRowsAtOnce = V == 8 ? 2 : 4;
 // Packs of its column that a thread keeps in registers.
-template <int V>
-constexpr int kKept = V == 8 ? 2 : 4;
+constexpr int kKept = 4;
 
-template <typename T, typename F, typename C>
-SF_DEVICE unsigned char* DenseJob<T, F, C>::stage() const {
-  return memory + kDenseBytes;
-}
+SF_DEVICE unsigned char* stage_memory() { return shared_memory() + kDenseBytes; }
 
 // V neighbouring units of one row of A^T.
 template <bool staged, int V, typename A, typename F>
@@ -108,8 +102,8 @@ SF_DEVICE void frame_values(const F* row, int unit, A (&a)[V]) {
   }
 }
 
-// A team's column: pack r of a thread starts at unit (r * size + lane) * V; the first kKept<V> packs are
-// in registers, any further ones stay in memory. V divides the number of units.
+// A team's column: pack r of a thread starts at unit (r * size + lane) * V; the first kKept
+// packs are in registers, any further ones stay in memory. V divides the number of units.
 template <typename T, int V>
 struct Column {
   Team team;
@@ -117,7 +111,7 @@ struct Column {
   int64_t step;
   const T* from;
   T* to;
-  Pack<T, V> kept[kKept<V>];
+  Pack<T, V> kept[kKept];
 
   SF_DEVICE int unit(int r) const { return (r * team.size + team.lane) * V; }
 
@@ -125,7 +119,7 @@ struct Column {
   SF_DEVICE void write(int i, const Pack<T, V>& pack) const { store_pack<V>(to + i * step, pack); }
   SF_DEVICE void keep() {
 #pragma unroll
-    for (int r = 0; r < kKept<V>; ++r) {
+    for (int r = 0; r < kKept; ++r) {
       if (unit(r) < units) kept[r] = read(unit(r));
     }
   }

@@ -1,18 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// A block's dense job with a team of threads per column, and frames in shared memory where they fit;
-// see dense.cuh.
+// A block's dense job with a team of threads per column, and frames in shared memory where they
+// fit; see dense.cuh.
 #pragma once
-#include "dense.cuh"
+#include "dense_frames.cuh"
 
 namespace symfast {
-
-// Row k of the frame of one outer index at data + k * row_step.
-template <bool staged_, typename F>
-struct Frame {
-  static constexpr bool staged = staged_;
-  const F* data;
-  int64_t row_step;
-};
 
 // Units i.. of row k of A^T times those of the column.
 template <int V, typename Frame, typename T, typename A = Accumulate<T>>
@@ -29,12 +21,12 @@ template <typename T, int V, typename Frame>
 SF_DEVICE Accumulate<T> multiply(const Column<T, V>& column, const Frame& frame, int k) {
   Accumulate<T> sum = 0;
 #pragma unroll
-  for (int r = 0; r < kKept<V>; ++r) {
+  for (int r = 0; r < kKept; ++r) {
     const int i = column.unit(r);
     if (i < column.units) sum += multiply_pack(frame, k, i, column.kept[r]);
   }
 #pragma unroll 1
-  for (int r = kKept<V>; column.unit(r) < column.units; ++r) {
+  for (int r = kKept; column.unit(r) < column.units; ++r) {
     sum += multiply_pack(frame, k, column.unit(r), column.read(column.unit(r)));
   }
   return sum;
@@ -65,14 +57,14 @@ template <typename T, int V, typename Frame>
 SF_DEVICE void add_rows(Column<T, V>& column, const Frame& frame, int k0, int k1,
                         const Accumulate<T>* steps) {
 #pragma unroll
-  for (int r = 0; r < kKept<V>; ++r) {
+  for (int r = 0; r < kKept; ++r) {
     const int i = column.unit(r);
     if (i >= column.units) continue;
     column.kept[r] = add_to_pack(frame, k0, k1, i, column.kept[r], steps);
     column.write(i, column.kept[r]);
   }
 #pragma unroll 1
-  for (int r = kKept<V>; column.unit(r) < column.units; ++r) {
+  for (int r = kKept; column.unit(r) < column.units; ++r) {
     const int i = column.unit(r);
     column.write(i, add_to_pack(frame, k0, k1, i, column.read(i), steps));
   }
@@ -100,82 +92,6 @@ SF_DEVICE Accumulate<T> coefficients_of(const Column<T, V>& column, const Frame&
     }
   }
   return squares;
-}
-
-// Frames of `outers` outer indices from o on, to rows of `pitch` in shared memory, zero-padded.
-template <typename T, typename F, typename C>
-SF_DEVICE void stage_frames(const DenseJob<T, F, C>& job, int64_t o, int outers, int pitch) {
-  using A = Accumulate<T>;
-  A* stage = reinterpret_cast<A*>(job.stage());
-  const Frames<F>& frames = job.frames;
-  const int units = job.columns.units, size = frames.rows * pitch;
-  const F* from = frames.data + o * frames.outer_step;
-  if constexpr (sizeof(F) == sizeof(A)) {
-    constexpr int V = kPack<F>;
-    const bool dense = frames.unit_step == 1 && frames.row_step == units && units % V == 0 &&
-                       (outers == 1 || frames.outer_step == size);
-    if (dense && elements_to_boundary(from) == 0) {
-#pragma unroll 1
-      for (int i = threadIdx.x * V; i < outers * size; i += blockDim.x * V) {
-        *reinterpret_cast<Pack<F, V>*>(stage + i) = load_pack<V>(from + i);
-      }
-      return;
-    }
-  }
-  const bool rows_first = frames.row_step < frames.unit_step;  // neighbours in memory
-#pragma unroll 1
-  for (int n = threadIdx.x; n < outers * size; n += blockDim.x) {
-    const Split frame = split(n, size);
-    const Split two = split(frame.rest, rows_first ? frames.rows : pitch);
-    const int k = rows_first ? two.rest : two.quotient;
-    const int i = rows_first ? two.quotient : two.rest;
-    const int64_t place =
-        frame.quotient * frames.outer_step + k * frames.row_step + i * frames.unit_step;
-    stage[frame.quotient * size + k * pitch + i] =
-        i < units ? static_cast<A>(widen(load_table(from + place))) : A(0);
-  }
-}
-
-// Calls visit(frame, o, c, active) for all columns, by all threads together.
-template <bool staged, typename T, typename F, typename C, typename Visit>
-SF_DEVICE void for_columns(const DenseJob<T, F, C>& job, const Team& team, int pitch,
-                           Visit&& visit) {
-  using A = Accumulate<T>;
-  const Columns<T>& columns = job.columns;
-  const Frames<F>& frames = job.frames;
-  const bool one_frame = frames.outer_step == 0;
-  const int size = frames.rows * pitch;
-  int at_once = columns.outer;
-  if (staged && !one_frame) {
-    const int fit = job.stage_bytes / (size * static_cast<int>(sizeof(A)));
-    at_once = fit < at_once ? fit : at_once;
-  }
-#pragma unroll 1
-  for (int first_o = 0; first_o < columns.outer; first_o += at_once) {
-    const int outers = columns.outer - first_o < at_once ? columns.outer - first_o : at_once;
-    const int64_t o = columns.o0 + first_o;
-    if (staged && (!one_frame || first_o == 0)) {
-      __syncthreads();
-      stage_frames(job, o, one_frame ? 1 : outers, pitch);
-      __syncthreads();
-    }
-    const int items = outers * columns.inner;
-#pragma unroll 1
-    for (int first = 0; first < items; first += team.teams) {
-      const bool active = first + team.team < items;
-      const Split column = split(active ? first + team.team : 0, columns.inner);
-      const int near = column.quotient;
-      const int64_t c = columns.c0 + column.rest;
-      if constexpr (staged) {
-        const A* data = reinterpret_cast<const A*>(job.stage()) + (one_frame ? 0 : near * size);
-        visit(Frame<true, A>{data, pitch}, o + near, c, active);
-      } else {
-        const F* data = frames.data + (o + near) * frames.outer_step;
-        visit(Frame<false, F>{data, frames.row_step}, o + near, c,
-              active);
-      }
-    }
-  }
 }
 
 template <int V, typename T, typename F, typename C>
@@ -214,8 +130,8 @@ SF_DEVICE void finish_rows(const DenseJob<T, F, C>& job, const Team& team, Accum
 }
 
 template <Verb verb, bool staged, int V, typename T, typename F, typename C>
-SF_DEVICE void apply_lines(const DenseJob<T, F, C>& job, const Team& team, int pitch,
-                           void* memory, Accumulate<T>* partial) {
+SF_DEVICE void apply_lines(const DenseJob<T, F, C>& job, const Team& team, int pitch, void* memory,
+                           Accumulate<T>* partial) {
   using A = Accumulate<T>;
   const int rows = job.frames.rows;
   const int tile = kCoefficientBytes / static_cast<int>(sizeof(A)) / team.teams;
@@ -224,8 +140,7 @@ SF_DEVICE void apply_lines(const DenseJob<T, F, C>& job, const Team& team, int p
     Column<T, V> column = column_at<V>(job, team, o, c, active);
     A factor = 1;
     if (verb == kProx && job.group) {
-      const A squares =
-          coefficients_of(column, frame, 0, rows, static_cast<A*>(nullptr), partial);
+      const A squares = coefficients_of(column, frame, 0, rows, static_cast<A*>(nullptr), partial);
       if (active) factor = group_factor(sqrt(squares), job.threshold(o, c, 0));
     }
 #pragma unroll 1
@@ -243,10 +158,25 @@ SF_DEVICE void apply_lines(const DenseJob<T, F, C>& job, const Team& team, int p
   });
 }
 
+// Adds up what the teams found for the rows [k0, k1), or for all of them, in the order of the
+// teams.
+template <typename T, typename F, typename C>
+SF_DEVICE void store_sums(const DenseJob<T, F, C>& job, const Team& team, const double* sums,
+                          int step, int k0, int k1) {
+  const int width = job.partial_rows ? k1 - k0 : 1;
+#pragma unroll 1
+  for (int k = threadIdx.x; k < width; k += blockDim.x) {
+    double sum = 0;
+#pragma unroll 1
+    for (int t = 0; t < team.teams; ++t) sum += sums[t * step + k];
+    store(job.partials + k0 + k, sum);
+  }
+}
+
 // Sums of squares of a chunk: per outer index (one column each), per row of A^T, or one.
 template <bool staged, int V, typename T, typename F, typename C>
-SF_DEVICE void norm_lines(const DenseJob<T, F, C>& job, const Team& team, int pitch,
-                          void* memory, Accumulate<T>* partial) {
+SF_DEVICE void norm_lines(const DenseJob<T, F, C>& job, const Team& team, int pitch, void* memory,
+                          Accumulate<T>* partial) {
   using A = Accumulate<T>;
   constexpr int kSums = kCoefficientBytes / (sizeof(double) + sizeof(A));
   const int tile = job.partial_rows ? kSums / team.teams : job.frames.rows;
@@ -260,46 +190,40 @@ SF_DEVICE void norm_lines(const DenseJob<T, F, C>& job, const Team& team, int pi
 #pragma unroll 1
     for (int n = threadIdx.x; n < kSums; n += blockDim.x) sums[n] = 0;
     __syncthreads();
-    for_columns<staged>(job, team, pitch, [&](const auto& frame, int64_t o, int64_t c,
-                                              bool active) {
-      const Column<T, V> column = column_at<V>(job, team, o, c, active);
-      A* kept = job.partial_rows ? coefficients + mine : nullptr;
-      const A squares = coefficients_of(column, frame, k0, k1, kept, partial);
-      if (job.partial_rows) {
-        sync_team(team);
+    for_columns<staged>(job, team, pitch,
+                        [&](const auto& frame, int64_t o, int64_t c, bool active) {
+                          const Column<T, V> column = column_at<V>(job, team, o, c, active);
+                          A* kept = job.partial_rows ? coefficients + mine : nullptr;
+                          const A squares = coefficients_of(column, frame, k0, k1, kept, partial);
+                          if (job.partial_rows) {
+                            sync_team(team);
 #pragma unroll 1
-        for (int k = team.lane; active && k < k1 - k0; k += team.size) {
-          sums[mine + k] += static_cast<double>(kept[k]) * kept[k];
-        }
-        sync_team(team);
-      } else if (active && team.lane == 0) {
-        if (job.partial_outer) store(job.partials + o - job.columns.o0, double(squares));
-        sums[mine] += squares;
-      }
-    });
+                            for (int k = team.lane; active && k < k1 - k0; k += team.size) {
+                              sums[mine + k] += static_cast<double>(kept[k]) * kept[k];
+                            }
+                            sync_team(team);
+                          } else if (active && team.lane == 0) {
+                            if (job.partial_outer)
+                              store(job.partials + o - job.columns.o0, double(squares));
+                            sums[mine] += squares;
+                          }
+                        });
     __syncthreads();
-    const int width = job.partial_rows ? k1 - k0 : job.partial_outer ? 0 : 1;
-#pragma unroll 1
-    for (int k = threadIdx.x; k < width; k += blockDim.x) {
-      double sum = 0;
-#pragma unroll 1
-      for (int t = 0; t < team.teams; ++t) sum += sums[t * (job.partial_rows ? tile : 1) + k];
-      store(job.partials + k0 + k, sum);
-    }
+    if (!job.partial_outer) store_sums(job, team, sums, job.partial_rows ? tile : 1, k0, k1);
   }
 }
 
 template <Verb verb, bool staged, int V, typename T, typename F, typename C>
 SF_DEVICE void dense_lines(const DenseJob<T, F, C>& job, int pitch) {
   using A = Accumulate<T>;
-  A* partial = reinterpret_cast<A*>(job.memory + kCoefficientBytes);
+  A* partial = reinterpret_cast<A*>(shared_memory() + kCoefficientBytes);
   const int packs = (job.columns.units + V - 1) / V;
-  const bool wide = packs > kWarp * kKept<V>;
+  const bool wide = packs > kWarp * kKept;
   const Team team = team_of(wide ? static_cast<int>(blockDim.x) : power_of_two(packs, kWarp));
   if constexpr (verb == kNorms) {
-    norm_lines<staged, V>(job, team, pitch, job.memory, partial);
+    norm_lines<staged, V>(job, team, pitch, shared_memory(), partial);
   } else {
-    apply_lines<verb, staged, V>(job, team, pitch, job.memory, partial);
+    apply_lines<verb, staged, V>(job, team, pitch, shared_memory(), partial);
   }
 }
 

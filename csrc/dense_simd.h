@@ -108,7 +108,8 @@ SF_INLINE void dense_rows(const T* x, T* y, int64_t row, const Acc<T>* at, int64
 
 // Vectors of columns a sub-tile holds.
 constexpr int kColumnVectors = kVectorBytes == 64 ? 2 : 1;
-constexpr int64_t kRowBlock = 8;
+constexpr int64_t kRowBlock = 8;  // units whose sums stay in registers
+constexpr int64_t kAddBlock = 2;  // units that share one load of delta
 
 // Units lie pages apart, where the hardware does not look ahead: fetch the next block of them.
 template <int N, typename T>
@@ -180,46 +181,55 @@ SF_INLINE void each_column_tile(int64_t width, const Tile& tile) {
   if (t < width) tile.template operator()<1, true>(t, width - t);
 }
 
+// c (K, ldc) += A^T U on `width` columns, for K rows of A^T.
+template <int K, typename T>
+SF_INLINE void sweep_dots(const T* u, int64_t unit, const Acc<T>* at, int64_t units, int64_t width,
+                          Acc<T>* c, int64_t ldc) {
+  for (int64_t j = 0; j < units; j += kRowBlock) {
+    const int64_t rows = units - j < kRowBlock ? units - j : kRowBlock;
+    each_column_tile<Acc<T>>(width, [&]<int N, bool partial>(int64_t t, int64_t some) {
+      column_dots<K, N, partial>(u + j * unit + t, unit, at + j, units, rows, c + t, ldc, some);
+    });
+  }
+}
+
 // Columns kernel on `width` columns: c (k, ldc) = A^T U.
 template <typename T>
 SF_INLINE void columns_dots(const T* u, int64_t unit, const Acc<T>* at, int64_t units, int64_t k,
                             int64_t width, Acc<T>* c, int64_t ldc) {
   for (int64_t i = 0; i < k * ldc; ++i) c[i] = 0;
-  for (int64_t j = 0; j < units; j += kRowBlock) {
-    const int64_t rows = units - j < kRowBlock ? units - j : kRowBlock;
+  const auto sweep = [&]<int K>(int64_t q) {
+    sweep_dots<K>(u, unit, at + q * units, units, width, c + q * ldc, ldc);
+  };
+  int64_t q = 0;
+  for (; q + kBlock <= k; q += kBlock) sweep.template operator()<kBlock>(q);
+  for (; q + 4 <= k; q += 4) sweep.template operator()<4>(q);
+  for (; q + 2 <= k; q += 2) sweep.template operator()<2>(q);
+  for (; q < k; ++q) sweep.template operator()<1>(q);
+}
+
+// Columns kernel on `width` columns: U += A delta.
+template <int K, typename T>
+SF_INLINE void sweep_add(T* u, int64_t unit, const Acc<T>* at, int64_t units, int64_t k,
+                         int64_t width, const Acc<T>* delta, int64_t ldc) {
+  for (int64_t j = 0; j < units; j += kAddBlock) {
+    const int64_t rows = units - j < kAddBlock ? units - j : kAddBlock;
     each_column_tile<Acc<T>>(width, [&]<int N, bool partial>(int64_t t, int64_t some) {
-      const auto part = [&]<int K>(int64_t q) {
-        column_dots<K, N, partial>(u + j * unit + t, unit, at + q * units + j, units, rows,
-                                   c + q * ldc + t, ldc, some);
-      };
-      int64_t q = 0;
-      for (; q + kBlock <= k; q += kBlock) part.template operator()<kBlock>(q);
-      for (; q + 4 <= k; q += 4) part.template operator()<4>(q);
-      for (; q + 2 <= k; q += 2) part.template operator()<2>(q);
-      for (; q < k; ++q) part.template operator()<1>(q);
+      add_columns<K, N, partial>(u + j * unit + t, unit, at + j, units, rows, delta + t, ldc, k,
+                                 some);
     });
   }
 }
 
-// Columns kernel on `width` columns: U += A delta.
 template <typename T>
 SF_INLINE void columns_add(T* u, int64_t unit, const Acc<T>* at, int64_t units, int64_t k,
                            int64_t width, const Acc<T>* delta, int64_t ldc) {
-  for (int64_t j = 0; j < units; j += kRowBlock) {
-    const int64_t rows = units - j < kRowBlock ? units - j : kRowBlock;
-    each_column_tile<Acc<T>>(width, [&]<int N, bool partial>(int64_t t, int64_t some) {
-      const auto part = [&]<int K>() {
-        add_columns<K, N, partial>(u + j * unit + t, unit, at + j, units, rows, delta + t, ldc, k,
-                                   some);
-      };
-      switch (k) {
-        case 1: return part.template operator()<1>();
-        case 2: return part.template operator()<2>();
-        case 4: return part.template operator()<4>();
-        case 8: return part.template operator()<8>();
-        default: return part.template operator()<0>();
-      }
-    });
+  switch (k) {
+    case 1: return sweep_add<1>(u, unit, at, units, k, width, delta, ldc);
+    case 2: return sweep_add<2>(u, unit, at, units, k, width, delta, ldc);
+    case 4: return sweep_add<4>(u, unit, at, units, k, width, delta, ldc);
+    case 8: return sweep_add<8>(u, unit, at, units, k, width, delta, ldc);
+    default: return sweep_add<0>(u, unit, at, units, k, width, delta, ldc);
   }
 }
 

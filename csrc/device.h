@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a kernel body may use of CUDA. nvcc gives it real meaning; with SYMFAST_EMULATOR the same names
-// come from tests/emulation/emulator.h and the bodies run on the CPU, every access checked.
-//   SF_KERNEL(threads, blocks)  a kernel of at most so many threads a block, so many blocks on an SM
-//   SF_SHARED(T, name, [n])     static shared memory        SF_DYNAMIC_SHARED(name)  bytes, 16-aligned
-//   load, store, load_pack, store_pack, load_table          the only ways to global memory
+// What a kernel body may use of CUDA. nvcc gives it real meaning; with SYMFAST_EMULATOR the same
+// names come from tests/emulation/emulator.h and the bodies run on the CPU, every access checked.
+//   SF_KERNEL(threads, blocks)  a kernel of at most so many threads a block, so many blocks on an
+//   SM SF_SHARED(T, name, [n])     static shared memory        SF_DYNAMIC_SHARED(name)  bytes,
+//   16-aligned load, store, load_pack, store_pack, load_table          the only ways to global
+//   memory
 #pragma once
 #include <cstdint>
 #include <cstring>
@@ -61,18 +62,22 @@ struct alignas(16) Pack<T, 8> {
 };
 
 #if !defined(SYMFAST_EMULATOR)
+// Pointers also reach threads through shared memory; without the hint those accesses are generic.
 template <typename T>
 SF_DEVICE T load(const T* p) {
+  __builtin_assume(__isGlobal(p));
   return *p;
 }
 
 template <typename T>
 SF_DEVICE void store(T* p, T value) {
+  __builtin_assume(__isGlobal(p));
   *p = value;
 }
 
 template <int V, typename T>
 SF_DEVICE Pack<T, V> load_pack(const T* p) {
+  __builtin_assume(__isGlobal(p));
   if constexpr (V == 1) {
     return Pack<T, 1>{{*p}};
   } else {
@@ -85,6 +90,7 @@ SF_DEVICE Pack<T, V> load_pack(const T* p) {
 
 template <int V, typename T>
 SF_DEVICE void store_pack(T* p, const Pack<T, V>& value) {
+  __builtin_assume(__isGlobal(p));
   if constexpr (V == 1) {
     *p = value.lane[0];
   } else {
@@ -136,8 +142,8 @@ SF_DEVICE int elements_to_boundary(const T* p) {
          static_cast<int>(sizeof(T));
 }
 
-// value = quotient * by + rest. Within a chunk 32 bits are enough (plan.h), and a 64-bit division is a
-// call that spills registers.
+// value = quotient * by + rest. Within a chunk 32 bits are enough (plan.h), and a 64-bit division
+// is a call that spills registers.
 struct Split {
   int quotient, rest;
 };

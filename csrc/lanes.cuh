@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// How the threads of a block share work: teams of a power of two threads, and sums over a team in an
-// order that depends on nothing but its size.
+// How the threads of a block share work: teams of a power of two threads, and sums over a team in
+// an order that depends on nothing but its size.
 #pragma once
 #include "device.h"
 
@@ -9,6 +9,13 @@ namespace symfast {
 constexpr int kBlock = 256;
 constexpr int kWarp = 32;
 constexpr unsigned kAllLanes = 0xffffffffu;
+
+// The block's dynamic shared memory. Its address travels by this function alone: read back from a
+// struct it would be any address, and every access a generic one.
+SF_DEVICE unsigned char* shared_memory() {
+  SF_DYNAMIC_SHARED(memory);
+  return memory;
+}
 
 // Smallest power of two >= n, at most `most` (itself a power of two).
 SF_DEVICE int power_of_two(int64_t n, int most) {

@@ -45,9 +45,12 @@ void launch(void (*kernel)(Parameters...), const Launch& shape, const Arguments&
                                     shape.shared_bytes),
                "not that much shared memory");
   }
-  kernel<<<static_cast<unsigned>(shape.blocks), shape.threads, shape.shared_bytes,
-           static_cast<cudaStream_t>(shape.stream)>>>(arguments...);
-  check_cuda(cudaGetLastError(), "a kernel did not start");
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(shape.blocks));
+  config.blockDim = dim3(static_cast<unsigned>(shape.threads));
+  config.dynamicSmemBytes = static_cast<std::size_t>(shape.shared_bytes);
+  config.stream = static_cast<cudaStream_t>(shape.stream);
+  check_cuda(cudaLaunchKernelEx(&config, kernel, arguments...), "a kernel did not start");
 }
 
 // Dynamic shared memory one block may have on the current device, asked for once per device.

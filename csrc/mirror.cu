@@ -15,9 +15,9 @@ void check(const Tensor& theta, const Tensor& frames) {
   require(theta.size(0) == frames.size(0) && theta.size(2) == frames.size(1), "theta ",
           sizes_of(theta), " and O ", sizes_of(frames),
           " do not fit: wanted (groups, rows, d) and (groups, d, k)");
-  require(theta.is_cuda() && frames.is_cuda() &&
-              theta.get_device_index() == frames.get_device_index(),
-          "theta and O must be on the same device");
+  require(
+      theta.is_cuda() && frames.is_cuda() && theta.get_device_index() == frames.get_device_index(),
+      "theta and O must be on the same device");
   require(theta.size(2) < INT32_MAX && frames.size(2) < INT32_MAX, "d and k must be below 2^31");
   const Number number = number_of(theta, "theta"), frame = number_of(frames, "O");
   const bool half = number == Number::bf16 || number == Number::f16;
@@ -33,8 +33,8 @@ struct Staged {
 
   Staged(const Tensor& o, Number number)
       : frames(o),
-        stage_bytes(stage_bytes_for(o.size(1), o.size(2), accumulate_bytes(number),
-                                    most_shared_bytes())),
+        stage_bytes(
+            stage_bytes_for(o.size(1), o.size(2), accumulate_bytes(number), most_shared_bytes())),
         transposed(stage_bytes == 0) {
     if (transposed) {
       frames = torch::stable::transpose(torch::stable::to(o, accumulate_type(number)), 1, 2);
@@ -88,8 +88,8 @@ Tensor mirror_apply(const Tensor& theta, const Tensor& frames, const Tensor& amo
               amounts.is_contiguous(),
           "amounts must be contiguous, float64 for float64 theta, else float32");
   const bool one = amounts.numel() == 1;
-  require(amounts.dim() == 2 && (one || (amounts.size(0) == theta.size(0) &&
-                                         amounts.size(1) == theta.size(1))),
+  require(amounts.dim() == 2 &&
+              (one || (amounts.size(0) == theta.size(0) && amounts.size(1) == theta.size(1))),
           "amounts must have shape (groups, rows) or (1, 1), got ", sizes_of(amounts));
   const OnDevice device(theta);
   const Tensor x = torch::stable::contiguous(theta);
@@ -100,11 +100,20 @@ Tensor mirror_apply(const Tensor& theta, const Tensor& frames, const Tensor& amo
   call.one_amount = one;
   call.group = mode == kGroup;
   switch (verb) {
-    case kReflect: run<kReflect>(x, frames, call); return out;
-    case kProject: run<kProject>(x, frames, call); return out;
-    case kShrink: run<kShrink>(x, frames, call); return out;
-    case kProx: run<kProx>(x, frames, call); return out;
-    default: break;
+    case kReflect:
+      run<kReflect>(x, frames, call);
+      return out;
+    case kProject:
+      run<kProject>(x, frames, call);
+      return out;
+    case kShrink:
+      run<kShrink>(x, frames, call);
+      return out;
+    case kProx:
+      run<kProx>(x, frames, call);
+      return out;
+    default:
+      break;
   }
   require(false, "verb ", verb, " is not 0 to 3");
   return out;

@@ -21,13 +21,21 @@ struct MirrorArguments {
 };
 
 template <Verb verb, typename T, typename F>
-SF_DEVICE void fill_job(const MirrorArguments<T, F>& a, unsigned char* memory,
-                        DenseJob<T, F, T>& job) {
+SF_DEVICE void fill_job(const MirrorArguments<T, F>& a, DenseJob<T, F, T>& job) {
   const int64_t bundle = blockIdx.x / a.blocks_each;
-  const int64_t g0 = bundle * a.groups_each, n0 = (blockIdx.x - bundle * a.blocks_each) * int64_t{a.rows_each};
+  const int64_t g0 = bundle * a.groups_each,
+                n0 = (blockIdx.x - bundle * a.blocks_each) * int64_t{a.rows_each};
   const int64_t groups = a.groups - g0 < a.groups_each ? a.groups - g0 : a.groups_each;
   const int64_t rows = a.rows - n0 < a.rows_each ? a.rows - n0 : a.rows_each;
-  job.columns = {a.theta, a.out, 1, a.rows * a.d, a.d, g0, n0, a.d, static_cast<int>(groups),
+  job.columns = {a.theta,
+                 a.out,
+                 1,
+                 a.rows * a.d,
+                 a.d,
+                 g0,
+                 n0,
+                 a.d,
+                 static_cast<int>(groups),
                  static_cast<int>(rows)};
   if (verb == kCoefficients) job.columns.target = const_cast<T*>(a.theta);  // not written
   const int64_t size = int64_t{a.d} * a.k;
@@ -40,16 +48,15 @@ SF_DEVICE void fill_job(const MirrorArguments<T, F>& a, unsigned char* memory,
   job.places = {0, a.rows * a.k, a.k, 1};
   job.partials = nullptr;
   job.partial_rows = job.partial_outer = false;
-  job.memory = memory;
   job.stage_bytes = a.stage_bytes;
 }
 
 template <typename T, typename F, Verb verb>
-SF_KERNEL(kBlock, 2) mirror_kernel(SF_ARGUMENT MirrorArguments<T, F> arguments) {
+SF_KERNEL(kBlock, 2)
+mirror_kernel(SF_ARGUMENT MirrorArguments<T, F> arguments) {
   using Job = DenseJob<T, F, T>;
   SF_SHARED(Job, job, [1]);
-  SF_DYNAMIC_SHARED(memory);
-  if (threadIdx.x == 0) fill_job<verb>(arguments, memory, job[0]);
+  if (threadIdx.x == 0) fill_job<verb>(arguments, job[0]);
   __syncthreads();
   dense_columns_by_team<verb>(job[0]);
 }

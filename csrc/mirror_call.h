@@ -19,11 +19,11 @@ struct MirrorCall {
   int64_t block;        // rows of one item; items are (group, block of rows)
 };
 
-inline int64_t blocks_per_group(const MirrorCall& call) {
+SF_HOST_DEVICE int64_t blocks_per_group(const MirrorCall& call) {
   return (call.rows + call.block - 1) / call.block;
 }
 
 // Workspace of one thread, in numbers of the accumulate type: A^T and the coefficients.
-inline int64_t scratch_numbers(const MirrorCall& call) { return call.d * call.k + 4 * call.k + 16; }
+SF_HOST_DEVICE int64_t scratch_numbers(const MirrorCall& call) { return call.d * call.k + 4 * call.k + 16; }
 
 }  // namespace symfast

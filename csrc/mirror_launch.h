@@ -24,7 +24,8 @@ inline int stage_bytes_for(int64_t d, int64_t k, int64_t accumulate_bytes, int m
   return one + kDenseBytes + 1024 <= most_shared ? static_cast<int>((one + 15) / 16 * 16) : 0;
 }
 
-// Elements of theta a block takes: enough to pay for staging a frame, few enough to fill the device.
+// Elements of theta a block takes: enough to pay for staging a frame, few enough to fill the
+// device.
 constexpr int64_t kBlockElements = 16384;
 
 template <Verb verb, typename T, typename F>

@@ -87,18 +87,25 @@ void plan_apply_(std::vector<Tensor> tensors, Tensor layout, Tensor tasks, Tenso
   PlanLaunch call = call_of(tables, pointers, device.stream());
   call.amount = amount;
   call.amount_index = static_cast<AmountIndex>(amount_index);
+  std::optional<Tensor> numbers;  // lives until the launch
   if (amount_index != kUniform) {
     require_cuda(*amounts, frames, "amounts");
-    require(amounts->scalar_type() == frames.scalar_type() && amounts->is_contiguous(),
-            "amounts must be contiguous, of the accumulate type");
-    call.amounts = amounts->const_data_ptr();
+    require(amounts->scalar_type() == frames.scalar_type(),
+            "amounts must be of the accumulate type");
+    numbers = torch::stable::contiguous(*amounts);
+    call.amounts = numbers->const_data_ptr();
   }
   switch (verb) {
-    case kReflect: return launch_for<kReflect>(number, call);
-    case kProject: return launch_for<kProject>(number, call);
-    case kShrink: return launch_for<kShrink>(number, call);
-    case kProx: return launch_for<kProx>(number, call);
-    default: break;
+    case kReflect:
+      return launch_for<kReflect>(number, call);
+    case kProject:
+      return launch_for<kProject>(number, call);
+    case kShrink:
+      return launch_for<kShrink>(number, call);
+    case kProx:
+      return launch_for<kProx>(number, call);
+    default:
+      break;
   }
   require(false, "verb ", verb, " does not change parameters; it must be 0 to 3");
 }
@@ -130,7 +137,8 @@ Tensor plan_norms(std::vector<Tensor> tensors, Tensor layout, Tensor tasks, Tens
   const OnDevice device(frames);
   const Pointers pointers(tables);
   PlanLaunch call = call_of(tables, pointers, device.stream());
-  const Tensor partials = torch::stable::new_empty(tasks, {workspace_of(tables)}, ScalarType::Double);
+  const Tensor partials =
+      torch::stable::new_empty(tasks, {workspace_of(tables)}, ScalarType::Double);
   const Tensor sums = torch::stable::new_empty(tasks, {mirrors}, ScalarType::Double);
   call.partials = static_cast<double*>(partials.mutable_data_ptr());
   launch_for<kNorms>(number, call);

@@ -13,8 +13,8 @@ template <Verb verb, typename T>
 SF_DEVICE void fill_job(const Work<T>& work, DenseJob<T, Accumulate<T>, Accumulate<T>>& job) {
   const Task& task = work.task;
   const Chunk& chunk = work.chunk;
-  job.columns = {work.data,         work.data,  task.unit_stride, task.outer_stride,
-                 task.inner_stride, chunk.o0,   chunk.c0,         static_cast<int>(task.units),
+  job.columns = {work.data,         work.data,   task.unit_stride, task.outer_stride,
+                 task.inner_stride, chunk.o0,    chunk.c0,         static_cast<int>(task.units),
                  work.outer(),      work.inner()};
   job.frames = {work.arguments.frames + task.pool, task.frame_step, task.units, 1,
                 static_cast<int>(task.count)};
@@ -28,7 +28,6 @@ SF_DEVICE void fill_job(const Work<T>& work, DenseJob<T, Accumulate<T>, Accumula
   job.partials = work.arguments.partials + chunk.partial;
   job.partial_rows = task.mirror_column_step > 0;
   job.partial_outer = !job.partial_rows && task.mirror_step > 0;
-  job.memory = work.cache;
   job.stage_bytes = work.arguments.cache_bytes - kDenseBytes;
 }
 
@@ -80,12 +79,16 @@ SF_DEVICE void apply_index(const Work<T>& work) {
   }
 }
 
+// Blocks that an SM must have registers for: two keep 32 KB on their way from memory.
+template <typename T, Verb verb, bool dense>
+constexpr int kBlocks = dense || sizeof(T) == 8 || verb == kCoefficients ? 2 : 3;
+
 // `dense`: the plan holds dense frames. Without them a block needs fewer registers.
 template <typename T, Verb verb, bool dense>
-SF_KERNEL(kBlock, dense || sizeof(T) == 8 ? 2 : 3) plan_kernel(SF_ARGUMENT PlanArguments<T> arguments) {
+SF_KERNEL(kBlock, (kBlocks<T, verb, dense>))
+plan_kernel(SF_ARGUMENT PlanArguments<T> arguments) {
   SF_SHARED(int64_t, words, [kTaskFields + kChunkFields]);
   SF_SHARED(Slots, slots, [1]);
-  SF_DYNAMIC_SHARED(cache);
   const int thread = static_cast<int>(threadIdx.x);
   const int64_t* chunk = arguments.chunks + blockIdx.x * kChunkFields;
   const int64_t* task = arguments.tasks + load_table(chunk) * kTaskFields;
@@ -99,20 +102,16 @@ SF_KERNEL(kBlock, dense || sizeof(T) == 8 ? 2 : 3) plan_kernel(SF_ARGUMENT PlanA
   }
   if (thread == 0) slots[0] = slots_of(table, arguments.amount_index);
   __syncthreads();
-  const Work<T> work{table,
-                     *reinterpret_cast<const Chunk*>(words + kTaskFields),
-                     arguments,
-                     slots[0],
-                     static_cast<T*>(tensor) + table.base,
-                     cache};
+  const Work<T> work{table, *reinterpret_cast<const Chunk*>(words + kTaskFields), arguments,
+                     slots[0], static_cast<T*>(tensor) + table.base};
   if constexpr (dense) {
     if (table.kind == kDense) return apply_dense<verb>(work);
   }
   apply_index<verb>(work);
 }
 
-// Tables of more tensors than an argument holds travel in pieces of kTensors by value: no host memory
-// is read later, so a captured graph replays them.
+// Tables of more tensors than an argument holds travel in pieces of kTensors by value: no host
+// memory is read later, so a captured graph replays them.
 struct PointerArguments {
   int64_t* table;
   int64_t count;

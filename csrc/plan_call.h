@@ -23,20 +23,20 @@ struct PlanCall {
 };
 
 // Columns a tile of the strided dense kernel holds.
-constexpr int64_t kTileColumns = 512;
+constexpr int64_t kTileColumns = 256;
 
 // Units up to which rows of adjacent units are transposed: 16 float rows of them are 2 MB.
 constexpr int64_t kMostTransposed = 32768;
 
 // Index frames on adjacent units, in many rows, that touch a good part of them.
-inline bool transposes(const Task& task) {
+SF_HOST_DEVICE bool transposes(const Task& task) {
   const bool scattered = task.kind == kRowsScattered || task.kind == kPairsScattered;
   return (scattered || task.kind == kClusters) && task.unit_stride == 1 && task.inner == 1 &&
          task.outer > 1 && task.units <= kMostTransposed && task.count * 8 >= task.units;
 }
 
 // Workspace one chunk of a task needs, in numbers of the accumulate type.
-inline int64_t scratch_numbers(const Task& task) {
+SF_HOST_DEVICE int64_t scratch_numbers(const Task& task) {
   if (task.kind == kDense) return (task.count + 4) * kTileColumns + task.units;
   const int64_t members = task.kind == kClusters ? 16 * (task.units + 1) : 0;  // a vector each
   return members + (transposes(task) ? 16 * (task.units + 16) : 0);

@@ -8,8 +8,7 @@
 namespace symfast {
 
 // Members whose loads are in flight together.
-template <int V>
-constexpr int kClusterAhead = V == 8 ? 2 : 4;
+constexpr int kClusterAhead = 4;
 
 struct Cluster {
   int64_t members;
@@ -57,16 +56,16 @@ template <int V, typename T, typename Visit>
 SF_DEVICE void for_members(const Work<T>& work, const Cluster& cluster, const T* column,
                            Visit&& visit) {
 #pragma unroll 1
-  for (int first = 0; first < cluster.size; first += kClusterAhead<V>) {
-    Pack<T, V> pack[kClusterAhead<V>];
+  for (int first = 0; first < cluster.size; first += kClusterAhead) {
+    Pack<T, V> pack[kClusterAhead];
 #pragma unroll
-    for (int n = 0; n < kClusterAhead<V>; ++n) {
+    for (int n = 0; n < kClusterAhead; ++n) {
       if (first + n >= cluster.size) continue;
       const int64_t unit = work.index(cluster.members + first + n);
       pack[n] = load_pack<V>(column + unit * work.task.unit_stride);
     }
 #pragma unroll
-    for (int n = 0; n < kClusterAhead<V>; ++n) {
+    for (int n = 0; n < kClusterAhead; ++n) {
       if (first + n < cluster.size) visit(first + n, pack[n]);
     }
   }
@@ -85,14 +84,14 @@ SF_DEVICE void for_members_again(const Work<T>& work, const Cluster& cluster, T*
   }
 }
 
+// The first walk: mean and, for prox, the sum of f(c) w; keeps what it reads, `rows` members at
+// most.
 template <Verb verb, int V, typename T>
-SF_DEVICE void cluster_apply(const Work<T>& work, const Cluster& cluster, T* column,
-                             Accumulate<T> amount) {
+SF_DEVICE void cluster_mean(const Work<T>& work, const Cluster& cluster, const T* column,
+                            Accumulate<T> amount, Pack<T, V>* kept, int rows,
+                            Accumulate<T> (&mean)[V], Accumulate<T> (&rest)[V]) {
   using A = Accumulate<T>;
-  Pack<T, V>* kept = reinterpret_cast<Pack<T, V>*>(work.cache);
-  const int rows = work.arguments.cache_bytes / static_cast<int>(blockDim.x * sizeof(Pack<T, V>));
   Helmert<A, V> walk;
-  A rest[V] = {};  // prox: sum over coming coefficients of f(c) w
   for_members<V>(work, cluster, column, [&](int i, const Pack<T, V>& pack) {
     walk.member(i);
 #pragma unroll
@@ -104,9 +103,18 @@ SF_DEVICE void cluster_apply(const Work<T>& work, const Cluster& cluster, T* col
       if (i < rows) kept[i * blockDim.x + threadIdx.x] = pack;
     }
   });
-  A mean[V];
 #pragma unroll
   for (int v = 0; v < V; ++v) mean[v] = walk.origin[v] + walk.sum[v] / A(cluster.size);
+}
+
+template <Verb verb, int V, typename T>
+SF_DEVICE void cluster_apply(const Work<T>& work, const Cluster& cluster, T* column,
+                             Accumulate<T> amount) {
+  using A = Accumulate<T>;
+  Pack<T, V>* kept = reinterpret_cast<Pack<T, V>*>(shared_memory());
+  const int rows = work.arguments.cache_bytes / static_cast<int>(blockDim.x * sizeof(Pack<T, V>));
+  A mean[V], rest[V] = {};  // rest: what the coming coefficients add to a member
+  cluster_mean<verb>(work, cluster, column, amount, kept, rows, mean, rest);
   if constexpr (verb == kProject) {
     Pack<T, V> pack;
 #pragma unroll
@@ -117,6 +125,7 @@ SF_DEVICE void cluster_apply(const Work<T>& work, const Cluster& cluster, T* col
     }
     return;
   }
+  Helmert<A, V> walk;
   for_members_again<V>(work, cluster, column, kept, rows, [&](int i, Pack<T, V>& pack) {
     if constexpr (verb == kProx) walk.member(i);
 #pragma unroll

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Dense frames on columns that are neighbours in memory: `lanes` threads side by side take V columns
-// each, `slices` of them share the units of these columns (unit i belongs to slice i % slices). What
-// a thread reads stays in shared memory as far as it fits, for the second walk.
+// Dense frames on columns that are neighbours in memory: `lanes` threads side by side take V
+// columns each, `slices` of them share the units of these columns (unit i belongs to slice i %
+// slices). What a thread reads stays in shared memory as far as it fits, for the second walk.
 #pragma once
 #include "dense.cuh"
 
@@ -56,7 +56,7 @@ struct TileColumns {
   using A = Accumulate<T>;
   const DenseJob<T, A, A>& job;
   Tile tile;
-  T* column;      // unit 0 of this thread's columns, or null
+  T* column;  // unit 0 of this thread's columns, or null
   const A* frame;
   Pack<T, V>* kept;  // this thread's packs, blockDim.x apart
   int rows_kept;
@@ -78,8 +78,7 @@ struct TileColumns {
   }
 
   // Coefficients [k0, k1) of the tile's columns to coefficients[(k - k0) * width + column].
-  SF_DEVICE void coefficients(int k0, int k1, bool again, A* coefficients,
-                              A* scratch) const {
+  SF_DEVICE void coefficients(int k0, int k1, bool again, A* coefficients, A* scratch) const {
 #pragma unroll 1
     for (int k = k0; k < k1; k += kRowsAtOnce<V>) {
       A c[kRowsAtOnce<V>][V] = {};
@@ -124,8 +123,8 @@ struct TileColumns {
 // f on the coefficients [k0, k1) of the columns [c, c + width); by all threads together.
 template <Verb verb, typename T>
 SF_DEVICE void finish_tile(const DenseJob<T, Accumulate<T>, Accumulate<T>>& job,
-                           Accumulate<T>* coefficients, int k0, int k1, int64_t o,
-                           int c, int width) {
+                           Accumulate<T>* coefficients, int k0, int k1, int64_t o, int c,
+                           int width) {
   using A = Accumulate<T>;
 #pragma unroll 1
   for (int n = threadIdx.x; n < (k1 - k0) * width; n += blockDim.x) {
@@ -205,10 +204,10 @@ SF_DEVICE void dense_tiles(const DenseJob<T, Accumulate<T>, Accumulate<T>>& job)
   constexpr int kCoefficients = kCoefficientBytes / sizeof(A), kSums = 64;
   static_assert(kBlock * V * sizeof(A) <= kScratchBytes);
   SF_SHARED(double, sums, [kSums]);
-  A* coefficients = reinterpret_cast<A*>(job.memory);
-  A* scratch = reinterpret_cast<A*>(job.memory + kCoefficientBytes);
+  A* coefficients = reinterpret_cast<A*>(shared_memory());
+  A* scratch = reinterpret_cast<A*>(shared_memory() + kCoefficientBytes);
   TileColumns<T, V> columns{job, {}, nullptr, nullptr, nullptr, 0};
-  columns.kept = reinterpret_cast<Pack<T, V>*>(job.stage()) + threadIdx.x;
+  columns.kept = reinterpret_cast<Pack<T, V>*>(stage_memory()) + threadIdx.x;
   columns.rows_kept = job.stage_bytes / static_cast<int>(blockDim.x * sizeof(Pack<T, V>));
   columns.tile = tile_of((job.columns.inner + V - 1) / V, job.columns.units, columns.rows_kept);
   const int rows = job.frames.rows, fit = kCoefficients / (columns.tile.lanes * V);

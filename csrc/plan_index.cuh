@@ -147,9 +147,11 @@ SF_DEVICE Box<T> box_of(const Work<T>& work, int64_t run) {
   order(x, y);
   merge(y, z);
   merge(x, y);
-  const int64_t slot = work.slots.start + (mirror + from) * work.slots.per_mirror +
-                       chunk.o0 * work.slots.per_outer;
-  return {x, y, z,
+  const int64_t slot =
+      work.slots.start + (mirror + from) * work.slots.per_mirror + chunk.o0 * work.slots.per_outer;
+  return {x,
+          y,
+          z,
           {work.element(chunk.o0, a + from, chunk.c0), work.element(chunk.o0, b + from, chunk.c0),
            x.step, slot, x.slot, work.output(mirror + from, chunk.o0, chunk.c0), x.out, 0}};
 }
@@ -157,7 +159,8 @@ SF_DEVICE Box<T> box_of(const Work<T>& work, int64_t run) {
 // A team per line along the fastest axis.
 template <Verb verb, bool pairs, typename T>
 SF_DEVICE void walk_box(const Work<T>& work, const Box<T>& box) {
-  const int count = static_cast<int>(box.fast.count), near_count = static_cast<int>(box.middle.count);
+  const int count = static_cast<int>(box.fast.count),
+            near_count = static_cast<int>(box.middle.count);
   const int each = box.fast.step == 1 ? (count + kPack<T> - 1) / kPack<T> : count;
   const Team team = team_of(power_of_two(each, static_cast<int>(blockDim.x)));
   const int lines = near_count * static_cast<int>(box.slow.count);
@@ -212,8 +215,14 @@ SF_DEVICE void apply_scattered(const Work<T>& work) {
                     c = work.chunk.c0 + item.c;
       const UnitPair unit = unit_pair(work.index(k));
       const int64_t slot = work.slots.start + k * work.slots.per_mirror + o * work.slots.per_outer;
-      line[n] = {work.element(o, unit.a, c), work.element(o, unit.b, c), 0, slot, 0,
-                 work.output(k, o, c), 0, 0};
+      line[n] = {work.element(o, unit.a, c),
+                 work.element(o, unit.b, c),
+                 0,
+                 slot,
+                 0,
+                 work.output(k, o, c),
+                 0,
+                 0};
       a[n] = load_pack<1>(line[n].a);
       if constexpr (pairs) b[n] = load_pack<1>(line[n].b);
     }

@@ -72,8 +72,8 @@ SF_DEVICE double square_sum(const Work<T>& work, int64_t k, int lane, int step) 
   return sum;
 }
 
-// Chunks of index frames and clusters. Neighbouring threads take neighbouring memory: columns of one
-// mirror, or, where units are adjacent, mirrors.
+// Chunks of index frames and clusters. Neighbouring threads take neighbouring memory: columns of
+// one mirror, or, where units are adjacent, mirrors.
 template <typename T>
 SF_DEVICE void index_norms(const Work<T>& work) {
   SF_SHARED(double, sums, [kBlock]);

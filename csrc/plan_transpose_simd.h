@@ -42,7 +42,10 @@ SF_INLINE void gather_rows(const T* data, int64_t stride, int64_t rows, int64_t 
     const int64_t count = units - j < W ? units - j : W;
     Vec<A> v[W] = {};
     if (rows == W && count == W) {
-      for (int64_t i = 0; i < W; ++i) v[i] = load(data + i * stride + j);
+      for (int64_t i = 0; i < W; ++i) {
+        __builtin_prefetch(data + i * stride + j + 8 * W);  // more rows than the hardware follows
+        v[i] = load(data + i * stride + j);
+      }
     } else {
       for (int64_t i = 0; i < rows; ++i) {
         v[i] = count == W ? load(data + i * stride + j) : load_some(data + i * stride + j, count);

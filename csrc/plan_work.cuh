@@ -40,7 +40,6 @@ struct Work {
   const PlanArguments<T>& arguments;
   const Slots& slots;
   T* data;  // element (0, 0, 0)
-  unsigned char* cache;
 
   SF_DEVICE int outer() const { return static_cast<int>(chunk.o1 - chunk.o0); }
   SF_DEVICE int inner() const { return static_cast<int>(chunk.c1 - chunk.c0); }

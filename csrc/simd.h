@@ -191,18 +191,23 @@ SF_INLINE Vec<Acc<T>> load_some(const T* p, int64_t n) {
 }
 template <typename T>
 SF_INLINE void store_some(T* p, Vec<Acc<T>> v, int64_t n) {
-#if defined(__AVX512F__)
-  if constexpr (sizeof(T) == 4) {
-    _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1u << n) - 1u), (__m512)v);
-    return;
-  } else if constexpr (sizeof(T) == 8) {
-    _mm512_mask_storeu_pd(p, static_cast<__mmask8>((1u << n) - 1u), (__m512d)v);
-    return;
-  }
-#endif
   T whole[kLanes<Acc<T>>];
   store(whole, v);
-  for (int64_t i = 0; i < n; ++i) p[i] = whole[i];
+  const T* from = whole;
+  // in powers of two: masked stores are slow on several processors
+  const auto put_block = [&]<int count>() {
+    if constexpr (count < kLanes<Acc<T>>) {
+      if (n & count) {
+        __builtin_memcpy(p, from, count * sizeof(T));
+        p += count;
+        from += count;
+      }
+    }
+  };
+  put_block.template operator()<8>();
+  put_block.template operator()<4>();
+  put_block.template operator()<2>();
+  put_block.template operator()<1>();
 }
 
 // Lane l of the result is lane from[l] of a followed by b.

@@ -7,6 +7,7 @@
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 
+#include <sstream>
 #include <stdexcept>
 #include <string>
 
@@ -17,14 +18,18 @@ namespace symfast {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-// Message pieces are put together only when the check fails.
 template <typename... Pieces>
-void require(bool holds, const Pieces&... pieces) {
-  if (holds) return;
+[[noreturn, gnu::noinline, gnu::cold]] void refuse(const Pieces&... pieces) {
   std::ostringstream words;
   words << "symfast: ";
   (words << ... << pieces);
   throw std::runtime_error(words.str());
+}
+
+// A check costs a branch; its message is put together out of line, when it fails.
+template <typename... Pieces>
+[[gnu::always_inline]] inline void require(bool holds, const Pieces&... pieces) {
+  if (__builtin_expect(!holds, 0)) refuse(pieces...);
 }
 
 inline std::string sizes_of(const Tensor& tensor) {
@@ -42,10 +47,8 @@ inline Number number_of(const Tensor& tensor, const char* what) {
     case ScalarType::Float: return Number::f32;
     case ScalarType::BFloat16: return Number::bf16;
     case ScalarType::Half: return Number::f16;
-    default: break;
+    default: refuse(what, " must be float64, float32, bfloat16 or float16");
   }
-  require(false, what, " must be float64, float32, bfloat16 or float16");
-  return Number::f64;
 }
 
 inline ScalarType accumulate_type(Number number) {

@@ -33,10 +33,14 @@ inline void require_cuda(const Tensor& tensor, const Tensor& like, const char* w
 template <typename Run>
 void for_number(Number number, const Run& run) {
   switch (number) {
-    case Number::f64: return run(double{});
-    case Number::f32: return run(float{});
-    case Number::bf16: return run(BFloat16{});
-    case Number::f16: return run(Float16{});
+    case Number::f64:
+      return run(double{});
+    case Number::f32:
+      return run(float{});
+    case Number::bf16:
+      return run(BFloat16{});
+    case Number::f16:
+      return run(Float16{});
   }
 }
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The real CUDA kernel bodies, run on the CPU by tests/emulation."""
 
+import ctypes
 import mmap
 import subprocess
 import sys
@@ -189,8 +190,10 @@ def test_offsets_beyond_32_bits() -> None:
     assert tail[:, 0].tolist() == [16.0, 8.0, 0.0]
 
 
-MIRRORS = [(5, 3, 16, 2), (40, 1, 64, 4), (2, 7, 33, 5), (1, 50, 1024, 3), (3, 2, 4, 4), (2, 2, 700, 9),
-           (1, 3, 9, 0), (0, 3, 9, 2), (2, 0, 9, 2)]  # fmt: skip
+MIRRORS = [
+    (5, 3, 16, 2), (40, 1, 64, 4), (2, 7, 33, 5), (1, 50, 1024, 3), (3, 2, 4, 4),
+    (2, 2, 700, 9), (1, 3, 9, 0), (0, 3, 9, 2), (2, 0, 9, 2),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("shape", MIRRORS, ids=str)
@@ -221,7 +224,7 @@ def test_functional_verbs(dtype: torch.dtype, shape: tuple[int, int, int, int]) 
             close(got, x + (new - c) @ frame.mT)
 
 
-# ---- what is moved --------------------------------------------------------------------------------
+# ---- what is moved ------------------------------------------------------------------------------
 
 
 def streaming_cases() -> dict[str, tuple[torch.Tensor, object]]:
@@ -267,7 +270,7 @@ def test_frames_of_their_own_are_read_once() -> None:
     assert read.efficiency >= 0.9
 
 
-# ---- the test of the tests ------------------------------------------------------------------------
+# ---- the test of the tests ----------------------------------------------------------------------
 
 PLANTED = [
     "sound", "missing_barrier", "missing_second_barrier", "divergent_barrier",
@@ -309,10 +312,9 @@ def test_plain_emulator_finds(bug: str, words: str) -> None:
 
 
 def planted_emulator(**settings: object) -> emulated.Emulator:
-    from ctypes import CDLL, c_int, c_void_p
-
-    library = CDLL(str(emulated.Build(("planted.cpp",)).make()))
-    library.run_planted.argtypes = [c_int, c_void_p, c_void_p, c_int, c_int]
+    library = ctypes.CDLL(str(emulated.Build(("planted.cpp",)).make()))
+    number, address = ctypes.c_int, ctypes.c_void_p
+    library.run_planted.argtypes = [number, address, address, number, number]
     return emulated.Emulator(library, **settings)
 
 
@@ -354,16 +356,41 @@ def test_sanitizers_find(sanitizer: str, bugs: list[str]) -> None:
 
 @pytest.mark.parametrize("sanitizer", ["thread", "address"])
 def test_kernels_are_clean_under(sanitizer: str, tmp_path: Path) -> None:
+    verbs = (PROX, COEFFICIENTS, NORMS)
     program = emulated.Build(
-        ("kernels.cpp", "program.cpp"), sanitizer=sanitizer, program=True
+        ("kernels.cpp", "program.cpp"), sanitizer=sanitizer, program=True, verbs=verbs
     ).make()
     calls = tmp_path / "calls"
     emulator = emulated.load()
     with calls.open("wb") as file:
         for name in NAMES:
             case = problems.problem(name, torch.float32)
-            for verb in (PROX, COEFFICIENTS, NORMS):
+            for verb in verbs:
                 emulator.record(file, case.part, verb, case.amounts(), case.plan.mirrors)
         file.write((-1).to_bytes(8, "little", signed=True))
     done = run_program(program, calls, 2, 1)
     assert done.code == 0, done.words[:3000]
+
+
+@pytest.mark.parametrize(("name", "edit"), [
+    ("mirror", "dense_frames.cuh:one_frame ? 1 : outers, pitch);\n      __syncthreads();=>"
+               "one_frame ? 1 : outers, pitch);"),
+    ("swap", "plan_index.cuh:(line.b) == head;=>(line.b) < 99;"),
+    ("cluster", "plan_cluster.cuh:kept[i * blockDim.x + threadIdx.x] = pack=>"
+                "kept[i * blockDim.x] = pack"),
+])  # fmt: skip
+def test_bugs_planted_in_the_kernels_are_found(name: str, edit: str) -> None:
+    """A missing barrier, packs at odd addresses, threads that share a place."""
+    wanted = problems.expected(problems.problem(name, torch.float32), PROX)
+    library = ctypes.CDLL(str(emulated.Build(edit=edit, verbs=(PROX,)).make()))
+    found = False
+    for order in emulated.ORDERS:
+        case = problems.problem(name, torch.float32)
+        broken = emulated.Emulator(library, order=order)
+        broken.plan(case.part, PROX, amounts=case.amounts(), per=1)
+        found |= bool(broken.messages())
+        found |= any(
+            not (got - want).abs().max() < 1e-3
+            for got, want in zip(case.tensors(), wanted, strict=True)
+        )
+    assert found

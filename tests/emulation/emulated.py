@@ -48,6 +48,7 @@ class Build:
     sanitizer: str = ""
     program: bool = False
     edit: str = ""
+    verbs: tuple[int, ...] = tuple(range(6))
 
     def make(self) -> Path:
         """The library or program, from the cache if nothing changed."""
@@ -68,6 +69,12 @@ class Build:
     def _compile(self, target: Path) -> None:
         work = target.with_name(f"{target.name}.{os.getpid()}")
         work.mkdir(parents=True)
+        try:
+            self._compile_in(work, target)
+        finally:
+            shutil.rmtree(work)
+
+    def _compile_in(self, work: Path, target: Path) -> None:
         include = [f"-I{_planted_copy(work, self.edit)}"] if self.edit else []
         define = {"thread": ["-DEMULATOR_TSAN"], "address": ["-DEMULATOR_ASAN"]}
         instrument = [f"-fsanitize={self.sanitizer}"] if self.sanitizer else []
@@ -78,6 +85,7 @@ class Build:
         running = []
         for name, flags in jobs:
             command = [str(compiler()), *include, *FLAGS, f"-DEMULATED_TYPE={TYPES[self.dtype]}",
+                       f"-DEMULATED_VERBS={sum(1 << verb for verb in self.verbs)}",
                        *flags, "-c", str(HERE / name), "-o", str(work / f"{name}.o")]  # fmt: skip
             running.append(subprocess.Popen(command, stderr=subprocess.PIPE, text=True))
         for job in running:
@@ -88,7 +96,6 @@ class Build:
                 *map(str, work.glob("*.o")), "-o", str(work / "out")]  # fmt: skip
         subprocess.run(link, check=True)
         (work / "out").rename(target)
-        shutil.rmtree(work)
 
 
 def _planted_copy(work: Path, edit: str) -> Path:
@@ -229,8 +236,16 @@ class Emulator:
             else:
                 file.write(struct.pack("2q", 0, value))
 
-    def plan(self, part: Any, verb: int, *, amounts: torch.Tensor | None = None,
-             amount: float = 0.0, per: int = 0, mirrors: int = 0) -> torch.Tensor | None:  # fmt: skip
+    def plan(
+        self,
+        part: Any,
+        verb: int,
+        *,
+        amounts: torch.Tensor | None = None,
+        amount: float = 0.0,
+        per: int = 0,
+        mirrors: int = 0,
+    ) -> torch.Tensor | None:
         """One verb of a plan's part; coefficients and norms are returned."""
         self.start()
         data = [self.allow("parameters", t) for t in part.tensors]
@@ -289,6 +304,6 @@ def workspace(part: Any) -> int:
     return total
 
 
-def load(dtype: torch.dtype = torch.float32, edit: str = "", **settings: Any) -> Emulator:
+def load(dtype: torch.dtype = torch.float32, **settings: Any) -> Emulator:
     """The emulator with the kernels of one element type."""
-    return Emulator(ctypes.CDLL(str(Build(dtype=dtype, edit=edit).make())), **settings)
+    return Emulator(ctypes.CDLL(str(Build(dtype=dtype).make())), **settings)

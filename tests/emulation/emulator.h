@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // CUDA's names for kernel bodies that run on the CPU: csrc/device.h includes this instead of CUDA's
 // headers. Every CUDA thread is a fiber, blocks run one after another. The run time behind it
-// (emulator.cpp, memory.cpp) checks barriers, warp operations and every access to global memory, and
-// counts bytes, sectors and barriers.
+// (emulator.cpp, memory.cpp) checks barriers, warp operations and every access to global memory,
+// and counts bytes, sectors and barriers.
 #pragma once
 #include <cmath>
 #include <cstdint>
@@ -18,11 +18,11 @@
 #define SF_DEVICE inline
 #define SF_KERNEL(threads, blocks) void
 #define SF_ARGUMENT const
-#define SF_SHARED(T, name, ...)                          \
-  using name##_array = T __VA_ARGS__;                    \
-  static const char name##_key = 0;                      \
-  name##_array& name = *static_cast<name##_array*>(      \
-      emulator::static_shared(&name##_key, sizeof(name##_array)))
+#define SF_SHARED(T, name, ...)       \
+  using name##_array = T __VA_ARGS__; \
+  static const char name##_key = 0;   \
+  name##_array& name =                \
+      *static_cast<name##_array*>(emulator::static_shared(&name##_key, sizeof(name##_array)))
 #define SF_DYNAMIC_SHARED(name) unsigned char* name = emulator::dynamic_shared()
 
 namespace emulator {
@@ -76,9 +76,9 @@ T shuffle_xor(unsigned mask, T value, int lanes, Site site) {
   ::emulator::warp_operation(::emulator::WarpOp::sync, 0xffffffffu, 0, 0, EMULATOR_SITE)
 #define __shfl_xor_sync(mask, value, lanes) \
   ::emulator::shuffle_xor(mask, value, lanes, EMULATOR_SITE)
-#define __ballot_sync(mask, vote)                                                              \
-  static_cast<unsigned>(::emulator::warp_operation(::emulator::WarpOp::ballot, mask, (vote) ? 1 : 0, \
-                                                   0, EMULATOR_SITE))
+#define __ballot_sync(mask, vote)                                                    \
+  static_cast<unsigned>(::emulator::warp_operation(::emulator::WarpOp::ballot, mask, \
+                                                   (vote) ? 1 : 0, 0, EMULATOR_SITE))
 #define __popc(bits) __builtin_popcount(bits)
 
 namespace symfast {

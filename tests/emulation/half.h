@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// CUDA's 16-bit types as storage, with its conversions (round to nearest even); kernels never compute
-// in them.
+// CUDA's 16-bit types as storage, with its conversions (round to nearest even); kernels never
+// compute in them.
 #pragma once
 #include <cstdint>
 #include <cstring>

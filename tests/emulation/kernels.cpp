@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The real kernels and launchers for one element type, EMULATED_TYPE, compiled for the emulator: one C
-// function per family of verbs.
+// The real kernels and launchers for one element type, EMULATED_TYPE, compiled for the emulator:
+// one C function per family of verbs.
 #include "mirror_launch.h"
 #include "plan_launch.h"
 
@@ -9,16 +9,13 @@ namespace {
 
 using T = EMULATED_TYPE;
 
-template <typename Run>
-void for_verb(int64_t verb, const Run& run) {
-  switch (verb) {
-    case kReflect: return run(std::integral_constant<Verb, kReflect>{});
-    case kProject: return run(std::integral_constant<Verb, kProject>{});
-    case kShrink: return run(std::integral_constant<Verb, kShrink>{});
-    case kProx: return run(std::integral_constant<Verb, kProx>{});
-    case kCoefficients: return run(std::integral_constant<Verb, kCoefficients>{});
-    default: return run(std::integral_constant<Verb, kNorms>{});
+// Calls run with the verb as a constant; EMULATED_VERBS has a bit for each that is wanted at all.
+template <int verb = 0, typename Run>
+void for_verb(int64_t wanted, const Run& run) {
+  if constexpr (EMULATED_VERBS >> verb & 1) {
+    if (wanted == verb) run(std::integral_constant<Verb, static_cast<Verb>(verb)>{});
   }
+  if constexpr (verb < kNorms) for_verb<verb + 1>(wanted, run);
 }
 
 }  // namespace
@@ -44,10 +41,11 @@ struct EmulatedPlan {
 
 void emulated_plan(const EmulatedPlan* p, int64_t verb) {
   const std::vector<void*> data(p->data, p->data + p->data_count);
-  const PlanLaunch call{p->tasks,      p->chunks,   p->index, p->chunk_count,
-                        p->frames,     p->dense != 0, p->amounts, p->amount,
-                        static_cast<AmountIndex>(p->amount_index), p->out, p->partials,
-                        data,          p->pointers, nullptr};
+  const PlanLaunch call{p->tasks,       p->chunks,   p->index,
+                        p->chunk_count, p->frames,   p->dense != 0,
+                        p->amounts,     p->amount,   static_cast<AmountIndex>(p->amount_index),
+                        p->out,         p->partials, data,
+                        p->pointers,    nullptr};
   for_verb(verb, [&](auto v) { launch_plan<decltype(v)::value, T>(call); });
   if (verb == kNorms) launch_sums(call, p->mirrors, p->sums);
 }

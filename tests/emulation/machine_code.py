@@ -19,11 +19,14 @@ CSRC = HERE.parents[1] / "csrc"
 CACHE = HERE.parents[1] / "build" / "machine_code"
 TYPES = {"d": "float64", "f": "float32", "13__nv_bfloat16": "bfloat16", "6__half": "float16"}
 VERBS = ("reflect", "project", "shrink", "prox", "coefficients", "norms")
+MANGLED = re.compile(r"_ZN7symfast\d+(plan|mirror)_kernelI(d|f|13__nv_bfloat16|6__half)(.*)")
+#: An instruction that touches global, local or any memory, without its predicate.
+MEMORY = re.compile(r"\*/\s+(?:@!?U?P\w+ )?((?:LDG|STG|LDL|STL|LD|ST|ATOMG|RED)\b[A-Z0-9_.]*)")
 THREADS = 256
 #: Dynamic shared memory of one block as csrc/*_launch.h ask for it; test_machine_code.py compares.
 INDEX_BYTES, DENSE_BYTES = 16384, 40960
 #: Loads of 16 bytes that one thread has in flight: kAhead in plan_index.cuh, kKept in dense.cuh.
-AHEAD = 4
+AHEAD, AHEAD_WITH_AMOUNTS = 4, 3
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,8 @@ class Kernel:
     @property
     def flying(self) -> int:
         """Bytes per SM that may be on their way from memory."""
-        return self.blocks * THREADS * AHEAD * 16
+        amounts = self.name.startswith(("plan_index prox", "plan_index shrink"))
+        return self.blocks * THREADS * (AHEAD_WITH_AMOUNTS if amounts else AHEAD) * 16
 
     def widest(self, instruction: str) -> int:
         """Bits of the widest LDG or STG."""
@@ -93,7 +97,7 @@ def _run(*command: object, given: str | None = None) -> str:
 
 def readable(symbol: str) -> str:
     """A short name: ``plan_dense prox float32`` for a mangled one."""
-    found = re.match(r"_ZN7symfast\d+(plan|mirror)_kernelI(d|f|13__nv_bfloat16|6__half)(.*)", symbol)
+    found = MANGLED.match(symbol)
     if not found:
         plain = re.match(r"_ZN7symfast(\d+)(\w+)", symbol)
         name = plain[2][: int(plain[1])] if plain else symbol
@@ -137,7 +141,7 @@ def read(binary: Path) -> list[Kernel]:
             architecture = int(found[1])
         elif found := re.match(r"\s*Function : (\S+)", line):
             symbol = found[1]
-        elif found := re.search(r"\*/\s+(?:@!?U?P\w+ )?((?:LDG|STG|LDL|STL|ATOMG|RED)[A-Z0-9_.]*)", line):
+        elif found := MEMORY.search(line):
             kernels[symbol, architecture].instructions[_width(found[1])] += 1
     return with_occupancy(list(kernels.values()))
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Global memory: bounds, alignment, bytes and 32-byte sectors per allocation. Shared memory: fresh per
-// block, filled with NaN, with a guard behind it.
+// Global memory: bounds, alignment, bytes and 32-byte sectors per allocation. Shared memory: fresh
+// per block, filled with NaN, with a guard behind it.
 #include <algorithm>
 #include <cstdlib>
 #include <map>
@@ -29,8 +29,8 @@ struct Allocation {
 
 std::map<uintptr_t, Allocation> allocations;
 
-// What the lanes of a warp ask for by one instruction goes to memory together. An instruction is its
-// place in the code and how many times the thread has been there.
+// What the lanes of a warp ask for by one instruction goes to memory together. An instruction is
+// its place in the code and how many times the thread has been there.
 struct Request {
   const void* place;
   int warp, turn;
@@ -38,7 +38,8 @@ struct Request {
 };
 struct RequestHash {
   std::size_t operator()(const Request& r) const {
-    return reinterpret_cast<std::size_t>(r.place) * 31 + static_cast<std::size_t>(r.warp) * 1000003 +
+    return reinterpret_cast<std::size_t>(r.place) * 31 +
+           static_cast<std::size_t>(r.warp) * 1000003 +
            static_cast<std::size_t>(r.turn) * 0x9e3779b97f4a7c15ull;
   }
 };
@@ -67,7 +68,8 @@ std::string hex(const void* p) {
 unsigned char* new_shared(const void* key, std::size_t bytes) {
   const Quiet quiet;
   // exactly the bytes, so that AddressSanitizer sees the first one behind; 16-byte boundaries
-  auto* memory = static_cast<unsigned char*>(std::aligned_alloc(128, (bytes + kGuard + 127) / 128 * 128));
+  auto* memory =
+      static_cast<unsigned char*>(std::aligned_alloc(128, (bytes + kGuard + 127) / 128 * 128));
   std::memset(memory, kPoison, bytes);
   std::memset(memory + bytes, kGuardByte, kGuard);
   sanitize_guard(memory + bytes, kGuard, true);
@@ -142,7 +144,8 @@ bool access(const void* p, std::size_t bytes, bool write) {
 }
 
 void open_shared(int dynamic_bytes) {
-  dynamic = dynamic_bytes > 0 ? new_shared(&dynamic, static_cast<std::size_t>(dynamic_bytes)) : nullptr;
+  dynamic =
+      dynamic_bytes > 0 ? new_shared(&dynamic, static_cast<std::size_t>(dynamic_bytes)) : nullptr;
 }
 
 void close_shared() {
@@ -175,18 +178,20 @@ unsigned char* dynamic_shared() { return dynamic; }
 
 }  // namespace emulator
 
-// ---- what Python calls ----------------------------------------------------------------------------
+// ---- what Python calls
+// ----------------------------------------------------------------------------
 extern "C" {
 
 void emulator_allow(const void* p, int64_t bytes, int number) {
   const auto begin = reinterpret_cast<uintptr_t>(p);
-  if (bytes > 0) emulator::allocations[begin] = {begin, begin + static_cast<uintptr_t>(bytes), number, {}};
+  if (bytes > 0)
+    emulator::allocations[begin] = {begin, begin + static_cast<uintptr_t>(bytes), number, {}};
 }
 
 void emulator_forget() { emulator::allocations.clear(); }
 
-// bytes, distinct bytes, requests, sectors, useful bytes, widest; read then written, of all allocations
-// with this number.
+// bytes, distinct bytes, requests, sectors, useful bytes, widest; read then written, of all
+// allocations with this number.
 void emulator_traffic(int number, int64_t (*out)[6]) {
   std::memset(out, 0, 12 * sizeof(int64_t));
   for (const auto& [begin, a] : emulator::allocations) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Kernels with one bug each, and a sound one: the test of the tests.
-#include "launch.h"
 #include "lanes.cuh"
+#include "launch.h"
 
 namespace symfast {
 namespace {
@@ -96,10 +96,18 @@ SF_KERNEL(256, 1) blocks_race(SF_ARGUMENT Arguments a) {
   if (threadIdx.x == 0) store(a.out, static_cast<float>(blockIdx.x));
 }
 
-void (*const kKernels[])(const Arguments) = {
-    sound,           missing_barrier,   missing_second_barrier, divergent_barrier,
-    barrier_after_return, unwritten_shared, load_behind_end,    misaligned_pack,
-    shared_overrun,  shuffle_in_branch, missing_warp_sync,      blocks_race};
+void (*const kKernels[])(const Arguments) = {sound,
+                                             missing_barrier,
+                                             missing_second_barrier,
+                                             divergent_barrier,
+                                             barrier_after_return,
+                                             unwritten_shared,
+                                             load_behind_end,
+                                             misaligned_pack,
+                                             shared_overrun,
+                                             shuffle_in_branch,
+                                             missing_warp_sync,
+                                             blocks_race};
 
 }  // namespace
 

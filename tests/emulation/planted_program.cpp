@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// One planted kernel as a program, for the sanitizers: arguments are its number, the order of threads
-// and how many blocks.
+// One planted kernel as a program, for the sanitizers: arguments are its number, the order of
+// threads and how many blocks.
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Runs recorded calls (emulated.py: record) as a program of its own, for the sanitizers: a sanitized
-// library cannot be loaded into Python. A file of calls; order of threads and seed are arguments.
+// Runs recorded calls (emulated.py: record) as a program of its own, for the sanitizers: a
+// sanitized library cannot be loaded into Python. A file of calls; order of threads and seed are
+// arguments.
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>

@@ -13,8 +13,8 @@ namespace emulator {
 
 enum class Order : int { forward, reverse, random };
 
-// How threads and blocks take turns. `preempt` of 1000 accesses to global memory hand over to another
-// thread; `threads`, if not 0, replaces the block size of every launch.
+// How threads and blocks take turns. `preempt` of 1000 accesses to global memory hand over to
+// another thread; `threads`, if not 0, replaces the block size of every launch.
 struct Config {
   Order order = Order::forward;
   unsigned seed = 1;
@@ -49,7 +49,8 @@ struct Fiber {
   void* sanitizer = nullptr;  // TSan's fiber, ASan's fake stack
 };
 constexpr std::size_t kStackBytes = 256 << 10;
-// While one lives, what the run time itself does (allocation above all) is no access of the thread's.
+// While one lives, what the run time itself does (allocation above all) is no access of the
+// thread's.
 struct Quiet {
   Quiet();
   ~Quiet();

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Tells ThreadSanitizer or AddressSanitizer about fibers, and TSan what orders memory: barriers and
-// __syncwarp do, taking turns does not. Without EMULATOR_TSAN or EMULATOR_ASAN all of it is nothing.
+// __syncwarp do, taking turns does not. Without EMULATOR_TSAN or EMULATOR_ASAN all of it is
+// nothing.
 #include <sys/mman.h>
 
 #include "runtime.h"
