@@ -14,7 +14,8 @@ constexpr int kBlock = 8;  // coefficients kept in registers at once
 
 // c[r][q] = sum_j at[q][j] x[r][j] for R rows and K coefficients.
 template <int R, int K, typename T>
-SF_INLINE void dots(const T* x, int64_t row, const Acc<T>* at, int64_t units, Acc<T>* c, int64_t ldc) {
+SF_INLINE void dots(const T* x, int64_t row, const Acc<T>* at, int64_t units, Acc<T>* c,
+                    int64_t ldc) {
   using A = Acc<T>;
   constexpr int W = kLanes<A>;
   Vec<A> sums[R][K] = {};
@@ -225,11 +226,16 @@ template <typename T>
 SF_INLINE void columns_add(T* u, int64_t unit, const Acc<T>* at, int64_t units, int64_t k,
                            int64_t width, const Acc<T>* delta, int64_t ldc) {
   switch (k) {
-    case 1: return sweep_add<1>(u, unit, at, units, k, width, delta, ldc);
-    case 2: return sweep_add<2>(u, unit, at, units, k, width, delta, ldc);
-    case 4: return sweep_add<4>(u, unit, at, units, k, width, delta, ldc);
-    case 8: return sweep_add<8>(u, unit, at, units, k, width, delta, ldc);
-    default: return sweep_add<0>(u, unit, at, units, k, width, delta, ldc);
+    case 1:
+      return sweep_add<1>(u, unit, at, units, k, width, delta, ldc);
+    case 2:
+      return sweep_add<2>(u, unit, at, units, k, width, delta, ldc);
+    case 4:
+      return sweep_add<4>(u, unit, at, units, k, width, delta, ldc);
+    case 8:
+      return sweep_add<8>(u, unit, at, units, k, width, delta, ldc);
+    default:
+      return sweep_add<0>(u, unit, at, units, k, width, delta, ldc);
   }
 }
 

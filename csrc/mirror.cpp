@@ -81,8 +81,7 @@ Tensor mirror_apply(const Tensor& theta, const Tensor& frames, const Tensor& amo
                 "amounts");
   call.one_amount = amounts.numel() == 1;
   require(amounts.dim() == 2 &&
-              (call.one_amount ||
-               (amounts.size(0) == call.groups && amounts.size(1) == call.rows)),
+              (call.one_amount || (amounts.size(0) == call.groups && amounts.size(1) == call.rows)),
           "amounts must have shape (groups, rows) or (1, 1), got ", sizes_of(amounts));
   const Tensor x = dense(theta), o = dense(frames);
   Tensor out = torch::stable::new_empty(x, {call.groups, call.rows, call.d});

@@ -14,9 +14,9 @@ struct MirrorCall {
   const void* frames;   // (groups, d, k)
   const void* amounts;  // accumulate type, (groups, rows) or one
   bool one_amount;
-  void* out;            // (groups, rows, d), or (groups, rows, k) for coefficients
+  void* out;  // (groups, rows, d), or (groups, rows, k) for coefficients
   int64_t groups, rows, d, k;
-  int64_t block;        // rows of one item; items are (group, block of rows)
+  int64_t block;  // rows of one item; items are (group, block of rows)
 };
 
 SF_HOST_DEVICE int64_t blocks_per_group(const MirrorCall& call) {
@@ -24,6 +24,8 @@ SF_HOST_DEVICE int64_t blocks_per_group(const MirrorCall& call) {
 }
 
 // Workspace of one thread, in numbers of the accumulate type: A^T and the coefficients.
-SF_HOST_DEVICE int64_t scratch_numbers(const MirrorCall& call) { return call.d * call.k + 4 * call.k + 16; }
+SF_HOST_DEVICE int64_t scratch_numbers(const MirrorCall& call) {
+  return call.d * call.k + 4 * call.k + 16;
+}
 
 }  // namespace symfast

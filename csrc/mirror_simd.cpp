@@ -59,15 +59,24 @@ void transpose_fixed(const F* o, A* at, int64_t d) {
 template <typename F, typename A>
 void transpose(const F* o, A* at, int64_t d, int64_t k) {
   switch (k) {
-    case 1: return transpose_fixed<1>(o, at, d);
-    case 2: return transpose_fixed<2>(o, at, d);
-    case 3: return transpose_fixed<3>(o, at, d);
-    case 4: return transpose_fixed<4>(o, at, d);
-    case 5: return transpose_fixed<5>(o, at, d);
-    case 6: return transpose_fixed<6>(o, at, d);
-    case 7: return transpose_fixed<7>(o, at, d);
-    case 8: return transpose_fixed<8>(o, at, d);
-    default: break;
+    case 1:
+      return transpose_fixed<1>(o, at, d);
+    case 2:
+      return transpose_fixed<2>(o, at, d);
+    case 3:
+      return transpose_fixed<3>(o, at, d);
+    case 4:
+      return transpose_fixed<4>(o, at, d);
+    case 5:
+      return transpose_fixed<5>(o, at, d);
+    case 6:
+      return transpose_fixed<6>(o, at, d);
+    case 7:
+      return transpose_fixed<7>(o, at, d);
+    case 8:
+      return transpose_fixed<8>(o, at, d);
+    default:
+      break;
   }
   constexpr int64_t kTile = 16;
   for (int64_t j0 = 0; j0 < d; j0 += kTile) {
@@ -131,11 +140,20 @@ void run_items(const MirrorCall& call, int64_t begin, int64_t end, void* scratch
       packed = group;
     }
     switch (call.k) {
-      case 1: run_rows<verb, 1, T>(call, group, first, last, at, c); break;
-      case 2: run_rows<verb, 2, T>(call, group, first, last, at, c); break;
-      case 4: run_rows<verb, 4, T>(call, group, first, last, at, c); break;
-      case 8: run_rows<verb, 8, T>(call, group, first, last, at, c); break;
-      default: run_rows<verb, 0, T>(call, group, first, last, at, c);
+      case 1:
+        run_rows<verb, 1, T>(call, group, first, last, at, c);
+        break;
+      case 2:
+        run_rows<verb, 2, T>(call, group, first, last, at, c);
+        break;
+      case 4:
+        run_rows<verb, 4, T>(call, group, first, last, at, c);
+        break;
+      case 8:
+        run_rows<verb, 8, T>(call, group, first, last, at, c);
+        break;
+      default:
+        run_rows<verb, 0, T>(call, group, first, last, at, c);
     }
   }
 }
@@ -143,11 +161,16 @@ void run_items(const MirrorCall& call, int64_t begin, int64_t end, void* scratch
 template <typename T, typename F>
 void run_verb(const MirrorCall& call, int64_t begin, int64_t end, void* scratch) {
   switch (call.verb) {
-    case kReflect: return run_items<kReflect, T, F>(call, begin, end, scratch);
-    case kProject: return run_items<kProject, T, F>(call, begin, end, scratch);
-    case kShrink: return run_items<kShrink, T, F>(call, begin, end, scratch);
-    case kProx: return run_items<kProx, T, F>(call, begin, end, scratch);
-    default: return run_items<kCoefficients, T, F>(call, begin, end, scratch);
+    case kReflect:
+      return run_items<kReflect, T, F>(call, begin, end, scratch);
+    case kProject:
+      return run_items<kProject, T, F>(call, begin, end, scratch);
+    case kShrink:
+      return run_items<kShrink, T, F>(call, begin, end, scratch);
+    case kProx:
+      return run_items<kProx, T, F>(call, begin, end, scratch);
+    default:
+      return run_items<kCoefficients, T, F>(call, begin, end, scratch);
   }
 }
 
@@ -156,8 +179,10 @@ void run_verb(const MirrorCall& call, int64_t begin, int64_t end, void* scratch)
 void mirror_run(const MirrorCall& call, int64_t begin, int64_t end, void* scratch) {
   const bool own = call.frame_number == call.number;
   switch (call.number) {
-    case Number::f64: return run_verb<double, double>(call, begin, end, scratch);
-    case Number::f32: return run_verb<float, float>(call, begin, end, scratch);
+    case Number::f64:
+      return run_verb<double, double>(call, begin, end, scratch);
+    case Number::f32:
+      return run_verb<float, float>(call, begin, end, scratch);
     case Number::bf16:
       if (own) return run_verb<bf16, bf16>(call, begin, end, scratch);
       return run_verb<bf16, float>(call, begin, end, scratch);

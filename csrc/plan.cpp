@@ -91,7 +91,8 @@ void run(Checked& checked) {
   const auto range = [&](int64_t begin, int64_t end) {
     std::unique_ptr<char[]> memory(checked.scratch ? new char[bytes] : nullptr);
     void* scratch = memory.get();
-    if (scratch) scratch = static_cast<char*>(scratch) + (64 - reinterpret_cast<uintptr_t>(scratch) % 64);
+    if (scratch)
+      scratch = static_cast<char*>(scratch) + (64 - reinterpret_cast<uintptr_t>(scratch) % 64);
     kernel(checked.call, begin, end, scratch);
   };
   if (checked.chunks <= grain) return range(0, checked.chunks);
@@ -109,8 +110,8 @@ void plan_apply_(std::vector<Tensor> tensors, Tensor layout, Tensor tasks, Tenso
           " does not change parameters; it must be 0 to 3");
   require(amount_index >= kUniform && amount_index <= kPerMirror, "amount_index must be 0, 1 or 2");
   require(amount_index == kUniform || amounts.has_value(), "amounts are missing");
-  Checked checked =
-      check({tensors, layout, tasks, chunks, index, frames}, [&](PlanCall& call, TableCheck& table) {
+  Checked checked = check(
+      {tensors, layout, tasks, chunks, index, frames}, [&](PlanCall& call, TableCheck& table) {
         call.verb = static_cast<Verb>(verb);
         call.amount = amount;
         call.amount_index = static_cast<AmountIndex>(amount_index);
@@ -126,11 +127,11 @@ void plan_apply_(std::vector<Tensor> tensors, Tensor layout, Tensor tasks, Tenso
 Tensor plan_norms(std::vector<Tensor> tensors, Tensor layout, Tensor tasks, Tensor chunks,
                   Tensor index, Tensor frames, int64_t mirrors) {
   require(mirrors >= 0, "mirrors must not be negative");
-  Checked checked =
-      check({tensors, layout, tasks, chunks, index, frames}, [&](PlanCall& call, TableCheck& table) {
-        call.verb = kNorms;
-        table.mirrors = mirrors;
-      });
+  Checked checked = check({tensors, layout, tasks, chunks, index, frames},
+                          [&](PlanCall& call, TableCheck& table) {
+                            call.verb = kNorms;
+                            table.mirrors = mirrors;
+                          });
   std::vector<double> partial(checked.partials, 0.0);
   checked.call.partial = partial.data();
   run(checked);
@@ -143,7 +144,8 @@ Tensor plan_norms(std::vector<Tensor> tensors, Tensor layout, Tensor tasks, Tens
     int64_t first = task.mirror + (task.kind == kDense ? 0 : chunk.k0);
     if (task.kind == kDense) first += chunk.o0 * task.mirror_step;
     int64_t step = 1;
-    if (task.kind == kDense) step = task.mirror_column_step ? task.mirror_column_step : task.mirror_step;
+    if (task.kind == kDense)
+      step = task.mirror_column_step ? task.mirror_column_step : task.mirror_step;
     for (int64_t i = 0; i < count; ++i) total[first + i * step] += partial[chunk.partial + i];
   }
   return result;
@@ -153,8 +155,8 @@ Tensor plan_coefficients(std::vector<Tensor> tensors, Tensor layout, Tensor task
                          Tensor index, Tensor frames, int64_t numel) {
   require(numel >= 0, "numel must not be negative");
   Tensor result = torch::stable::new_zeros(tasks, {numel}, frames.scalar_type());
-  Checked checked =
-      check({tensors, layout, tasks, chunks, index, frames}, [&](PlanCall& call, TableCheck& table) {
+  Checked checked = check(
+      {tensors, layout, tasks, chunks, index, frames}, [&](PlanCall& call, TableCheck& table) {
         call.verb = kCoefficients;
         call.out = result.mutable_data_ptr();
         table.output = numel;

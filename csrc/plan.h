@@ -1,19 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
-// The tables of a plan, and the arithmetic of one coefficient. Read by Python (plan tables are int64
-// tensors built there), by the CPU kernels and by the CUDA kernels.
+// The tables of a plan, and the arithmetic of one coefficient. Read by Python (plan tables are
+// int64 tensors built there), by the CPU kernels and by the CUDA kernels.
 //
 // A unit matrix U is a list of views; every view walks one parameter as
 //   element(o, i, c) = data[tensor][base + o * outer_stride + i * unit_stride + c * inner_stride]
 // with unit i in [0, units) and columns (o, c). A task is one view under one frame:
-//   kRows, kPairs     index frames. Index pool holds `count` rows of 4: (a, b, length, mirror): units
+//   kRows, kPairs     index frames. Index pool holds `count` rows of 4: (a, b, length, mirror):
+//   units
 //                     a..a+length (paired with b..b+length), first mirror number within the task.
 //   kRowsScattered, kPairsScattered: `count` words a | b << 32, mirror number = position.
-//   kClusters         index pool holds `count` + 1 offsets (from the first of them) to member lists;
+//   kClusters         index pool holds `count` + 1 offsets (from the first of them) to member
+//   lists;
 //                     cluster q has members [offset q, offset q + 1) and starts at coefficient row
 //                     offset q - offset 0 - q.
-//   kDense            frame pool holds A^T, (count, units) row-major, advancing by frame_step per o.
-// A chunk is the part of a task one thread (or thread block) does: mirrors [k0, k1) (dense: unused),
-// outer [o0, o1), inner [c0, c1). Chunks never depend on the number of threads.
+//   kDense            frame pool holds A^T, (count, units) row-major, advancing by frame_step per
+//   o.
+// A chunk is the part of a task one thread (or thread block) does: mirrors [k0, k1) (dense:
+// unused), outer [o0, o1), inner [c0, c1). Chunks never depend on the number of threads.
 #pragma once
 #include <cstdint>
 
@@ -25,19 +28,33 @@
 
 namespace symfast {
 
-enum Verb : int64_t { kReflect = 0, kProject = 1, kShrink = 2, kProx = 3, kCoefficients = 4, kNorms = 5 };
-enum Kind : int64_t { kRows = 0, kPairs = 1, kClusters = 2, kDense = 3, kRowsScattered = 4, kPairsScattered = 5 };
+enum Verb : int64_t {
+  kReflect = 0,
+  kProject = 1,
+  kShrink = 2,
+  kProx = 3,
+  kCoefficients = 4,
+  kNorms = 5
+};
+enum Kind : int64_t {
+  kRows = 0,
+  kPairs = 1,
+  kClusters = 2,
+  kDense = 3,
+  kRowsScattered = 4,
+  kPairsScattered = 5
+};
 // What the number of an amount is: one for all, one per group, one per mirror.
 enum AmountIndex : int64_t { kUniform = 0, kPerGroup = 1, kPerMirror = 2 };
 
 struct Task {
   int64_t kind, tensor, base;
   int64_t outer, outer_stride, units, unit_stride, inner, inner_stride;
-  int64_t pool, count;                     // start in the index pool or the frame pool; see above
-  int64_t frame_step;                      // dense: frame elements between consecutive o, 0 = shared
-  int64_t mirror, mirror_step;             // first mirror number of the task, mirrors per o
-  int64_t mirror_column_step;              // dense: 1 = a mirror per column, 0 = one for all columns
-  int64_t group, group_step;               // group number, groups per o
+  int64_t pool, count;          // start in the index pool or the frame pool; see above
+  int64_t frame_step;           // dense: frame elements between consecutive o, 0 = shared
+  int64_t mirror, mirror_step;  // first mirror number of the task, mirrors per o
+  int64_t mirror_column_step;   // dense: 1 = a mirror per column, 0 = one for all columns
+  int64_t group, group_step;    // group number, groups per o
   int64_t out, out_outer, out_inner, out_row;  // where coefficient (row, o, c) goes
 };
 constexpr int64_t kTaskFields = sizeof(Task) / sizeof(int64_t);
@@ -45,12 +62,13 @@ constexpr int64_t kTaskFields = sizeof(Task) / sizeof(int64_t);
 struct Chunk {
   int64_t task, first;  // first: the run that holds mirror k0 (kRows, kPairs)
   int64_t k0, k1, o0, o1, c0, c1;
-  int64_t partial;      // kNorms: where this chunk's sums of squares start
+  int64_t partial;  // kNorms: where this chunk's sums of squares start
 };
 constexpr int64_t kChunkFields = sizeof(Chunk) / sizeof(int64_t);
 
-// ---- the arithmetic of one coefficient -------------------------------------------------------------
-// V is a number or a SIMD vector of numbers of type A.
+// ---- the arithmetic of one coefficient
+// ------------------------------------------------------------- V is a number or a SIMD vector of
+// numbers of type A.
 
 // soft(x, t) = sign(x) max(|x| - t, 0), t >= 0. x - x instead of 0: NaN stays NaN.
 template <typename V, typename A>

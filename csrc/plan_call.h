@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// One call of a plan verb on the CPU, as plain pointers: what plan.cpp checked and plan_simd.cpp runs.
+// One call of a plan verb on the CPU, as plain pointers: what plan.cpp checked and plan_simd.cpp
+// runs.
 #pragma once
 #include "plan.h"
 
@@ -10,7 +11,7 @@ enum class Number : int64_t { f64, f32, bf16, f16 };
 struct PlanCall {
   Number number;
   Verb verb;
-  void* const* data;    // one pointer per parameter
+  void* const* data;  // one pointer per parameter
   const Task* tasks;
   const Chunk* chunks;
   const int64_t* index;
@@ -18,8 +19,8 @@ struct PlanCall {
   const void* amounts;  // accumulate type, by `amount_index`; unused if uniform
   double amount;
   AmountIndex amount_index;
-  double* partial;      // kNorms
-  void* out;            // kCoefficients, accumulate type
+  double* partial;  // kNorms
+  void* out;        // kCoefficients, accumulate type
 };
 
 // Columns a tile of the strided dense kernel holds.

@@ -31,8 +31,8 @@ inline void check_layout(const std::vector<Tensor>& tensors, const Tensor& layou
     const int64_t dims = tensor.dim();
     bool same = at < length && expected[at] == dims && at + 2 * dims < length;
     for (int64_t d = 0; same && d < dims; ++d) {
-      same = expected[at + 1 + d] == tensor.size(d) &&
-             expected[at + 1 + dims + d] == tensor.stride(d);
+      same =
+          expected[at + 1 + d] == tensor.size(d) && expected[at + 1 + dims + d] == tensor.stride(d);
     }
     require(same, "parameter ", i, " of the plan now has sizes ", sizes_of(tensor),
             ", other sizes or strides than when the plan was made; make a new plan");
@@ -41,7 +41,8 @@ inline void check_layout(const std::vector<Tensor>& tensors, const Tensor& layou
             "parameter ", i, " of the plan changed its dtype; make a new plan");
     require(tensor.get_device_index() == frames.get_device_index() &&
                 tensor.is_cpu() == frames.is_cpu(),
-            "parameter ", i, " of the plan is on another device than the plan; call plan.to(device)");
+            "parameter ", i,
+            " of the plan is on another device than the plan; call plan.to(device)");
     at += 1 + 2 * dims;
   }
   require(at == length, "the plan was made for another number of parameters; make a new plan");
@@ -51,7 +52,11 @@ class TableCheck {
  public:
   TableCheck(const PlanCall& call, std::vector<int64_t> reach, int64_t tasks, int64_t chunks,
              int64_t index, int64_t frames)
-      : call_(call), reach_(std::move(reach)), tasks_(tasks), chunks_(chunks), index_(index),
+      : call_(call),
+        reach_(std::move(reach)),
+        tasks_(tasks),
+        chunks_(chunks),
+        index_(index),
         frames_(frames) {}
 
   // Amounts: how many there are. Output: coefficients or partial sums; mirrors: norms.
@@ -84,8 +89,8 @@ class TableCheck {
   }
 
   void check_task(int64_t t, const Task& task) {
-    require(task.kind >= kRows && task.kind <= kPairsScattered, "task ", t, " of the plan has kind ",
-            task.kind, ", which does not exist");
+    require(task.kind >= kRows && task.kind <= kPairsScattered, "task ", t,
+            " of the plan has kind ", task.kind, ", which does not exist");
     require(task.tensor >= 0 && task.tensor < static_cast<int64_t>(reach_.size()), "task ", t,
             " of the plan names parameter ", task.tensor, " of ", reach_.size());
     const int64_t last = span(task.base + 1, 1, t) + span(task.outer, task.outer_stride, t) +
@@ -149,9 +154,9 @@ class TableCheck {
             " of the plan reaches outside the index");
     for (int64_t q = 0; q < task.count; ++q) {
       // at most as many members as units: the workspace is made for that
-      require(pool[q + 1] > pool[q] && pool[q + 1] - pool[q] <= task.units &&
-                  pool[q + 1] <= members,
-              "cluster ", q, " of task ", t, " of the plan has a wrong number of members");
+      require(
+          pool[q + 1] > pool[q] && pool[q + 1] - pool[q] <= task.units && pool[q + 1] <= members,
+          "cluster ", q, " of task ", t, " of the plan has a wrong number of members");
       for (int64_t i = pool[q]; i < pool[q + 1]; ++i) {
         const int64_t unit = pool[task.count + 1 + i];
         require(unit >= 0 && unit < task.units, "task ", t,
@@ -197,14 +202,16 @@ class TableCheck {
     const Task& task = call_.tasks[chunk.task];
     require(chunk.o0 >= 0 && chunk.o0 <= chunk.o1 && chunk.o1 <= task.outer && chunk.c0 >= 0 &&
                 chunk.c0 <= chunk.c1 && chunk.c1 <= task.inner && chunk.k0 >= 0 &&
-                (task.kind == kDense || chunk.k0 <= chunk.k1) && chunk.first >= 0 && chunk.k1 <= mirrors_of_[chunk.task],
+                (task.kind == kDense || chunk.k0 <= chunk.k1) && chunk.first >= 0 &&
+                chunk.k1 <= mirrors_of_[chunk.task],
             "chunk ", c, " of the plan reaches outside its task");
     const bool runs = task.kind == kRows || task.kind == kPairs;
     if (runs && chunk.k0 < chunk.k1 && chunk.o0 < chunk.o1) {
       require(chunk.first < task.count && call_.index[task.pool + 4 * chunk.first + 3] <= chunk.k0,
               "chunk ", c, " of the plan starts at a wrong run");
     }
-    require(c == 0 || follows(chunk, call_.chunks[c - 1]), "chunk ", c, " of the plan is out of order");
+    require(c == 0 || follows(chunk, call_.chunks[c - 1]), "chunk ", c,
+            " of the plan is out of order");
     covered_[chunk.task] += (chunk.o1 - chunk.o0) * (chunk.c1 - chunk.c0) *
                             (task.kind == kDense ? 1 : chunk.k1 - chunk.k0);
     const int64_t size = chunk_mirrors(task, chunk);

@@ -66,7 +66,8 @@ void run_dense_columns(const DenseColumn<verb, Acc<T>>& column, T* data, Acc<T>*
   const Task& task = column.task;
   const Chunk& chunk = column.chunk;
   for (int64_t o = chunk.o0; o < chunk.o1; ++o) {
-    const auto* at = static_cast<const Acc<T>*>(column.call.frames) + task.pool + o * task.frame_step;
+    const auto* at =
+        static_cast<const Acc<T>*>(column.call.frames) + task.pool + o * task.frame_step;
     T* base = data + task.base + o * task.outer_stride;
     for (int64_t t = chunk.c0; t < chunk.c1; t += kTileColumns) {
       const int64_t width = chunk.c1 - t < kTileColumns ? chunk.c1 - t : kTileColumns;
@@ -89,7 +90,8 @@ void run_dense_strided(const DenseColumn<verb, Acc<T>>& column, T* data, Acc<T>*
   const Chunk& chunk = column.chunk;
   T* buffer = reinterpret_cast<T*>(scratch + 4 * kTileColumns + task.count);
   for (int64_t o = chunk.o0; o < chunk.o1; ++o) {
-    const auto* at = static_cast<const Acc<T>*>(column.call.frames) + task.pool + o * task.frame_step;
+    const auto* at =
+        static_cast<const Acc<T>*>(column.call.frames) + task.pool + o * task.frame_step;
     for (int64_t i = chunk.c0; i < chunk.c1; ++i) {
       T* u = data + task.base + o * task.outer_stride + i * task.inner_stride;
       for (int64_t j = 0; j < task.units; ++j) buffer[j] = u[j * task.unit_stride];
@@ -114,11 +116,16 @@ void run_dense(const PlanCall& call, const Task& task, const Chunk& chunk, T* da
   }
   if constexpr (verb != kNorms && verb != kCoefficients) {
     switch (task.count) {
-      case 1: return run_dense_rows<verb, 1, T>(column, data, scratch);
-      case 2: return run_dense_rows<verb, 2, T>(column, data, scratch);
-      case 4: return run_dense_rows<verb, 4, T>(column, data, scratch);
-      case 8: return run_dense_rows<verb, 8, T>(column, data, scratch);
-      default: break;
+      case 1:
+        return run_dense_rows<verb, 1, T>(column, data, scratch);
+      case 2:
+        return run_dense_rows<verb, 2, T>(column, data, scratch);
+      case 4:
+        return run_dense_rows<verb, 4, T>(column, data, scratch);
+      case 8:
+        return run_dense_rows<verb, 8, T>(column, data, scratch);
+      default:
+        break;
     }
   }
   return run_dense_rows<verb, 0, T>(column, data, scratch);

@@ -13,11 +13,16 @@ template <Verb verb, typename T>
 void run_index(const PlanCall& call, const Task& task, const Chunk& chunk, T* data,
                Acc<T>* scratch) {
   switch (task.kind) {
-    case kRows: return run_runs<verb, false>(call, task, chunk, data);
-    case kPairs: return run_runs<verb, true>(call, task, chunk, data);
-    case kClusters: return run_clusters<verb>(call, task, chunk, data, scratch);
-    case kRowsScattered: return run_scattered<verb, false>(call, task, chunk, data);
-    default: return run_scattered<verb, true>(call, task, chunk, data);
+    case kRows:
+      return run_runs<verb, false>(call, task, chunk, data);
+    case kPairs:
+      return run_runs<verb, true>(call, task, chunk, data);
+    case kClusters:
+      return run_clusters<verb>(call, task, chunk, data, scratch);
+    case kRowsScattered:
+      return run_scattered<verb, false>(call, task, chunk, data);
+    default:
+      return run_scattered<verb, true>(call, task, chunk, data);
   }
 }
 
@@ -49,12 +54,18 @@ void run_range(const PlanCall& call, int64_t begin, int64_t end, void* scratch) 
 template <typename T>
 void run_verb(const PlanCall& call, int64_t begin, int64_t end, void* scratch) {
   switch (call.verb) {
-    case kReflect: return run_range<kReflect, T>(call, begin, end, scratch);
-    case kProject: return run_range<kProject, T>(call, begin, end, scratch);
-    case kShrink: return run_range<kShrink, T>(call, begin, end, scratch);
-    case kProx: return run_range<kProx, T>(call, begin, end, scratch);
-    case kCoefficients: return run_range<kCoefficients, T>(call, begin, end, scratch);
-    case kNorms: return run_range<kNorms, T>(call, begin, end, scratch);
+    case kReflect:
+      return run_range<kReflect, T>(call, begin, end, scratch);
+    case kProject:
+      return run_range<kProject, T>(call, begin, end, scratch);
+    case kShrink:
+      return run_range<kShrink, T>(call, begin, end, scratch);
+    case kProx:
+      return run_range<kProx, T>(call, begin, end, scratch);
+    case kCoefficients:
+      return run_range<kCoefficients, T>(call, begin, end, scratch);
+    case kNorms:
+      return run_range<kNorms, T>(call, begin, end, scratch);
   }
 }
 
@@ -62,10 +73,14 @@ void run_verb(const PlanCall& call, int64_t begin, int64_t end, void* scratch) {
 
 void plan_run(const PlanCall& call, int64_t begin, int64_t end, void* scratch) {
   switch (call.number) {
-    case Number::f64: return run_verb<double>(call, begin, end, scratch);
-    case Number::f32: return run_verb<float>(call, begin, end, scratch);
-    case Number::bf16: return run_verb<bf16>(call, begin, end, scratch);
-    case Number::f16: return run_verb<f16>(call, begin, end, scratch);
+    case Number::f64:
+      return run_verb<double>(call, begin, end, scratch);
+    case Number::f32:
+      return run_verb<float>(call, begin, end, scratch);
+    case Number::bf16:
+      return run_verb<bf16>(call, begin, end, scratch);
+    case Number::f16:
+      return run_verb<f16>(call, begin, end, scratch);
   }
 }
 

@@ -10,7 +10,8 @@
 #include <immintrin.h>
 #endif
 #if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // GCC 12: _mm512_undefined in its own header
+#pragma GCC diagnostic ignored \
+    "-Wmaybe-uninitialized"  // GCC 12: _mm512_undefined in its own header
 #pragma GCC diagnostic ignored "-Wuninitialized"
 #endif
 
@@ -60,7 +61,8 @@ struct Accumulate<f16> {
 template <typename T>
 using Acc = typename Accumulate<T>::type;
 
-// ---- one number ----------------------------------------------------------------------------------
+// ---- one number
+// ----------------------------------------------------------------------------------
 SF_INLINE double widen(double x) { return x; }
 SF_INLINE float widen(float x) { return x; }
 SF_INLINE float widen(bf16 x) { return __builtin_bit_cast(float, uint32_t{x.bits} << 16); }
@@ -119,7 +121,8 @@ SF_INLINE void put(T* p, Acc<T> x) {
   *p = Narrow<T>::of(x);
 }
 
-// ---- vectors -------------------------------------------------------------------------------------
+// ---- vectors
+// -------------------------------------------------------------------------------------
 SF_INLINE Vec<float> load(const float* p) {
   Vec<float> v;
   __builtin_memcpy(&v, p, sizeof v);
@@ -145,7 +148,8 @@ SF_INLINE void store(bf16* p, Vec<float> v) {
   const Bits32 u = (Bits32)v;
   const Bits32 rounded = (u + 0x7fffu + (u >> 16 & 1u)) >> 16;
   const Bits32 quiet = u >> 16 | 0x40u;
-  const Bits16 h = __builtin_convertvector((u & 0x7fffffffu) > 0x7f800000u ? quiet : rounded, Bits16);
+  const Bits16 h =
+      __builtin_convertvector((u & 0x7fffffffu) > 0x7f800000u ? quiet : rounded, Bits16);
   __builtin_memcpy(p, &h, sizeof h);
 }
 SF_INLINE Vec<float> load(const f16* p) {

@@ -43,11 +43,16 @@ inline std::string sizes_of(const Tensor& tensor) {
 // The numbers kernels work on.
 inline Number number_of(const Tensor& tensor, const char* what) {
   switch (tensor.scalar_type()) {
-    case ScalarType::Double: return Number::f64;
-    case ScalarType::Float: return Number::f32;
-    case ScalarType::BFloat16: return Number::bf16;
-    case ScalarType::Half: return Number::f16;
-    default: refuse(what, " must be float64, float32, bfloat16 or float16");
+    case ScalarType::Double:
+      return Number::f64;
+    case ScalarType::Float:
+      return Number::f32;
+    case ScalarType::BFloat16:
+      return Number::bf16;
+    case ScalarType::Half:
+      return Number::f16;
+    default:
+      refuse(what, " must be float64, float32, bfloat16 or float16");
   }
 }
 
