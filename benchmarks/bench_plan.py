@@ -199,7 +199,7 @@ def test_grid_is_never_slower(benchmark: Any, groups: int, d: int, k: int) -> No
     theirs = best(lambda: x.baddbmm_(o, torch.bmm(ot, x), alpha=-1), 0.1, 50)
     one = best(lambda: x[0, :, 0].addmv_(o[0], ot[0] @ x[0, :, 0], alpha=-1), 0.1, 50)
     theirs = min(theirs, one) if groups == 1 else theirs
-    torch.testing.assert_close(theta, x[..., 0], atol=1e-5, rtol=0)
+    torch.testing.assert_close(theta, x[..., 0], atol=1e-4, rtol=0)
     note("Small grid, project: microseconds", f"{groups} x ({d}, {k})", f"{ours * 1e6:.1f}",
          f"torch {theirs * 1e6:.1f}", f"{theirs / ours:.2f}x")  # fmt: skip
     benchmark.extra_info["speedup"] = theirs / ours

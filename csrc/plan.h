@@ -66,9 +66,8 @@ struct Chunk {
 };
 constexpr int64_t kChunkFields = sizeof(Chunk) / sizeof(int64_t);
 
-// ---- the arithmetic of one coefficient
-// ------------------------------------------------------------- V is a number or a SIMD vector of
-// numbers of type A.
+// ---- the arithmetic of one coefficient ----
+// V is a number or a SIMD vector of numbers of type A.
 
 // soft(x, t) = sign(x) max(|x| - t, 0), t >= 0. x - x instead of 0: NaN stays NaN.
 template <typename V, typename A>

@@ -8,7 +8,8 @@
 namespace symfast {
 
 // Members whose loads are in flight together.
-constexpr int kClusterAhead = 4;
+template <int V>
+constexpr int kClusterAhead = V == 8 ? 2 : 4;
 
 struct Cluster {
   int64_t members;
@@ -56,16 +57,16 @@ template <int V, typename T, typename Visit>
 SF_DEVICE void for_members(const Work<T>& work, const Cluster& cluster, const T* column,
                            Visit&& visit) {
 #pragma unroll 1
-  for (int first = 0; first < cluster.size; first += kClusterAhead) {
-    Pack<T, V> pack[kClusterAhead];
+  for (int first = 0; first < cluster.size; first += kClusterAhead<V>) {
+    Pack<T, V> pack[kClusterAhead<V>];
 #pragma unroll
-    for (int n = 0; n < kClusterAhead; ++n) {
+    for (int n = 0; n < kClusterAhead<V>; ++n) {
       if (first + n >= cluster.size) continue;
       const int64_t unit = work.index(cluster.members + first + n);
       pack[n] = load_pack<V>(column + unit * work.task.unit_stride);
     }
 #pragma unroll
-    for (int n = 0; n < kClusterAhead; ++n) {
+    for (int n = 0; n < kClusterAhead<V>; ++n) {
       if (first + n < cluster.size) visit(first + n, pack[n]);
     }
   }

@@ -77,7 +77,8 @@ SF_DEVICE void finish(const Work<T>& work, const Line<T>& line, Pack<T, V> a, Pa
 // `count` packs of a line by a team, several loads in flight.
 template <Verb verb, bool pairs, int V, typename T>
 SF_DEVICE void walk(const Work<T>& work, Line<T> line, const Team& team, int count) {
-  constexpr int kAhead = pairs ? 2 : verb == kShrink || verb == kProx ? 3 : 4;
+  constexpr bool few = (verb == kShrink || verb == kProx) && sizeof(T) < 8;  // registers
+  constexpr int kAhead = pairs ? 2 : few ? 3 : 4;
   line.advance(team.lane * V);
 #pragma unroll 1
   for (int number = team.lane; number < count; number += team.size * kAhead) {

@@ -28,13 +28,15 @@ def build_entries(
     group = mirror = 0
     for number, pair in enumerate(given):
         target, symmetry = _pair(pair, number)
+        first = (group, mirror)
         if isinstance(target, Units):
-            entry = _units_entry(number, target, symmetry, replicas)
+            entry = _units_entry(number, target, symmetry, replicas, first)
         elif isinstance(symmetry, Mirror):
-            entry = _mirror_entry(number, target, symmetry, replicas)
+            entry = _mirror_entry(number, target, symmetry, replicas, first)
         else:
-            entry = _units_entry(number, Units([(target, 0)], replicas), symmetry, replicas)
-        entries.append(entry._replace(group=group, mirror=mirror))
+            units = Units([(target, 0)], replicas)
+            entry = _units_entry(number, units, symmetry, replicas, first)
+        entries.append(entry)
         group += entry.batch
         mirror += entry.batch * entry.mirrors
     unchecked = [
@@ -76,7 +78,9 @@ def _lead(tensor: torch.Tensor, replicas: int | None, number: int) -> int:
     return tensor.stride(0)
 
 
-def _units_entry(number: int, units: Units, symmetry: Symmetry, replicas: int | None) -> Entry:
+def _units_entry(
+    number: int, units: Units, symmetry: Symmetry, replicas: int | None, first: tuple[int, int]
+) -> Entry:
     if units.replicas != replicas:
         raise PlanError(
             f"entry {number}: its Units have replicas={units.replicas}, "
@@ -97,7 +101,7 @@ def _units_entry(number: int, units: Units, symmetry: Symmetry, replicas: int | 
     ]
     if not isinstance(symmetry, Direction | Mirror):
         _check_units(symmetry, units.m)
-    return Entry(number, members, symmetry, units.m, sum(mirrors), 0, 0, len(mirrors))
+    return Entry(number, members, symmetry, units.m, sum(mirrors), *first, len(mirrors))
 
 
 def _check_units(symmetry: SignFlip | Swap | Cluster, size: int) -> None:
@@ -109,7 +113,11 @@ def _check_units(symmetry: SignFlip | Swap | Cluster, size: int) -> None:
 
 
 def _mirror_entry(
-    number: int, tensor: torch.Tensor, symmetry: Mirror, replicas: int | None
+    number: int,
+    tensor: torch.Tensor,
+    symmetry: Mirror,
+    replicas: int | None,
+    first: tuple[int, int],
 ) -> Entry:
     """A dense mirror on a bare tensor: along its last dim, or on the whole of it."""
     step = _lead(tensor, replicas, number)
@@ -121,7 +129,7 @@ def _mirror_entry(
     if shape[-1] == d and batch in ((), shape[:-1]):
         member = Member(tensor, shape, strides, len(shape) - 1, step, batch=True)
         groups = count // d if d else _product(shape[:-1])
-        return Entry(number, [member], symmetry, d, k, 0, 0, 1, groups)
+        return Entry(number, [member], symmetry, d, k, *first, 1, groups)
     if not batch and count == d:
         flat = _flattened(shape, strides)
         if flat is None:
@@ -130,7 +138,7 @@ def _mirror_entry(
                 f"be contiguous; got shape {shape} with strides {strides}"
             )
         member = Member(tensor, (d,), (flat,), 0, step)
-        return Entry(number, [member], symmetry, d, k, 0, 0, 1, 1)
+        return Entry(number, [member], symmetry, d, k, *first, 1, 1)
     raise PlanError(
         f"entry {number}: Mirror(O) of shape {tuple(symmetry.matrix.shape)} does not fit a tensor "
         f"of shape {shape}: O needs {shape[-1]} rows (and batch dims {shape[:-1]} or none), or "

@@ -39,11 +39,7 @@ def _clusters(entries: list[Entry]) -> list[list[tuple[int, Member]]]:
             tensor = member.tensor
             if tensor.numel():
                 start = tensor.data_ptr()
-                reach = sum(
-                    (size - 1) * stride
-                    for size, stride in zip(tensor.shape, tensor.stride(), strict=True)
-                )
-                stop = start + (reach + 1) * tensor.element_size()
+                stop = start + _reach(tensor) * tensor.element_size()
                 spans[tensor.device].append((start, stop, number, member))
     found = []
     for items in spans.values():
@@ -51,9 +47,10 @@ def _clusters(entries: list[Entry]) -> list[list[tuple[int, Member]]]:
         order = np.argsort(starts, kind="stable")
         stops = np.maximum.accumulate(np.array([item[1] for item in items], np.int64)[order])
         cuts = np.flatnonzero(starts[order][1:] >= stops[:-1]) + 1
-        for part in np.split(order, cuts):
-            if part.size > 1:
-                found.append([(items[i][2], items[i][3]) for i in sorted(part.tolist())])
+        edges = np.concatenate([[0], cuts, [order.size]])
+        for first in np.flatnonzero(np.diff(edges) > 1).tolist():
+            part = sorted(order[edges[first] : edges[first + 1]].tolist())
+            found.append([(items[i][2], items[i][3]) for i in part])
     return found
 
 
@@ -98,10 +95,16 @@ def _complain(entries: list[Entry], number: int, other: int, order: bool) -> Non
         )
 
 
+def _reach(tensor: torch.Tensor) -> int:
+    """One past the last element a tensor reaches from its first."""
+    if tensor.is_contiguous():
+        return tensor.numel()
+    return 1 + sum((s - 1) * t for s, t in zip(tensor.shape, tensor.stride(), strict=True))
+
+
 def _stop(member: Member) -> int:
     tensor = member.tensor
-    reach = sum((s - 1) * t for s, t in zip(tensor.shape, tensor.stride(), strict=True))
-    return tensor.data_ptr() + (reach + 1) * tensor.element_size()
+    return tensor.data_ptr() + _reach(tensor) * tensor.element_size()
 
 
 def _strided(paint: torch.Tensor, member: Member, low: int, slot: int) -> torch.Tensor:

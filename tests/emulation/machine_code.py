@@ -53,7 +53,8 @@ class Kernel:
     def flying(self) -> int:
         """Bytes per SM that may be on their way from memory."""
         amounts = self.name.startswith(("plan_index prox", "plan_index shrink"))
-        return self.blocks * THREADS * (AHEAD_WITH_AMOUNTS if amounts else AHEAD) * 16
+        few = amounts and not self.name.endswith("float64")
+        return self.blocks * THREADS * (AHEAD_WITH_AMOUNTS if few else AHEAD) * 16
 
     def widest(self, instruction: str) -> int:
         """Bits of the widest LDG or STG."""
