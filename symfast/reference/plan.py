@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from symfast.units import ACCUMULATE
+
 _REFLECT, _PROJECT, _SHRINK, _PROX = range(4)
 _ROWS, _PAIRS, _CLUSTERS, _DENSE, _ROWS_SCATTERED, _PAIRS_SCATTERED = range(6)
 _UNIFORM, _PER_GROUP = 0, 1
-_HALF = (torch.bfloat16, torch.float16)
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,7 @@ def plan_check(tensors: list[Tensor], layout: Tensor, frames: Tensor) -> None:
                 f"{list(tensor.stride())}, but had sizes {sizes} and strides {strides} when the "
                 "plan was made; make a new plan"
             )
-        accumulate = torch.float32 if tensor.dtype in _HALF else tensor.dtype
-        if tensor.dtype != tensors[0].dtype or accumulate != frames.dtype:
+        if tensor.dtype != tensors[0].dtype or ACCUMULATE.get(tensor.dtype) != frames.dtype:
             raise RuntimeError(
                 f"parameter {number} of the plan is {tensor.dtype} now; make a new plan"
             )
