@@ -23,8 +23,11 @@ struct PlanCall {
   void* out;        // kCoefficients, accumulate type
 };
 
-// Columns a tile of the strided dense kernel holds.
-constexpr int64_t kTileColumns = 256;
+// Columns a tile of the dense kernel for adjacent columns holds: 4 KB of float, a page, keep the
+// hardware's prefetching of one unit going; more coefficients than a few must stay near, too.
+SF_HOST_DEVICE int64_t tile_columns(const Task& task) { return task.count <= 16 ? 1024 : 256; }
+// What the coefficients of a tile lie apart: not a power of two, see FrameBlock in dense_simd.h.
+SF_HOST_DEVICE int64_t tile_step(const Task& task) { return tile_columns(task) + 16; }
 
 // Units up to which rows of adjacent units are transposed: 16 float rows of them are 2 MB.
 constexpr int64_t kMostTransposed = 32768;
@@ -38,7 +41,7 @@ SF_HOST_DEVICE bool transposes(const Task& task) {
 
 // Workspace one chunk of a task needs, in numbers of the accumulate type.
 SF_HOST_DEVICE int64_t scratch_numbers(const Task& task) {
-  if (task.kind == kDense) return (task.count + 4) * kTileColumns + task.units;
+  if (task.kind == kDense) return (task.count + 4) * tile_step(task) + task.units;
   const int64_t members = task.kind == kClusters ? 16 * (task.units + 1) : 0;  // a vector each
   return members + (transposes(task) ? 16 * (task.units + 16) : 0);
 }

@@ -65,19 +65,20 @@ template <Verb verb, typename T>
 void run_dense_columns(const DenseColumn<verb, Acc<T>>& column, T* data, Acc<T>* c) {
   const Task& task = column.task;
   const Chunk& chunk = column.chunk;
+  const int64_t tile = tile_columns(task), ldc = tile_step(task);
   for (int64_t o = chunk.o0; o < chunk.o1; ++o) {
     const auto* at =
         static_cast<const Acc<T>*>(column.call.frames) + task.pool + o * task.frame_step;
     T* base = data + task.base + o * task.outer_stride;
-    for (int64_t t = chunk.c0; t < chunk.c1; t += kTileColumns) {
-      const int64_t width = chunk.c1 - t < kTileColumns ? chunk.c1 - t : kTileColumns;
-      columns_dots(base + t, task.unit_stride, at, task.units, task.count, width, c, kTileColumns);
+    for (int64_t t = chunk.c0; t < chunk.c1; t += tile) {
+      const int64_t width = chunk.c1 - t < tile ? chunk.c1 - t : tile;
+      columns_dots(base + t, task.unit_stride, at, task.units, task.count, width, c, ldc);
       bool write = false;
       for (int64_t i = 0; i < width; ++i) {
-        write = DenseColumn<verb, Acc<T>>::finish(column, o, t + i, c + i, kTileColumns);
+        write = DenseColumn<verb, Acc<T>>::finish(column, o, t + i, c + i, ldc);
       }
       if (write) {
-        columns_add(base + t, task.unit_stride, at, task.units, task.count, width, c, kTileColumns);
+        columns_add(base + t, task.unit_stride, at, task.units, task.count, width, c, ldc);
       }
     }
   }
@@ -88,7 +89,7 @@ template <Verb verb, typename T>
 void run_dense_strided(const DenseColumn<verb, Acc<T>>& column, T* data, Acc<T>* scratch) {
   const Task& task = column.task;
   const Chunk& chunk = column.chunk;
-  T* buffer = reinterpret_cast<T*>(scratch + 4 * kTileColumns + task.count);
+  T* buffer = reinterpret_cast<T*>(scratch + 4 * task.count);
   for (int64_t o = chunk.o0; o < chunk.o1; ++o) {
     const auto* at =
         static_cast<const Acc<T>*>(column.call.frames) + task.pool + o * task.frame_step;

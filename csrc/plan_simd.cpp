@@ -2,6 +2,7 @@
 // Runs chunks of a plan; compiled once per instruction set.
 #include "plan_cluster_simd.h"
 #include "plan_dense_simd.h"
+#include "plan_gather_simd.h"
 #include "plan_index_simd.h"
 #include "plan_transpose_simd.h"
 
@@ -27,7 +28,8 @@ void run_index(const PlanCall& call, const Task& task, const Chunk& chunk, T* da
 }
 
 template <Verb verb, typename T>
-void run_chunk(const PlanCall& call, const Chunk& chunk, Acc<T>* scratch) {
+void run_chunk(const PlanCall& call, const Chunk& chunk, Partners<Acc<T>>& partners,
+               Acc<T>* scratch) {
   const Task& task = call.tasks[chunk.task];
   T* data = static_cast<T*>(call.data[task.tensor]);
   if (task.kind == kDense) return run_dense<verb>(call, task, chunk, data, scratch);
@@ -37,6 +39,7 @@ void run_chunk(const PlanCall& call, const Chunk& chunk, Acc<T>* scratch) {
       return run_masked<verb>(call, task, chunk, data, scratch);
     }
   }
+  if (run_gathered<verb>(call, task, chunk, data, partners, scratch)) return;
   Acc<T>* members = scratch + 16 * (task.units + 16);
   run_transposed<verb>(task, chunk, data, scratch,
                        [&](const Task& block, const Chunk& part, Acc<T>* rows) {
@@ -46,8 +49,9 @@ void run_chunk(const PlanCall& call, const Chunk& chunk, Acc<T>* scratch) {
 
 template <Verb verb, typename T>
 void run_range(const PlanCall& call, int64_t begin, int64_t end, void* scratch) {
+  Partners<Acc<T>> partners;  // chunks are sorted by task: tables are made once for each
   for (int64_t i = begin; i < end; ++i) {
-    run_chunk<verb, T>(call, call.chunks[i], static_cast<Acc<T>*>(scratch));
+    run_chunk<verb, T>(call, call.chunks[i], partners, static_cast<Acc<T>*>(scratch));
   }
 }
 

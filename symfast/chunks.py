@@ -11,8 +11,8 @@ import numpy.typing as npt
 ELEMENTS = 65536
 #: Fewest rows per chunk when units are adjacent: the SIMD lanes rows are transposed into.
 ROWS = 16
-#: Columns per chunk of a dense frame whose columns are contiguous: 1 KB of float32 per unit.
-COLUMNS = 256
+#: Columns per chunk of a dense frame whose columns are contiguous: a page of float32 per unit.
+COLUMNS = 1024
 CHUNK_FIELDS = ("task", "first", "k0", "k1", "o0", "o1", "c0", "c1", "partial")
 TASK_FIELDS = (
     "kind", "tensor", "base", "outer", "outer_stride", "units", "unit_stride", "inner",
