@@ -169,17 +169,16 @@ class TableCheck {
         (task.kind == kDense ? span(task.count, task.mirror_column_step, t) : span(mirrors_, 1, t));
     const int64_t last_group = span(task.group + 1, 1, t) + span(task.outer, task.group_step, t);
     require(task.mirror >= 0 && task.group >= 0, "task ", t, " of the plan has a negative number");
+    const int64_t last = span(task.out + 1, 1, t) + span(task.outer, task.out_outer, t) +
+                         span(task.inner, task.out_inner, t) + span(rows_, task.out_row, t);
+    require(task.out >= 0, "task ", t, " of the plan writes outside the output");
     if (mirrors_ == 0) return;  // no coefficient, nothing is read or written
     needs_.groups = std::max(needs_.groups, last_group + 1);
     needs_.mirrors = std::max(needs_.mirrors, last_mirror + 1);
     require(last_mirror < view_.mirrors, "there are ", view_.mirrors, " mirrors, but task ", t,
             " has more");
-    if (rows_ > 0 && task.outer > 0 && task.inner > 0) {
-      const int64_t last = span(task.out + 1, 1, t) + span(task.outer, task.out_outer, t) +
-                           span(task.inner, task.out_inner, t) + span(rows_, task.out_row, t);
-      require(task.out >= 0 && last < view_.output, "task ", t,
-              " of the plan writes outside the output");
-    }
+    const bool empty = rows_ == 0 || task.outer == 0 || task.inner == 0;
+    require(empty || last < view_.output, "task ", t, " of the plan writes outside the output");
   }
 
   // Chunks are listed by task, then in the order of memory; no start comes twice.

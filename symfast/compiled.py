@@ -40,13 +40,9 @@ class Compiled:
         self, verb: int, amount: float = 0.0, amounts: torch.Tensor | None = None, per: int = 0
     ) -> None:
         """Run a mutating verb on every part, stage after stage, behind autograd's back."""
-        if torch.compiler.is_compiling():  # a compiled graph knows of autograd all the same
-            with torch.no_grad():
-                self._apply(verb, amount, amounts, per)
-        else:
-            self._apply(verb, amount, amounts, per)
-
-    def _apply(self, verb: int, amount: float, amounts: torch.Tensor | None, per: int) -> None:
+        if torch.compiler.is_compiling() and torch.is_grad_enabled():
+            with torch.no_grad():  # a compiled graph knows of autograd all the same
+                return self.apply(verb, amount, amounts, per)
         if len(self.parts) > 1:  # find a changed parameter before the first launch writes
             for p in self.parts:
                 _check(p.tensors, p.key)
@@ -58,6 +54,7 @@ class Compiled:
             else:
                 _verb(p.tensors, p.key, verb)
             increment_version(p.tensors)
+        return None
 
     def squares(self) -> torch.Tensor:
         """Sums of squares of C per mirror; (copies, mirrors) float64 on the first part's device."""
