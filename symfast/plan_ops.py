@@ -136,7 +136,7 @@ def store(tables: Tables) -> int:
         plan, tables.layout, tables.tasks, tables.chunks, tables.index, tables.frames,
         tables.mirrors, tables.numel,
     )  # fmt: skip
-    plan_tables._KEPT.setdefault(plan, tables)
+    plan_tables.KEPT.setdefault(plan, tables)
     return plan
 
 

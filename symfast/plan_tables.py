@@ -29,18 +29,18 @@ class Tables:
 
 
 #: What the reference and the fakes look up. Compiled kernels keep their own copies.
-_KEPT: dict[int, Tables] = {}
+KEPT: dict[int, Tables] = {}
 
 
 def keep(plan: int, tables: Tables) -> None:
     """Put the tables under a key, which must be new."""
-    if _KEPT.setdefault(plan, tables) is not tables:
+    if KEPT.setdefault(plan, tables) is not tables:
         raise RuntimeError(f"there is a plan under key {plan} already; keys are used once")
 
 
 def find(plan: int) -> Tables:
     """The tables under a key."""
-    tables = _KEPT.get(plan)
+    tables = KEPT.get(plan)
     if tables is None:
         raise RuntimeError(
             f"there is no plan under key {plan}: it was dropped or never stored in this process"
@@ -50,4 +50,4 @@ def find(plan: int) -> Tables:
 
 def drop(plan: int) -> None:
     """Forget a key, if it is there."""
-    _KEPT.pop(plan, None)
+    KEPT.pop(plan, None)
