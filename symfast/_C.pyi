@@ -12,5 +12,5 @@ def set_cpu_capability(name: str) -> None:
 def plan_drop(plan: int) -> bool:
     """Forget the plan under this key; False if there is none."""
 
-def _plan_count() -> int:
-    """Plans that are kept."""
+def plan_count() -> int:
+    """How many plans are kept now."""

@@ -58,11 +58,11 @@ class Compiled:
 
     def squares(self) -> torch.Tensor:
         """Sums of squares of C per mirror; (copies, mirrors) float64 on the first part's device."""
-        count = self.copies * self.mirrors
-        total = torch.zeros(count, dtype=torch.float64)
-        for number, p in enumerate(self.parts):
-            found = _norms(p.tensors, p.key)
-            total = found if number == 0 else total + found.to(total.device)
+        if not self.parts:
+            return torch.zeros(self.copies, self.mirrors, dtype=torch.float64)
+        total: torch.Tensor = _norms(self.parts[0].tensors, self.parts[0].key)
+        for p in self.parts[1:]:
+            total += _norms(p.tensors, p.key).to(total.device)
         return total.reshape(self.copies, self.mirrors)
 
     def by_group(self, squares: torch.Tensor) -> torch.Tensor:

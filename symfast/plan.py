@@ -152,7 +152,6 @@ class Plan:
         else:
             self._compiled.apply(_SHRINK, 0.0, self._group_shrinkage(tensor, number), PER_MIRROR)
 
-    @torch.no_grad()
     def norms(self, per: Literal["group", "mirror"] = "group") -> torch.Tensor:
         """Distance of every group from its constraint: ``||A^T U||_F``.
 
@@ -176,7 +175,6 @@ class Plan:
             squares = self._compiled.by_group(squares)
         return squares.sqrt_() if self.replicas is not None else squares.sqrt_()[0]
 
-    @torch.no_grad()
     def coefficients(self) -> list[torch.Tensor]:
         """The coefficients ``C = A^T U`` of every group.
 
@@ -195,7 +193,6 @@ class Plan:
         """
         return self._compiled.coefficients()
 
-    @torch.no_grad()
     def _group_shrinkage(self, threshold: torch.Tensor | None, number: float) -> torch.Tensor:
         """1 - max(0, 1 - t / ||C||) per mirror; NaN norms stay NaN."""
         norms = self._compiled.squares().sqrt_()

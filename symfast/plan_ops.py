@@ -34,6 +34,7 @@ def _check(tensors: Tensors, plan: int) -> None:
     reference.plan_check(tensors, plan_tables.find(plan))
 
 
+@torch.no_grad()  # the operators pass autograd by, what they are made of here does not
 def _apply_(
     tensors: Tensors,
     plan: int,
@@ -46,10 +47,12 @@ def _apply_(
     reference.plan_apply_(tensors, tables, verb, amount, amounts, amount_index)
 
 
+@torch.no_grad()
 def _norms(tensors: Tensors, plan: int) -> torch.Tensor:
     return reference.plan_norms(tensors, plan_tables.find(plan))
 
 
+@torch.no_grad()
 def _coefficients(tensors: Tensors, plan: int) -> torch.Tensor:
     return reference.plan_coefficients(tensors, plan_tables.find(plan))
 

@@ -35,6 +35,7 @@ def run_together(workers: list[Callable[[], None]]) -> None:
 
 
 def test_threads_run_verbs_while_others_make_and_drop_plans() -> None:
+    gc.collect()
     before = len(plan_tables.KEPT)
     results = [torch.randn(300, 40) for _ in range(2)]
 
@@ -54,7 +55,7 @@ def test_threads_run_verbs_while_others_make_and_drop_plans() -> None:
     run_together([*(lambda w=w: verbs(w) for w in results), churn, churn])
     assert all(torch.equal(w, v) for w, v in zip(results, wanted, strict=True))
     gc.collect()
-    assert len(plan_tables.KEPT) == before
+    assert len(plan_tables.KEPT) <= before
 
 
 def forever(call: Callable[[], object]) -> None:
