@@ -76,6 +76,26 @@ void check_device(const PlanTables& plan, const Tensor& tensor, std::size_t numb
   }
 }
 
+std::vector<int64_t> numbers_of(const Tensor& layout) {
+  const Tensor ours = own(layout, "layout");
+  require(ours.dim() == 1, "layout must have one dim, got ", sizes_of(ours));
+  const auto* words = static_cast<const int64_t*>(ours.const_data_ptr());
+  return {words, words + ours.numel()};
+}
+
+// The tables on the host, of the shapes and types they must have.
+TableView view_of(const PlanTables& made) {
+  require(made.index.dim() == 1, "index must have one dim");
+  require(made.frames.is_contiguous(), "frames must be contiguous");
+  require(made.accumulate == ScalarType::Double || made.accumulate == ScalarType::Float,
+          "frames must be float64 or float32");
+  return {made.task_rows(),    rows_of(made.tasks, kTaskFields, "tasks"),
+          made.chunk_rows(),   rows_of(made.chunks, kChunkFields, "chunks"),
+          made.index_pool(),   made.index.numel(),
+          made.frames.numel(), made.mirrors,
+          made.output};
+}
+
 }  // namespace
 
 void plan_store(int64_t plan, Tensor layout, Tensor tasks, Tensor chunks, Tensor index,
@@ -93,24 +113,9 @@ void plan_store(int64_t plan, Tensor layout, Tensor tasks, Tensor chunks, Tensor
                                                       numel,
                                                       {},
                                                       1});
-  const Tensor ours = own(layout, "layout");
-  require(ours.dim() == 1, "layout must have one dim, got ", sizes_of(ours));
-  const auto* words = static_cast<const int64_t*>(ours.const_data_ptr());
-  made->layout.assign(words, words + ours.numel());
-  require(index.dim() == 1, "index must have one dim");
-  require(frames.is_contiguous(), "frames must be contiguous");
-  require(made->accumulate == ScalarType::Double || made->accumulate == ScalarType::Float,
-          "frames must be float64 or float32");
   require(mirrors >= 0 && numel >= 0, "mirrors and numel must not be negative");
-  const TableView view{made->task_rows(),
-                       rows_of(made->tasks, kTaskFields, "tasks"),
-                       made->chunk_rows(),
-                       rows_of(made->chunks, kChunkFields, "chunks"),
-                       made->index_pool(),
-                       made->index.numel(),
-                       frames.numel(),
-                       mirrors,
-                       numel};
+  made->layout = numbers_of(layout);
+  const TableView view = view_of(*made);
   made->chunk_count = view.chunk_count;
   made->needs = TableCheck(view, reaches_of(made->layout)).run();
   made->grain = grain_of(view);

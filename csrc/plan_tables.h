@@ -37,7 +37,6 @@ class Addresses {
     if (count > kFew) many_.resize(count);
   }
   void** data() { return count_ > kFew ? many_.data() : few_; }
-  std::size_t size() const { return count_; }
 
  private:
   static constexpr std::size_t kFew = 8;
