@@ -9,6 +9,7 @@
 #include <string>
 
 #include "isa.h"
+#include "plan_registry.h"
 
 #define SYMFAST_TEXT(x) #x
 #define SYMFAST_TEXT_OF(x) SYMFAST_TEXT(x)
@@ -55,4 +56,7 @@ PYBIND11_MODULE(_C, module) {
   module.def("cpu_capability", &symfast::active_isa_name, "Instruction set the kernels use now.");
   module.def("set_cpu_capability", &symfast::set_active_isa, py::arg("name"),
              "Use 'baseline', 'avx2' or 'avx512' from now on; ValueError if not available here.");
+  module.def("plan_drop", &symfast::drop_plan, py::arg("plan").noconvert(),
+             "Forget the plan under this key; False if there is none.");
+  module.def("plan_count", &symfast::count_plans, "How many plans are kept now.");
 }

@@ -1,100 +1,74 @@
 // SPDX-License-Identifier: Apache-2.0
-// The verbs of a plan on CUDA: cheap checks, then one launch. Nothing but plan_norms waits for the
-// device or reads its memory, so a captured CUDA graph replays every verb. The tables' contents are
-// trusted: symfast/tables.py made them, and on the device only these kernels see them.
+// The verbs of a plan on CUDA: find its tables, which plan_store checked on the host, then one
+// launch. Nothing waits for the device or reads its memory, so a captured CUDA graph replays every
+// verb.
 #include <optional>
 #include <vector>
 
-#include "plan_check.h"
 #include "plan_launch.h"
+#include "plan_tables.h"
 #include "tensor_cuda.h"
 
 namespace symfast {
 namespace {
 
-struct Tables {
-  const std::vector<Tensor>& tensors;
-  const Tensor &layout, &tasks, &chunks, &index, &frames;
-};
-
-// Device pointers of the tensors, and room for a table of them where they are too many.
-struct Pointers {
+// A verb about to run: its plan, found and kept alive, and the parameters, checked against it.
+struct Prepared {
+  std::shared_ptr<const PlanTables> plan;
   std::vector<void*> data;
-  std::optional<Tensor> table;
+  Number number;
+  OnDevice device;
+  std::optional<Tensor> pointers;  // room for a table of addresses where they are too many
+  PlanLaunch call;
 
-  explicit Pointers(const Tables& t) {
-    for (const Tensor& tensor : t.tensors) data.push_back(tensor.mutable_data_ptr());
-    if (data.size() <= kTensors) return;
-    table = torch::stable::new_empty(t.tasks, {static_cast<int64_t>(data.size())});
+  Prepared(const std::vector<Tensor>& tensors, int64_t key)
+      : plan(find_plan(key)),
+        data(tensors.size()),
+        number(check_parameters(*plan, tensors, data.data())),
+        device(plan->frames),
+        pointers(table_for(*plan, data.size())),
+        call{reinterpret_cast<const int64_t*>(plan->task_rows()),
+             reinterpret_cast<const int64_t*>(plan->chunk_rows()),
+             plan->index_pool(),
+             plan->chunk_count,
+             plan->frames.const_data_ptr(),
+             plan->frames.numel() > 0,
+             nullptr,
+             0.0,
+             kUniform,
+             nullptr,
+             nullptr,
+             data,
+             pointers ? static_cast<int64_t*>(pointers->mutable_data_ptr()) : nullptr,
+             device.stream()} {}
+  Prepared(const Prepared&) = delete;  // call refers to data
+
+ private:
+  static std::optional<Tensor> table_for(const PlanTables& plan, std::size_t count) {
+    if (count <= kTensors) return std::nullopt;
+    return torch::stable::new_empty(plan.tasks, {static_cast<int64_t>(count)});
   }
 };
-
-void require_rows(const Tensor& table, const Tensor& like, int64_t fields, const char* what) {
-  require_cuda(table, like, what);
-  require(table.scalar_type() == ScalarType::Long && table.is_contiguous() && table.dim() == 2 &&
-              table.size(1) == fields,
-          what, " must be contiguous int64 of shape (n, ", fields, "), got ", sizes_of(table));
-}
-
-Number check(const Tables& t) {
-  require_rows(t.tasks, t.frames, kTaskFields, "tasks");
-  require_rows(t.chunks, t.frames, kChunkFields, "chunks");
-  require_cuda(t.index, t.frames, "index");
-  require(t.index.scalar_type() == ScalarType::Long && t.index.is_contiguous(),
-          "index must be contiguous int64");
-  require(t.frames.is_cuda() && t.frames.is_contiguous(), "frames must be contiguous, on CUDA");
-  check_layout(t.tensors, t.layout, t.frames);
-  if (!t.tensors.empty()) return number_of(t.tensors[0], "a parameter");
-  require(t.chunks.size(0) == 0, "there are chunks, but no parameters");
-  return t.frames.scalar_type() == ScalarType::Double ? Number::f64 : Number::f32;
-}
-
-PlanLaunch call_of(const Tables& t, const Pointers& pointers, void* stream) {
-  return {static_cast<const int64_t*>(t.tasks.const_data_ptr()),
-          static_cast<const int64_t*>(t.chunks.const_data_ptr()),
-          static_cast<const int64_t*>(t.index.const_data_ptr()),
-          t.chunks.size(0),
-          t.frames.const_data_ptr(),
-          t.frames.numel() > 0,
-          nullptr,
-          0.0,
-          kUniform,
-          nullptr,
-          nullptr,
-          pointers.data,
-          pointers.table ? static_cast<int64_t*>(pointers.table->mutable_data_ptr()) : nullptr,
-          stream};
-}
 
 template <Verb verb>
 void launch_for(Number number, const PlanLaunch& call) {
   for_number(number, [&](auto element) { launch_plan<verb, decltype(element)>(call); });
 }
 
-void plan_check(std::vector<Tensor> tensors, Tensor layout, Tensor frames) {
-  check_layout(tensors, layout, frames);
+void plan_check(std::vector<Tensor> tensors, int64_t plan) {
+  std::vector<void*> data(tensors.size());
+  check_parameters(*find_plan(plan), tensors, data.data());
 }
 
-void plan_apply_(std::vector<Tensor> tensors, Tensor layout, Tensor tasks, Tensor chunks,
-                 Tensor index, Tensor frames, std::optional<Tensor> amounts, double amount,
-                 int64_t amount_index, int64_t verb) {
-  const Tables tables{tensors, layout, tasks, chunks, index, frames};
-  const Number number = check(tables);
-  require(amount_index >= kUniform && amount_index <= kPerMirror, "amount_index must be 0, 1 or 2");
-  require(amount_index == kUniform || amounts.has_value(), "amounts are missing");
-  const OnDevice device(frames);
-  const Pointers pointers(tables);
-  PlanLaunch call = call_of(tables, pointers, device.stream());
+void plan_apply_(std::vector<Tensor> tensors, int64_t plan, int64_t verb, double amount,
+                 std::optional<Tensor> amounts, int64_t amount_index) {
+  require_verb(verb);
+  Prepared prepared(tensors, plan);
+  PlanLaunch& call = prepared.call;
+  call.amounts = check_amounts(*prepared.plan, amounts, amount_index);
   call.amount = amount;
   call.amount_index = static_cast<AmountIndex>(amount_index);
-  std::optional<Tensor> numbers;  // lives until the launch
-  if (amount_index != kUniform) {
-    require_cuda(*amounts, frames, "amounts");
-    require(amounts->scalar_type() == frames.scalar_type(),
-            "amounts must be of the accumulate type");
-    numbers = torch::stable::contiguous(*amounts);
-    call.amounts = numbers->const_data_ptr();
-  }
+  const Number number = prepared.number;
   switch (verb) {
     case kReflect:
       return launch_for<kReflect>(number, call);
@@ -102,67 +76,36 @@ void plan_apply_(std::vector<Tensor> tensors, Tensor layout, Tensor tasks, Tenso
       return launch_for<kProject>(number, call);
     case kShrink:
       return launch_for<kShrink>(number, call);
-    case kProx:
+    default:  // kProx
       return launch_for<kProx>(number, call);
-    default:
-      break;
   }
-  require(false, "verb ", verb, " does not change parameters; it must be 0 to 3");
 }
 
-// A row of a device table, on the host.
-const int64_t* row_of(const Tensor& table, int64_t row, Tensor& host) {
-  Tensor source = table;
-  host = torch::stable::to(torch::stable::narrow(source, 0, row, 1),
-                           torch::stable::Device(torch::headeronly::DeviceType::CPU));
-  return static_cast<const int64_t*>(host.const_data_ptr());
-}
-
-// Partial sums of all chunks: the last chunk's are the last ones. Waits for the device.
-int64_t workspace_of(const Tables& t) {
-  const int64_t chunks = t.chunks.size(0);
-  if (chunks == 0) return 0;
-  Tensor chunk_row = t.chunks, task_row = t.tasks;
-  const Chunk& chunk = *reinterpret_cast<const Chunk*>(row_of(t.chunks, chunks - 1, chunk_row));
-  require(chunk.task >= 0 && chunk.task < t.tasks.size(0), "the last chunk names no task");
-  const Task& task = *reinterpret_cast<const Task*>(row_of(t.tasks, chunk.task, task_row));
-  return chunk.partial + TableCheck::chunk_mirrors(task, chunk);
-}
-
-Tensor plan_norms(std::vector<Tensor> tensors, Tensor layout, Tensor tasks, Tensor chunks,
-                  Tensor index, Tensor frames, int64_t mirrors) {
-  require(mirrors >= 0, "mirrors must not be negative");
-  const Tables tables{tensors, layout, tasks, chunks, index, frames};
-  const Number number = check(tables);
-  const OnDevice device(frames);
-  const Pointers pointers(tables);
-  PlanLaunch call = call_of(tables, pointers, device.stream());
+Tensor plan_norms(std::vector<Tensor> tensors, int64_t plan) {
+  Prepared prepared(tensors, plan);
+  const PlanTables& tables = *prepared.plan;
   const Tensor partials =
-      torch::stable::new_empty(tasks, {workspace_of(tables)}, ScalarType::Double);
-  const Tensor sums = torch::stable::new_empty(tasks, {mirrors}, ScalarType::Double);
-  call.partials = static_cast<double*>(partials.mutable_data_ptr());
-  launch_for<kNorms>(number, call);
-  launch_sums(call, mirrors, static_cast<double*>(sums.mutable_data_ptr()));
+      torch::stable::new_empty(tables.frames, {tables.needs.partials}, ScalarType::Double);
+  const Tensor sums = torch::stable::new_empty(tables.frames, {tables.mirrors}, ScalarType::Double);
+  prepared.call.partials = static_cast<double*>(partials.mutable_data_ptr());
+  launch_for<kNorms>(prepared.number, prepared.call);
+  launch_sums(prepared.call, tables.mirrors, static_cast<double*>(sums.mutable_data_ptr()));
   return sums;
 }
 
-Tensor plan_coefficients(std::vector<Tensor> tensors, Tensor layout, Tensor tasks, Tensor chunks,
-                         Tensor index, Tensor frames, int64_t numel) {
-  require(numel >= 0, "numel must not be negative");
-  const Tables tables{tensors, layout, tasks, chunks, index, frames};
-  const Number number = check(tables);
-  const OnDevice device(frames);
-  const Pointers pointers(tables);
-  PlanLaunch call = call_of(tables, pointers, device.stream());
-  const Tensor out = torch::stable::new_empty(tasks, {numel}, frames.scalar_type());
-  call.out = out.mutable_data_ptr();
-  launch_for<kCoefficients>(number, call);
+Tensor plan_coefficients(std::vector<Tensor> tensors, int64_t plan) {
+  Prepared prepared(tensors, plan);
+  const PlanTables& tables = *prepared.plan;
+  const Tensor out = torch::stable::new_empty(tables.frames, {tables.output});
+  prepared.call.out = out.mutable_data_ptr();
+  launch_for<kCoefficients>(prepared.number, prepared.call);
   return out;
 }
 
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(symfast, CUDA, m) {
+  m.impl("plan_store", TORCH_BOX(&plan_store));
   m.impl("plan_check", TORCH_BOX(&plan_check));
   m.impl("plan_apply_", TORCH_BOX(&plan_apply_));
   m.impl("plan_norms", TORCH_BOX(&plan_norms));

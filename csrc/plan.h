@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The tables of a plan, and the arithmetic of one coefficient. Read by Python (plan tables are
-// int64 tensors built there), by the CPU kernels and by the CUDA kernels.
+// The tables of a plan, and the arithmetic of one coefficient. Python builds the tables as int64
+// tensors on the CPU and hands them over once, to plan_store; it checks them (plan_check.h), keeps
+// its own copy (plan_tables.h), and the CPU and CUDA kernels read that.
 //
 // A unit matrix U is a list of views; every view walks one parameter as
 //   element(o, i, c) = data[tensor][base + o * outer_stride + i * unit_stride + c * inner_stride]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch.autograd.graph import increment_version
 
 from symfast import plan_ops as _registered  # noqa: F401  (declares the operators)
 from symfast.entries import build_entries
@@ -16,9 +17,10 @@ from symfast.units import Units
 
 UNIFORM, PER_GROUP, PER_MIRROR = range(3)
 
-# Verbs change parameters behind autograd's back and bump their versions. Going below its dispatch
-# keys is the cheapest way there; without that name no_grad does the same.
-_below_autograd = getattr(torch._C, "_AutoDispatchBelowAutograd", torch.no_grad)
+_check = torch.ops.symfast.plan_check.default
+_verb = torch.ops.symfast.plan_apply_.default
+_norms = torch.ops.symfast.plan_norms.default
+_coefficients = torch.ops.symfast.plan_coefficients.default
 
 
 @dataclass(eq=False)
@@ -34,29 +36,33 @@ class Compiled:
     parts: list[Part]
     owners: torch.Tensor  # the group of every mirror, (mirrors,)
 
-    def apply(self, verb: int, amounts: torch.Tensor | None, amount: float, per: int) -> None:
-        """Run a mutating verb on every part, stage after stage."""
+    def apply(
+        self, verb: int, amount: float = 0.0, amounts: torch.Tensor | None = None, per: int = 0
+    ) -> None:
+        """Run a mutating verb on every part, stage after stage, behind autograd's back."""
+        if torch.compiler.is_compiling() and torch.is_grad_enabled():
+            with torch.no_grad():  # a compiled graph knows of autograd all the same
+                return self.apply(verb, amount, amounts, per)
         if len(self.parts) > 1:  # find a changed parameter before the first launch writes
             for p in self.parts:
-                torch.ops.symfast.plan_check.default(p.tensors, p.layout, p.frames)
-        with torch.no_grad() if torch.compiler.is_compiling() else _below_autograd():
-            for p in self.parts:
-                local = None if amounts is None else amounts.to(p.device, p.accumulate)
-                torch.ops.symfast.plan_apply_.default(
-                    p.tensors, p.layout, p.tasks, p.chunks, p.index, p.frames,
-                    local, amount, per, verb,
-                )  # fmt: skip
-                torch.autograd.graph.increment_version(p.tensors)
+                _check(p.tensors, p.key)
+        for p in self.parts:
+            if amounts is not None:
+                _verb(p.tensors, p.key, verb, 0.0, amounts.to(p.device, p.accumulate), per)
+            elif amount:
+                _verb(p.tensors, p.key, verb, amount)
+            else:
+                _verb(p.tensors, p.key, verb)
+            increment_version(p.tensors)
+        return None
 
     def squares(self) -> torch.Tensor:
         """Sums of squares of C per mirror; (copies, mirrors) float64 on the first part's device."""
-        count = self.copies * self.mirrors
-        total = torch.zeros(count, dtype=torch.float64)
-        for number, p in enumerate(self.parts):
-            found = torch.ops.symfast.plan_norms.default(
-                p.tensors, p.layout, p.tasks, p.chunks, p.index, p.frames, count
-            )
-            total = found if number == 0 else total + found.to(total.device)
+        if not self.parts:
+            return torch.zeros(self.copies, self.mirrors, dtype=torch.float64)
+        total: torch.Tensor = _norms(self.parts[0].tensors, self.parts[0].key)
+        for p in self.parts[1:]:
+            total += _norms(p.tensors, p.key).to(total.device)
         return total.reshape(self.copies, self.mirrors)
 
     def by_group(self, squares: torch.Tensor) -> torch.Tensor:
@@ -70,12 +76,7 @@ class Compiled:
 
     def coefficients(self) -> list[torch.Tensor]:
         """(k, n) of every group, with a leading dim of replicas if there are any."""
-        flats = [
-            torch.ops.symfast.plan_coefficients.default(
-                p.tensors, p.layout, p.tasks, p.chunks, p.index, p.frames, p.out_size
-            )
-            for p in self.parts
-        ]
+        flats = [_coefficients(p.tensors, p.key) for p in self.parts]
         result: list[torch.Tensor] = []
         for entry, pieces in zip(self.entries, self.pieces, strict=True):
             result += self._cut(entry, pieces, flats)

@@ -80,7 +80,7 @@ class Plan:
             >>> w.tolist()
             [1.0, -2.0]
         """
-        self._compiled.apply(_REFLECT, None, 0.0, UNIFORM)
+        self._compiled.apply(_REFLECT)
 
     def project_(self) -> None:
         """Project every group onto its constraint: ``U <- U - A A^T U`` in place.
@@ -97,7 +97,7 @@ class Plan:
             >>> w.tolist()
             [1.0, 0.0]
         """
-        self._compiled.apply(_PROJECT, None, 0.0, UNIFORM)
+        self._compiled.apply(_PROJECT)
 
     def shrink_(self, amount: Amount) -> None:
         """Shrink the coefficients of every group: ``C <- (1 - amount) C`` in place.
@@ -142,17 +142,16 @@ class Plan:
         """
         if mode not in ("l1", "group"):
             raise PlanError(f'mode must be "l1" or "group", got {mode!r}')
-        tensor, number, per = self._amount(threshold, "threshold")
+        number, tensor, per = self._amount(threshold, "threshold")
         if number < 0 or (
             tensor is not None and tensor.device.type == "cpu" and bool((tensor < 0).any())
         ):
             raise PlanError("threshold must not be negative")
         if mode == "l1":
-            self._compiled.apply(_PROX, tensor, number, per)
+            self._compiled.apply(_PROX, number, tensor, per)
         else:
-            self._compiled.apply(_SHRINK, self._group_shrinkage(tensor, number), 0.0, PER_MIRROR)
+            self._compiled.apply(_SHRINK, 0.0, self._group_shrinkage(tensor, number), PER_MIRROR)
 
-    @torch.no_grad()
     def norms(self, per: Literal["group", "mirror"] = "group") -> torch.Tensor:
         """Distance of every group from its constraint: ``||A^T U||_F``.
 
@@ -176,7 +175,6 @@ class Plan:
             squares = self._compiled.by_group(squares)
         return squares.sqrt_() if self.replicas is not None else squares.sqrt_()[0]
 
-    @torch.no_grad()
     def coefficients(self) -> list[torch.Tensor]:
         """The coefficients ``C = A^T U`` of every group.
 
@@ -195,7 +193,6 @@ class Plan:
         """
         return self._compiled.coefficients()
 
-    @torch.no_grad()
     def _group_shrinkage(self, threshold: torch.Tensor | None, number: float) -> torch.Tensor:
         """1 - max(0, 1 - t / ||C||) per mirror; NaN norms stay NaN."""
         norms = self._compiled.squares().sqrt_()
@@ -205,10 +202,10 @@ class Plan:
         t = self._compiled.by_mirror(t)
         return torch.where(norms <= t, 1.0, t / norms).reshape(-1)
 
-    def _amount(self, amount: Amount, what: str) -> tuple[torch.Tensor | None, float, int]:
-        """The amounts as a flat tensor by group, or as one number."""
+    def _amount(self, amount: Amount, what: str) -> tuple[float, torch.Tensor | None, int]:
+        """One number for all, or the amounts as a flat tensor by group."""
         if isinstance(amount, int | float):
-            return None, float(amount), UNIFORM
+            return float(amount), None, UNIFORM
         if not isinstance(amount, torch.Tensor) or amount.is_complex():
             raise PlanError(f"{what} must be a real number or tensor, got {amount!r:.80}")
         shapes: list[tuple[int, ...]] = [(), (self.groups,)]
@@ -220,7 +217,7 @@ class Plan:
                 f"got {tuple(amount.shape)}"
             )
         copies = self._compiled.copies
-        return amount.detach().expand(copies, self.groups).reshape(-1), 0.0, PER_GROUP
+        return 0.0, amount.detach().expand(copies, self.groups).reshape(-1), PER_GROUP
 
     # ---- the plan as a value ----------------------------------------------------------------
 

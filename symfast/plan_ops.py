@@ -1,90 +1,152 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The operators behind a plan: schemas, references and fakes over the tables of csrc/plan.h."""
+"""The operators behind a plan: schemas, references and fakes over the tables of csrc/plan.h.
+
+Tables are checked once, by ``plan_store``; a verb names them by a key. Keys are random and never
+used again, so that a graph compiled for a plan that is gone cannot run another one.
+"""
+
+import secrets
+from typing import TypeAlias
 
 import torch
 
-from symfast import ops
+from symfast import ops, plan_tables
+from symfast.plan_tables import Tables
 from symfast.reference import plan as reference
-from symfast.units import ACCUMULATE
 
-_TABLES = "Tensor layout, Tensor tasks, Tensor chunks, Tensor index, Tensor frames"
-
-ops.define(
-    "plan_check", "(Tensor[] tensors, Tensor layout, Tensor frames) -> ()", reference.plan_check
-)
-ops.define(
-    "plan_apply_",
-    f"(Tensor(a!)[] tensors, {_TABLES}, Tensor? amounts, float amount, int amount_index, "
-    "int verb) -> ()",
-    reference.plan_apply_,
-)
-ops.define(
-    "plan_norms", f"(Tensor[] tensors, {_TABLES}, int mirrors) -> Tensor", reference.plan_norms
-)
-ops.define(
-    "plan_coefficients",
-    f"(Tensor[] tensors, {_TABLES}, int numel) -> Tensor",
-    reference.plan_coefficients,
-)
+Tensors: TypeAlias = list[torch.Tensor]
 
 
-def _same_device(tables: tuple[torch.Tensor, ...], tensors: list[torch.Tensor]) -> None:
-    """One meta tensor among real ones lands here too: refuse it instead of answering rubbish."""
-    if len({tensor.device for tensor in (*tables, *tensors)}) > 1:
-        raise RuntimeError("the parameters and tables of a plan must be on one device")
-
-
-def _check_fake(tensors: list[torch.Tensor], layout: torch.Tensor, frames: torch.Tensor) -> None:
-    _same_device((frames,), tensors)
-
-
-def _apply_fake(
-    tensors: list[torch.Tensor],
-    layout: torch.Tensor,
-    tasks: torch.Tensor,
-    chunks: torch.Tensor,
-    index: torch.Tensor,
-    frames: torch.Tensor,
-    amounts: torch.Tensor | None,
-    amount: float,
-    amount_index: int,
-    verb: int,
-) -> None:
-    given = () if amounts is None else (amounts,)
-    _same_device((tasks, chunks, index, frames, *given), tensors)
-
-
-def _norms_fake(
-    tensors: list[torch.Tensor],
+def _store(
+    plan: int,
     layout: torch.Tensor,
     tasks: torch.Tensor,
     chunks: torch.Tensor,
     index: torch.Tensor,
     frames: torch.Tensor,
     mirrors: int,
-) -> torch.Tensor:
-    _same_device((tasks, chunks, index, frames), tensors)
-    return tasks.new_empty(mirrors, dtype=torch.float64)
+    numel: int,
+) -> None:
+    plan_tables.keep(plan, Tables(layout, tasks, chunks, index, frames, mirrors, numel))
 
 
-def _coefficients_fake(
-    tensors: list[torch.Tensor],
+def _check(tensors: Tensors, plan: int) -> None:
+    reference.plan_check(tensors, plan_tables.find(plan))
+
+
+@torch.no_grad()  # the operators pass autograd by, what they are made of here does not
+def _apply_(
+    tensors: Tensors,
+    plan: int,
+    verb: int,
+    amount: float = 0.0,
+    amounts: torch.Tensor | None = None,
+    amount_index: int = 0,
+) -> None:
+    tables = plan_tables.find(plan)
+    reference.plan_apply_(tensors, tables, verb, amount, amounts, amount_index)
+
+
+@torch.no_grad()
+def _norms(tensors: Tensors, plan: int) -> torch.Tensor:
+    return reference.plan_norms(tensors, plan_tables.find(plan))
+
+
+@torch.no_grad()
+def _coefficients(tensors: Tensors, plan: int) -> torch.Tensor:
+    return reference.plan_coefficients(tensors, plan_tables.find(plan))
+
+
+ops.define(
+    "plan_store",
+    "(int plan, Tensor layout, Tensor tasks, Tensor chunks, Tensor index, Tensor frames, "
+    "int mirrors, int numel) -> ()",
+    _store,
+)
+ops.define("plan_check", "(Tensor[] tensors, int plan) -> ()", _check)
+ops.define(
+    "plan_apply_",
+    "(Tensor(a!)[] tensors, int plan, int verb, float amount=0.0, Tensor? amounts=None, "
+    "int amount_index=0) -> ()",  # defaults: torch converts every argument given, for 0.1 us
+    _apply_,
+)
+ops.define("plan_norms", "(Tensor[] tensors, int plan) -> Tensor", _norms)
+ops.define("plan_coefficients", "(Tensor[] tensors, int plan) -> Tensor", _coefficients)
+
+
+def _on_one_device(tensors: Tensors, plan: int) -> Tables:
+    """One meta tensor among real ones lands here too: refuse it instead of answering rubbish."""
+    tables = plan_tables.find(plan)
+    if any(tensor.device != tables.frames.device for tensor in tensors):
+        raise RuntimeError("the parameters and tables of a plan must be on one device")
+    return tables
+
+
+def _store_fake(
+    plan: int,
     layout: torch.Tensor,
     tasks: torch.Tensor,
     chunks: torch.Tensor,
     index: torch.Tensor,
     frames: torch.Tensor,
+    mirrors: int,
     numel: int,
-) -> torch.Tensor:
-    _same_device((tasks, chunks, index, frames), tensors)
-    dtype = ACCUMULATE.get(tensors[0].dtype, torch.float32) if tensors else torch.float32
-    return tasks.new_empty(numel, dtype=dtype)
+) -> None:
+    """Nothing to keep: a plan on the meta device has no kernel."""
+
+
+def _check_fake(tensors: Tensors, plan: int) -> None:
+    _on_one_device(tensors, plan)
+
+
+def _apply_fake(
+    tensors: Tensors,
+    plan: int,
+    verb: int,
+    amount: float = 0.0,
+    amounts: torch.Tensor | None = None,
+    amount_index: int = 0,
+) -> None:
+    _on_one_device(tensors if amounts is None else [*tensors, amounts], plan)
+
+
+def _norms_fake(tensors: Tensors, plan: int) -> torch.Tensor:
+    tables = _on_one_device(tensors, plan)
+    return torch.empty(tables.mirrors, dtype=torch.float64, device=tables.frames.device)
+
+
+def _coefficients_fake(tensors: Tensors, plan: int) -> torch.Tensor:
+    frames = _on_one_device(tensors, plan).frames
+    return torch.empty(plan_tables.find(plan).numel, dtype=frames.dtype, device=frames.device)
 
 
 for _name, _fake in (
+    ("plan_store", _store_fake),
     ("plan_check", _check_fake),
     ("plan_apply_", _apply_fake),
     ("plan_norms", _norms_fake),
     ("plan_coefficients", _coefficients_fake),
 ):
     torch.library.register_fake(f"symfast::{_name}", _fake, lib=ops.LIBRARY)
+    # Nothing here is differentiated: without this every caller would have to leave autograd first.
+    ops.LIBRARY.impl(_name, torch.library.fallthrough_kernel, "Autograd")
+
+
+def store(tables: Tables) -> int:
+    """Check the tables and keep them; returns the key that verbs name them by."""
+    plan = secrets.randbits(62)  # not of `random`, which users seed
+    torch.ops.symfast.plan_store.default(
+        plan, tables.layout, tables.tasks, tables.chunks, tables.index, tables.frames,
+        tables.mirrors, tables.numel,
+    )  # fmt: skip
+    plan_tables.KEPT.setdefault(plan, tables)
+    return plan
+
+
+def drop(plan: int) -> None:
+    """Forget tables. A verb that runs in another thread keeps them to its end."""
+    plan_tables.drop(plan)
+    if ops.has_kernels():
+        from symfast import _C
+
+        _C.plan_drop(plan)

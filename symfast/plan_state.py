@@ -54,7 +54,7 @@ def summary(compiled: Compiled) -> str:
     lines = [f"Plan({compiled.groups} groups: {listed}; {compiled.mirrors} mirrors{replicas})"]
     lines += [
         f"  stage {p.stage} {p.device} {str(p.dtype).removeprefix('torch.')}: "
-        f"{len(p.tensors)} tensors, {len(p.tasks)} tasks, {len(p.chunks)} chunks"
+        f"{len(p.tensors)} tensors, {len(p.tables.tasks)} tasks, {len(p.tables.chunks)} chunks"
         for p in compiled.parts
     ]
     return "\n".join(lines)

@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compile (parameters, symmetry) entries into the flat tables of csrc/plan.h."""
 
+import weakref
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from symfast.chunks import TASK_FIELDS, Kind, cut, partial_count
+from symfast import plan_ops
+from symfast.chunks import TASK_FIELDS, Kind, cut
+from symfast.plan_tables import Tables
 from symfast.symmetry import Cluster, Direction, Indices, Mirror, SignFlip, Swap, Symmetry
 from symfast.units import ACCUMULATE
 from symfast.views import View, owner, unit_views
@@ -70,18 +73,31 @@ class Stored(NamedTuple):
 
 @dataclass(eq=False)
 class Part:
-    """The tables of one (device, dtype, stage): one kernel launch per verb."""
+    """One (device, dtype, stage): one kernel launch per verb.
+
+    The kernels know the tables by ``key`` as long as this part lives. A copy, or what comes out of
+    a pickle, has a key of its own.
+    """
 
     device: torch.device
     dtype: torch.dtype
     stage: int
     tensors: list[torch.Tensor] = field(default_factory=list)
-    layout: torch.Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
-    tasks: torch.Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
-    chunks: torch.Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
-    index: torch.Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
-    frames: torch.Tensor = field(default_factory=lambda: torch.zeros(0))
-    out_size: int = 0
+    tables: Tables = field(default_factory=Tables)
+    key: int = field(init=False)
+
+    def store(self, tables: Tables) -> None:
+        """Hand the tables to the kernels, which check them and keep them under a new key."""
+        self.tables = tables
+        self.key = plan_ops.store(tables)
+        weakref.finalize(self, plan_ops.drop, self.key).atexit = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "key"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.store(self.tables)
 
     @property
     def accumulate(self) -> torch.dtype:
@@ -111,6 +127,7 @@ class PartBuilder:
         self.index_size = 0
         self.frames: list[torch.Tensor] = []
         self.frames_size = 0
+        self.out_size = 0
         self.numbers: dict[int, int] = {}
         self.stored: dict[tuple[int, bool], Stored] = {}
 
@@ -122,7 +139,7 @@ class PartBuilder:
             self.part.tensors.append(base)
         views = unit_views(member.shape, member.strides, offset, member.dim, member.batch)
         width = _count(member.shape) // max(member.shape[member.dim], 1) if views else 0
-        piece = Piece(self.number, self.part.out_size, width)
+        piece = Piece(self.number, self.out_size, width)
         for replica in range(self.replicas):
             shifted = (
                 [view._replace(base=view.base + replica * member.replica_stride) for view in views]
@@ -133,7 +150,7 @@ class PartBuilder:
                 self._add_batch(entry, tensor, shifted, replica)
             else:
                 self._add_units(entry, tensor, shifted, replica, width)
-            self.part.out_size += entry.columns * width
+            self.out_size += entry.columns * width
         return piece
 
     def _add_batch(self, entry: Entry, tensor: int, views: list[View], replica: int) -> None:
@@ -147,7 +164,7 @@ class PartBuilder:
                 Kind.DENSE, tensor, *view[:7], pool + view.column * step, k,
                 view.outer_column * step, mirror + view.column, view.outer_column, 0,
                 group + view.column, view.outer_column,
-                self.part.out_size + view.column * k, view.outer_column * k, 0, 1,
+                self.out_size + view.column * k, view.outer_column * k, 0, 1,
             ))  # fmt: skip
             self.extent.append((1, entry.units))
 
@@ -163,7 +180,7 @@ class PartBuilder:
             kind, pool, count, touched, _ = self._frame(entry, adjacent)
             self.tasks.append((
                 kind, tensor, *view[:7], pool, count, 0, mirror, 0, by_column, group, 0,
-                self.part.out_size + view.column, view.outer_column, view.inner_column, width,
+                self.out_size + view.column, view.outer_column, view.inner_column, width,
             ))  # fmt: skip
             self.extent.append((entry.mirrors, touched))
 
@@ -210,17 +227,24 @@ class PartBuilder:
         return start
 
     def finish(self) -> Part:
-        """Freeze the collected tasks into tensors on the part's device."""
-        part, device = self.part, self.part.device
+        """Freeze the collected tasks into tables."""
+        part = self.part
         tasks = np.array(self.tasks, np.int64).reshape(-1, len(TASK_FIELDS))
         extent = np.array(self.extent, np.int64).reshape(-1, 2)
         index = np.concatenate(self.index) if self.index else np.zeros(0, np.int64)
         chunks = cut(tasks, extent[:, 0], extent[:, 1], index)
-        part.tasks = torch.from_numpy(tasks).to(device)
-        part.chunks = torch.from_numpy(chunks).to(device)
-        part.index = torch.from_numpy(index).to(device)
-        part.frames = transposed_frames(self.frames, part.accumulate).to(device)
-        part.layout = layout_of(part.tensors)
+        frames = transposed_frames(self.frames, part.accumulate).to(part.device)
+        part.store(
+            Tables(
+                layout=layout_of(part.tensors),
+                tasks=torch.from_numpy(tasks),
+                chunks=torch.from_numpy(chunks),
+                index=torch.from_numpy(index),
+                frames=frames,
+                mirrors=self.replicas * self.mirrors,
+                numel=self.out_size,
+            )
+        )
         return part
 
 
@@ -236,11 +260,6 @@ def layout_of(tensors: list[torch.Tensor]) -> torch.Tensor:
     for tensor in tensors:
         flat += [tensor.ndim, *tensor.shape, *tensor.stride()]
     return torch.tensor(flat, dtype=torch.int64)
-
-
-def workspace(part: Part) -> int:
-    """Doubles that norms need for the sums of squares of a part's chunks."""
-    return partial_count(part.tasks.cpu().numpy(), part.chunks.cpu().numpy())
 
 
 def _count(shape: tuple[int, ...]) -> int:

@@ -68,15 +68,14 @@ def test_coefficients_and_norms(name: str, dtype: torch.dtype) -> None:
     emulator = emulated.load(dtype)
     case = problems.problem(name, dtype, 1)
     part, mirrors = case.part, case.plan.mirrors
-    tables = (part.layout, part.tasks, part.chunks, part.index, part.frames)
     c = emulator.plan(part, COEFFICIENTS)
     emulator.check()
-    wanted = reference.plan_coefficients(part.tensors, *tables, part.out_size)
+    wanted = reference.plan_coefficients(part.tensors, part.tables)
     torch.testing.assert_close(c, wanted, rtol=1e-5, atol=2e-6)
     squares = emulator.plan(part, NORMS, mirrors=mirrors)
     emulator.check()
     assert emulator.totals()["launches"] == 2
-    wanted = reference.plan_norms(part.tensors, *tables, mirrors)
+    wanted = reference.plan_norms(part.tensors, part.tables)
     torch.testing.assert_close(squares, wanted, rtol=1e-5, atol=1e-6)
 
 
@@ -113,13 +112,12 @@ def test_amounts_for_all_and_per_mirror(name: str, per: int) -> None:
     emulator = emulated.load(torch.float64)
     for verb in (SHRINK, PROX):
         before = [t.clone() for t in part.tensors]
-        tables = (part.layout, part.tasks, part.chunks, part.index, part.frames)
         emulator.plan(part, verb, amounts=amounts, amount=0.3, per=per)
         emulator.check()
         after = [t.clone() for t in part.tensors]
         for t, b in zip(part.tensors, before, strict=True):
             t.copy_(b)
-        reference.plan_apply_(part.tensors, *tables, amounts, 0.3, per, verb)
+        reference.plan_apply_(part.tensors, part.tables, verb, 0.3, amounts, per)
         for got, want in zip(after, part.tensors, strict=True):
             close(got, want)
 

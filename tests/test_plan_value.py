@@ -118,7 +118,8 @@ def test_verbs_compile_in_one_graph() -> None:
     def step(x: torch.Tensor) -> torch.Tensor:
         plan.shrink_(0.5)
         plan.project_()
-        return layer(x).sum()
+        assert not plan.norms().requires_grad
+        return layer(x).sum() + plan.norms().sum()
 
     compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
     before = layer.weight.detach().clone()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from symfast.plan_tables import Tables
 from symfast.units import ACCUMULATE
 
 _REFLECT, _PROJECT, _SHRINK, _PROX = range(4)
@@ -39,9 +40,9 @@ class _Task:
     out_row: int
 
 
-def plan_check(tensors: list[Tensor], layout: Tensor, frames: Tensor) -> None:
+def plan_check(tensors: list[Tensor], tables: Tables) -> None:
     """Refuse tensors whose shape, strides, dtype or device is not what the plan was made for."""
-    expected = layout.tolist()
+    expected, frames = tables.layout.tolist(), tables.frames
     position = 0
     for number, tensor in enumerate(tensors):
         dims = expected[position] if position < len(expected) else -1
@@ -67,23 +68,25 @@ def plan_check(tensors: list[Tensor], layout: Tensor, frames: Tensor) -> None:
         raise RuntimeError("the plan was made for another number of parameters; make a new plan")
 
 
+def _checked(tensors: list[Tensor], tables: Tables) -> tuple[Tensor, Tensor]:
+    """The index pool and the frames on the parameters' device, which is the plan's."""
+    plan_check(tensors, tables)
+    return tables.index.to(tables.frames.device), tables.frames
+
+
 def plan_apply_(
     tensors: list[Tensor],
-    layout: Tensor,
-    tasks: Tensor,
-    chunks: Tensor,
-    index: Tensor,
-    frames: Tensor,
-    amounts: Tensor | None,
-    amount: float,
-    amount_index: int,
+    tables: Tables,
     verb: int,
+    amount: float = 0.0,
+    amounts: Tensor | None = None,
+    amount_index: int = _UNIFORM,
 ) -> None:
     """``U <- U + A (f(C) - C)`` for every task; see csrc/plan.h for the tables."""
-    plan_check(tensors, layout, frames)
+    index, frames = _checked(tensors, tables)
     if verb not in (_REFLECT, _PROJECT, _SHRINK, _PROX):
         raise RuntimeError(f"verb {verb} does not change parameters; it must be 0 to 3")
-    for task, view in _walk(tensors, tasks):
+    for task, view in _walk(tensors, tables):
         if not _mirror_count(task, index):
             continue
         matrix = view.to(frames.dtype)  # (outer, units, inner)
@@ -105,46 +108,30 @@ def plan_apply_(
             view.copy_(matrix + frame @ (_new(c, verb, a) - c))
 
 
-def plan_norms(
-    tensors: list[Tensor],
-    layout: Tensor,
-    tasks: Tensor,
-    chunks: Tensor,
-    index: Tensor,
-    frames: Tensor,
-    mirrors: int,
-) -> Tensor:
+def plan_norms(tensors: list[Tensor], tables: Tables) -> Tensor:
     """Sums of squares of the coefficients per mirror; (mirrors,) float64."""
-    plan_check(tensors, layout, frames)
-    total = torch.zeros(mirrors, dtype=torch.float64, device=tasks.device)
-    for task, view in _walk(tensors, tasks):
+    index, frames = _checked(tensors, tables)
+    total = torch.zeros(tables.mirrors, dtype=torch.float64, device=frames.device)
+    for task, view in _walk(tensors, tables):
         c = _coefficients(task, view.to(frames.dtype), index, frames)
         squares = c.double().square_().sum(2)  # (outer, k)
         total.index_add_(0, _mirrors(task, index, squares).flatten(), squares.flatten())
     return total
 
 
-def plan_coefficients(
-    tensors: list[Tensor],
-    layout: Tensor,
-    tasks: Tensor,
-    chunks: Tensor,
-    index: Tensor,
-    frames: Tensor,
-    numel: int,
-) -> Tensor:
+def plan_coefficients(tensors: list[Tensor], tables: Tables) -> Tensor:
     """All coefficients ``C = A^T U``, flat; (numel,) in the type sums are kept in."""
-    plan_check(tensors, layout, frames)
-    flat = torch.zeros(numel, dtype=frames.dtype, device=tasks.device)
-    for task, view in _walk(tensors, tasks):
+    index, frames = _checked(tensors, tables)
+    flat = torch.zeros(tables.numel, dtype=frames.dtype, device=frames.device)
+    for task, view in _walk(tensors, tables):
         c = _coefficients(task, view.to(frames.dtype), index, frames)  # (outer, k, inner)
         steps = (task.out_outer, task.out_row, task.out_inner)
         flat.as_strided(c.shape, steps, task.out).copy_(c)
     return flat
 
 
-def _walk(tensors: list[Tensor], tasks: Tensor) -> Iterator[tuple[_Task, Tensor]]:
-    for row in tasks.tolist():
+def _walk(tensors: list[Tensor], tables: Tables) -> Iterator[tuple[_Task, Tensor]]:
+    for row in tables.tasks.tolist():
         task = _Task(*row)
         tensor = tensors[task.tensor]
         shape = (task.outer, task.units, task.inner)

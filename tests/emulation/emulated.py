@@ -217,14 +217,15 @@ class Emulator:
         file.write(struct.pack("2q", verb, len(part.tensors)))
         for tensor in part.tensors:
             file.write(memory(tensor))
-        out = torch.zeros(max(1, part.out_size), dtype=part.frames.dtype)
-        partials = torch.zeros(max(1, workspace(part)), dtype=torch.float64)
+        tables = part.tables
+        out = torch.zeros(max(1, tables.numel), dtype=tables.frames.dtype)
+        partials = torch.zeros(max(1, workspace(tables)), dtype=torch.float64)
         pointers = torch.zeros(max(1, len(part.tensors)), dtype=torch.int64)
         sums = torch.zeros(mirrors, dtype=torch.float64)
         number, tensors = 0, None
         fields = [
-            part.tasks, part.chunks, part.index, part.chunks.shape[0], part.frames,
-            int(part.frames.numel() > 0), amounts, number, 1, out, partials, tensors,
+            tables.tasks, tables.chunks, tables.index, tables.chunks.shape[0], tables.frames,
+            int(tables.frames.numel() > 0), amounts, number, 1, out, partials, tensors,
             len(part.tensors), pointers, mirrors, sums,
         ]  # fmt: skip
         file.write(struct.pack("q", len(fields)))
@@ -248,14 +249,15 @@ class Emulator:
     ) -> torch.Tensor | None:
         """One verb of a plan's part; coefficients and norms are returned."""
         self.start()
+        tables = part.tables
         data = [self.allow("parameters", t) for t in part.tensors]
-        out = torch.full((part.out_size,), float("nan"), dtype=part.frames.dtype)
-        partials = torch.full((max(1, workspace(part)),), float("nan"), dtype=torch.float64)
+        out = torch.full((tables.numel,), float("nan"), dtype=tables.frames.dtype)
+        partials = torch.full((max(1, workspace(tables)),), float("nan"), dtype=torch.float64)
         sums = torch.full((mirrors,), float("nan"), dtype=torch.float64)
         pointers = torch.zeros(max(1, len(data)), dtype=torch.int64)
         call = _Plan(
-            *(self.allow(n, getattr(part, n)) for n in ("tasks", "chunks", "index")),
-            part.chunks.shape[0], self.allow("frames", part.frames), part.frames.numel() > 0,
+            *(self.allow(n, getattr(tables, n)) for n in ("tasks", "chunks", "index")),
+            tables.chunks.shape[0], self.allow("frames", tables.frames), tables.frames.numel() > 0,
             self.allow("amounts", amounts), amount, per, self.allow("out", out),
             self.allow("partials", partials), (ctypes.c_void_p * len(data))(*data), len(data),
             self.allow("pointers", pointers), mirrors, self.allow("sums", sums),
@@ -290,11 +292,11 @@ class Emulator:
         return out
 
 
-def workspace(part: Any) -> int:
-    """Doubles that the sums of squares of a part's chunks take."""
+def workspace(tables: Any) -> int:
+    """Doubles that the sums of squares of all chunks take."""
     total = 0
-    tasks = part.tasks.tolist()
-    for chunk in part.chunks.tolist():
+    tasks = tables.tasks.tolist()
+    for chunk in tables.chunks.tolist():
         task = tasks[chunk[0]]
         kind, count, mirror_step, column_step = task[0], task[10], task[13], task[14]
         if kind != 3:
