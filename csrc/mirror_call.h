@@ -23,9 +23,15 @@ SF_HOST_DEVICE int64_t blocks_per_group(const MirrorCall& call) {
   return (call.rows + call.block - 1) / call.block;
 }
 
+// What the rows of A^T lie apart in the workspace: not a power of two, where the first-level cache
+// would keep few of them.
+SF_HOST_DEVICE int64_t frame_row(const MirrorCall& call) {
+  return call.d % 512 == 0 ? call.d + 16 : call.d;
+}
+
 // Workspace of one thread, in numbers of the accumulate type: A^T and the coefficients.
 SF_HOST_DEVICE int64_t scratch_numbers(const MirrorCall& call) {
-  return call.d * call.k + 4 * call.k + 16;
+  return frame_row(call) * call.k + 4 * call.k + 16;
 }
 
 }  // namespace symfast

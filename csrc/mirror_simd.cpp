@@ -34,9 +34,9 @@ SF_INLINE void deinterleave(Vec<A>* v) {
   }
 }
 
-// O (d, K) as A^T (K, d): reads along memory, W rows of O at a time.
+// O (d, K) as A^T, rows `row` apart: reads along memory, W rows of O at a time.
 template <int K, typename F, typename A>
-void transpose_fixed(const F* o, A* at, int64_t d) {
+void transpose_fixed(const F* o, A* at, int64_t row, int64_t d) {
   constexpr int64_t W = kLanes<A>;
   int64_t j = 0;
   for (; j + W <= d; j += W) {
@@ -44,37 +44,37 @@ void transpose_fixed(const F* o, A* at, int64_t d) {
       Vec<A> v[K];
       for (int q = 0; q < K; ++q) v[q] = load(o + j * K + q * W);
       deinterleave<K, A>(v);
-      for (int q = 0; q < K; ++q) store(at + q * d + j, v[q]);
+      for (int q = 0; q < K; ++q) store(at + q * row + j, v[q]);
     } else {
       for (int q = 0; q < K; ++q) {
-        for (int64_t i = 0; i < W; ++i) at[q * d + j + i] = widen(o[(j + i) * K + q]);
+        for (int64_t i = 0; i < W; ++i) at[q * row + j + i] = widen(o[(j + i) * K + q]);
       }
     }
   }
   for (; j < d; ++j) {
-    for (int q = 0; q < K; ++q) at[q * d + j] = widen(o[j * K + q]);
+    for (int q = 0; q < K; ++q) at[q * row + j] = widen(o[j * K + q]);
   }
 }
 
 template <typename F, typename A>
-void transpose(const F* o, A* at, int64_t d, int64_t k) {
+void transpose(const F* o, A* at, int64_t row, int64_t d, int64_t k) {
   switch (k) {
     case 1:
-      return transpose_fixed<1>(o, at, d);
+      return transpose_fixed<1>(o, at, row, d);
     case 2:
-      return transpose_fixed<2>(o, at, d);
+      return transpose_fixed<2>(o, at, row, d);
     case 3:
-      return transpose_fixed<3>(o, at, d);
+      return transpose_fixed<3>(o, at, row, d);
     case 4:
-      return transpose_fixed<4>(o, at, d);
+      return transpose_fixed<4>(o, at, row, d);
     case 5:
-      return transpose_fixed<5>(o, at, d);
+      return transpose_fixed<5>(o, at, row, d);
     case 6:
-      return transpose_fixed<6>(o, at, d);
+      return transpose_fixed<6>(o, at, row, d);
     case 7:
-      return transpose_fixed<7>(o, at, d);
+      return transpose_fixed<7>(o, at, row, d);
     case 8:
-      return transpose_fixed<8>(o, at, d);
+      return transpose_fixed<8>(o, at, row, d);
     default:
       break;
   }
@@ -82,7 +82,7 @@ void transpose(const F* o, A* at, int64_t d, int64_t k) {
   for (int64_t j0 = 0; j0 < d; j0 += kTile) {
     const int64_t stop = j0 + kTile < d ? j0 + kTile : d;
     for (int64_t q = 0; q < k; ++q) {
-      for (int64_t j = j0; j < stop; ++j) at[q * d + j] = widen(o[j * k + q]);
+      for (int64_t j = j0; j < stop; ++j) at[q * row + j] = widen(o[j * k + q]);
     }
   }
 }
@@ -123,20 +123,21 @@ void run_rows(const MirrorCall& call, int64_t group, int64_t begin, int64_t end,
   const T* x = static_cast<const T*>(call.theta) + group * call.rows * call.d;
   T* y = verb == kCoefficients ? nullptr : static_cast<T*>(call.out) + group * call.rows * call.d;
   const Finish<verb, T> finish{call, group};
-  dense_rows<K>(x, y, call.d, at, 0, call.d, call.k, begin, end, c,
+  dense_rows<K>(x, y, call.d, at, 0, frame_row(call), call.d, call.k, begin, end, c,
                 [&](int64_t row, Acc<T>* values) { return finish.run(finish, row, values); });
 }
 
 template <Verb verb, typename T, typename F>
 void run_items(const MirrorCall& call, int64_t begin, int64_t end, void* scratch) {
   Acc<T>* at = static_cast<Acc<T>*>(scratch);
-  Acc<T>* c = at + call.d * call.k;
+  Acc<T>* c = at + frame_row(call) * call.k;
   const int64_t blocks = blocks_per_group(call);
   for (int64_t item = begin, packed = -1; item < end; ++item) {
     const int64_t group = item / blocks, first = item % blocks * call.block;
     const int64_t last = first + call.block < call.rows ? first + call.block : call.rows;
     if (group != packed) {
-      transpose(static_cast<const F*>(call.frames) + group * call.d * call.k, at, call.d, call.k);
+      transpose(static_cast<const F*>(call.frames) + group * call.d * call.k, at, frame_row(call),
+                call.d, call.k);
       packed = group;
     }
     switch (call.k) {

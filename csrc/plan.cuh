@@ -16,7 +16,7 @@ SF_DEVICE void fill_job(const Work<T>& work, DenseJob<T, Accumulate<T>, Accumula
   job.columns = {work.data,         work.data,   task.unit_stride, task.outer_stride,
                  task.inner_stride, chunk.o0,    chunk.c0,         static_cast<int>(task.units),
                  work.outer(),      work.inner()};
-  job.frames = {work.arguments.frames + task.pool, task.frame_step, task.units, 1,
+  job.frames = {work.arguments.frames + task.pool, task.frame_step, task.frame_row, 1,
                 static_cast<int>(task.count)};
   job.amounts = work.arguments.amounts;
   job.amount = work.arguments.amount;

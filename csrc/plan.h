@@ -53,6 +53,7 @@ struct Task {
   int64_t outer, outer_stride, units, unit_stride, inner, inner_stride;
   int64_t pool, count;          // start in the index pool or the frame pool; see above
   int64_t frame_step;           // dense: frame elements between consecutive o, 0 = shared
+  int64_t frame_row;            // dense: frame elements between rows of A^T, at least units
   int64_t mirror, mirror_step;  // first mirror number of the task, mirrors per o
   int64_t mirror_column_step;   // dense: 1 = a mirror per column, 0 = one for all columns
   int64_t group, group_step;    // group number, groups per o

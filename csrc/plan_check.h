@@ -90,7 +90,8 @@ class TableCheck {
     require(task.base >= 0 && last < reach_[task.tensor] && task.units > 0, "task ", t,
             " of the plan reaches outside its parameter");
     require(task.count >= 0 && task.pool >= 0, "task ", t, " of the plan has a negative frame");
-    const bool plain = task.mirror_step == 0 && task.group_step == 0 && task.frame_step == 0;
+    const bool plain = task.mirror_step == 0 && task.group_step == 0 && task.frame_step == 0 &&
+                       task.frame_row == 0;
     require(task.kind == kDense ? task.mirror_column_step == 0 ||
                                       (task.mirror_column_step == 1 && task.mirror_step == 0)
                                 : plain && task.mirror_column_step == 0,
@@ -105,7 +106,8 @@ class TableCheck {
   }
 
   int64_t check_dense(int64_t t, const Task& task) {
-    const int64_t size = span(task.count + 1, task.units, t);
+    require(task.frame_row >= task.units, "task ", t, " of the plan has frame rows that overlap");
+    const int64_t size = span(task.count, task.frame_row, t) + (task.count > 0 ? task.units : 0);
     const int64_t last = span(task.pool + 1, 1, t) + span(task.outer, task.frame_step, t) + size;
     require(last <= view_.frame_count, "task ", t, " of the plan reaches outside the frames");
     mirrors_ = task.mirror_column_step ? task.count : 1;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Dense frames for plan_simd.cpp: the three ways units can lie in memory.
 #pragma once
-#include "dense_simd.h"
+#include "dense_columns_simd.h"
 #include "plan_index_simd.h"
 
 namespace symfast {
@@ -54,8 +54,8 @@ void run_dense_rows(const DenseColumn<verb, Acc<T>>& column, T* data, Acc<T>* sc
   const Task& task = column.task;
   const auto* frames = static_cast<const Acc<T>*>(column.call.frames) + task.pool;
   T* base = data + task.base;
-  dense_rows<K>(base, base, task.outer_stride, frames, task.frame_step, task.units, task.count,
-                column.chunk.o0, column.chunk.o1, scratch, [&](int64_t o, Acc<T>* c) {
+  dense_rows<K>(base, base, task.outer_stride, frames, task.frame_step, task.frame_row, task.units,
+                task.count, column.chunk.o0, column.chunk.o1, scratch, [&](int64_t o, Acc<T>* c) {
                   return DenseColumn<verb, Acc<T>>::template finish<K>(column, o, 0, c, 1);
                 });
 }
@@ -72,13 +72,15 @@ void run_dense_columns(const DenseColumn<verb, Acc<T>>& column, T* data, Acc<T>*
     T* base = data + task.base + o * task.outer_stride;
     for (int64_t t = chunk.c0; t < chunk.c1; t += tile) {
       const int64_t width = chunk.c1 - t < tile ? chunk.c1 - t : tile;
-      columns_dots(base + t, task.unit_stride, at, task.units, task.count, width, c, ldc);
+      columns_dots(base + t, task.unit_stride, at, task.frame_row, task.units, task.count, width, c,
+                   ldc);
       bool write = false;
       for (int64_t i = 0; i < width; ++i) {
         write = DenseColumn<verb, Acc<T>>::finish(column, o, t + i, c + i, ldc);
       }
       if (write) {
-        columns_add(base + t, task.unit_stride, at, task.units, task.count, width, c, ldc);
+        columns_add(base + t, task.unit_stride, at, task.frame_row, task.units, task.count, width,
+                    c, ldc);
       }
     }
   }
@@ -96,7 +98,7 @@ void run_dense_strided(const DenseColumn<verb, Acc<T>>& column, T* data, Acc<T>*
     for (int64_t i = chunk.c0; i < chunk.c1; ++i) {
       T* u = data + task.base + o * task.outer_stride + i * task.inner_stride;
       for (int64_t j = 0; j < task.units; ++j) buffer[j] = u[j * task.unit_stride];
-      dense_rows<0>(buffer, buffer, 0, at, 1, task.units, task.count, 0, 1, scratch,
+      dense_rows<0>(buffer, buffer, 0, at, 1, task.frame_row, task.units, task.count, 0, 1, scratch,
                     [&](int64_t, Acc<T>* c) {
                       return DenseColumn<verb, Acc<T>>::finish(column, o, i, c, 1);
                     });

@@ -2,21 +2,27 @@
 """Cut the tasks of a plan into chunks: the parts one thread or one thread block does."""
 
 from enum import IntEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-#: Elements per chunk: large enough to hide a call, small enough to balance a few threads.
-ELEMENTS = 65536
-#: Fewest rows per chunk when units are adjacent: the SIMD lanes rows are transposed into.
-ROWS = 16
-#: Columns per chunk of a dense frame whose columns are contiguous: a page of float32 per unit.
-COLUMNS = 1024
+
+class Grain(NamedTuple):
+    """How large chunks are: ``elements`` each, at least ``rows`` rows or ``columns`` columns."""
+
+    elements: int
+    rows: int
+    columns: int
+
+
+#: A thread of a CPU walks memory: 16 rows are what SIMD lanes are filled from, 1024 columns a page
+#: of float32 per unit. A GPU wants blocks by the hundred, and 64 columns are two cache lines.
+GRAINS = {"cpu": Grain(65536, 16, 1024), "cuda": Grain(16384, 16, 64)}
 CHUNK_FIELDS = ("task", "first", "k0", "k1", "o0", "o1", "c0", "c1", "partial")
 TASK_FIELDS = (
     "kind", "tensor", "base", "outer", "outer_stride", "units", "unit_stride", "inner",
-    "inner_stride", "pool", "count", "frame_step", "mirror", "mirror_step",
+    "inner_stride", "pool", "count", "frame_step", "frame_row", "mirror", "mirror_step",
     "mirror_column_step", "group", "group_step", "out", "out_outer", "out_inner", "out_row",
 )  # fmt: skip
 
@@ -34,7 +40,9 @@ class Kind(IntEnum):
     PAIRS_SCATTERED = 5
 
 
-def cut(tasks: Table, mirrors: Table, members: Table, index: Table) -> Table:
+def cut(
+    tasks: Table, mirrors: Table, members: Table, index: Table, grain: Grain = GRAINS["cpu"]
+) -> Table:
     """Chunks (C, 9) for tasks (T, fields); they depend on sizes only, never on thread counts.
 
     ``mirrors`` and ``members`` hold, per task, the number of mirrors and of units they touch.
@@ -51,16 +59,16 @@ def cut(tasks: Table, mirrors: Table, members: Table, index: Table) -> Table:
     whole = np.zeros((len(tasks), len(CHUNK_FIELDS)), np.int64)
     whole[:, 0] = np.arange(len(tasks))
     whole[:, 3], whole[:, 5], whole[:, 7] = mirrors, field["outer"], field["inner"]
-    if (work <= ELEMENTS).all():
+    if (work <= grain.elements).all():
         chunks = whole
     else:
         pieces = []
         start = 0
-        for number in np.flatnonzero(work > ELEMENTS).tolist():
+        for number in np.flatnonzero(work > grain.elements).tolist():
             pieces.append(whole[start:number])
             task = dict(zip(TASK_FIELDS, tasks[number].tolist(), strict=True))
             pieces.append(
-                _cut_task(number, task, int(mirrors[number]), int(members[number]), index)
+                _cut_task(number, task, int(mirrors[number]), int(members[number]), index, grain)
             )
             start = number + 1
         pieces.append(whole[start:])
@@ -91,26 +99,32 @@ def _ranges(size: int, step: int) -> list[tuple[int, int]]:
     return [(start, min(start + step, size)) for start in range(0, size, step)]
 
 
-def _cut_task(number: Any, task: dict[str, int], mirrors: int, members: int, index: Table) -> Table:
+def _cut_task(
+    number: Any, task: dict[str, int], mirrors: int, members: int, index: Table, grain: Grain
+) -> Table:
     """Cut one large task so that a chunk walks memory in order."""
-    outer, inner = task["outer"], task["inner"]
+    outer, inner, elements = task["outer"], task["inner"], grain.elements
     outers, columns, ks = [(0, outer)], [(0, inner)], [(0, mirrors)]
     per_outer = max(members * inner, 1)
     many_rows = task["unit_stride"] == 1 and inner == 1 and task["kind"] != Kind.DENSE
     if many_rows and outer > 1:
-        outers = _ranges(outer, max(1, ELEMENTS // per_outer // ROWS) * ROWS)
-    elif per_outer <= ELEMENTS:
-        outers = _ranges(outer, max(1, ELEMENTS // per_outer))
+        outers = _ranges(outer, max(1, elements // per_outer // grain.rows) * grain.rows)
+    elif per_outer <= elements:
+        height = max(1, elements // per_outer)
+        if task["kind"] == Kind.DENSE and task["unit_stride"] == 1 and not task["frame_step"]:
+            # one frame for many rows: long chunks, in whole blocks of the 3 or 4 rows done at once
+            height = max(1, min(outer // 16, 8 * height) // 12) * 12
+        outers = _ranges(outer, height)
     else:
         outers = _ranges(outer, 1)
         per_mirror = max(members // max(mirrors, 1), 1) * inner
         if task["kind"] == Kind.DENSE:
-            columns = _ranges(inner, max(COLUMNS, ELEMENTS // max(members, 1) // 64 * 64))
-        elif per_mirror <= ELEMENTS:
-            ks = _ranges(mirrors, max(1, ELEMENTS // per_mirror))
+            columns = _ranges(inner, max(grain.columns, elements // max(members, 1) // 64 * 64))
+        elif per_mirror <= elements:
+            ks = _ranges(mirrors, max(1, elements // per_mirror))
         else:
             ks = _ranges(mirrors, 1)
-            columns = _ranges(inner, max(64, ELEMENTS * inner // per_mirror // 64 * 64))
+            columns = _ranges(inner, max(64, elements * inner // per_mirror // 64 * 64))
     first = _first_runs(task, [k0 for k0, _ in ks], index)
     rows = [
         (number, run, *k, *o, *c, 0)

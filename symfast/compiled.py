@@ -19,6 +19,9 @@ UNIFORM, PER_GROUP, PER_MIRROR = range(3)
 
 _check = torch.ops.symfast.plan_check.default
 _verb = torch.ops.symfast.plan_apply_.default
+# In eager mode a tiny verb is mostly the way there: these skip a Python frame each, and do the same.
+_eager_verb = getattr(_verb, "_op", _verb)
+_bump_versions = getattr(torch._C, "_increment_version", increment_version)
 _norms = torch.ops.symfast.plan_norms.default
 _coefficients = torch.ops.symfast.plan_coefficients.default
 
@@ -40,20 +43,23 @@ class Compiled:
         self, verb: int, amount: float = 0.0, amounts: torch.Tensor | None = None, per: int = 0
     ) -> None:
         """Run a mutating verb on every part, stage after stage, behind autograd's back."""
-        if torch.compiler.is_compiling() and torch.is_grad_enabled():
-            with torch.no_grad():  # a compiled graph knows of autograd all the same
-                return self.apply(verb, amount, amounts, per)
+        call, bump = _eager_verb, _bump_versions
+        if torch.compiler.is_compiling():
+            if torch.is_grad_enabled():
+                with torch.no_grad():  # a compiled graph knows of autograd all the same
+                    return self.apply(verb, amount, amounts, per)
+            call, bump = _verb, increment_version
         if len(self.parts) > 1:  # find a changed parameter before the first launch writes
             for p in self.parts:
                 _check(p.tensors, p.key)
         for p in self.parts:
             if amounts is not None:
-                _verb(p.tensors, p.key, verb, 0.0, amounts.to(p.device, p.accumulate), per)
+                call(p.tensors, p.key, verb, 0.0, amounts.to(p.device, p.accumulate), per)
             elif amount:
-                _verb(p.tensors, p.key, verb, amount)
+                call(p.tensors, p.key, verb, amount)
             else:
-                _verb(p.tensors, p.key, verb)
-            increment_version(p.tensors)
+                call(p.tensors, p.key, verb)
+            bump(p.tensors)
         return None
 
     def squares(self) -> torch.Tensor:

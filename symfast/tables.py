@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from symfast import plan_ops
-from symfast.chunks import TASK_FIELDS, Kind, cut
+from symfast.chunks import GRAINS, TASK_FIELDS, Kind, cut
 from symfast.plan_tables import Tables
 from symfast.symmetry import Cluster, Direction, Indices, Mirror, SignFlip, Swap, Symmetry
 from symfast.units import ACCUMULATE
@@ -17,6 +17,9 @@ from symfast.views import View, owner, unit_views
 
 #: Runs shorter than this on average are stored unit by unit where units are adjacent in memory.
 SHORT_RUN = 8
+#: Rows of A^T whose lengths are multiples of this meet in the same sets of the first-level cache;
+#: a frame that many columns share gets a gap of a cache line or two between its rows.
+NEAR_ROWS, ROW_GAP = 512, 16
 
 
 class Member(NamedTuple):
@@ -62,13 +65,17 @@ class Piece(NamedTuple):
 
 
 class Stored(NamedTuple):
-    """A frame in a pool: its kind, start, entries, touched units and step between groups."""
+    """A frame in a pool: its kind, start, entries and touched units.
+
+    Dense frames also have a step between groups and one between rows of A^T.
+    """
 
     kind: Kind
     pool: int
     entries: int
     touched: int
     step: int = 0
+    row: int = 0
 
 
 @dataclass(eq=False)
@@ -156,13 +163,13 @@ class PartBuilder:
     def _add_batch(self, entry: Entry, tensor: int, views: list[View], replica: int) -> None:
         """A dense mirror per column: group, mirror and frame all advance with the column."""
         k = entry.columns
-        _, pool, _, _, step = self._frame(entry, False)
+        _, pool, _, _, step, row = self._frame(entry, False)
         mirror = entry.mirror + replica * self.mirrors
         group = entry.group + replica * self.groups
         for view in views:
             self.tasks.append((
                 Kind.DENSE, tensor, *view[:7], pool + view.column * step, k,
-                view.outer_column * step, mirror + view.column, view.outer_column, 0,
+                view.outer_column * step, row, mirror + view.column, view.outer_column, 0,
                 group + view.column, view.outer_column,
                 self.out_size + view.column * k, view.outer_column * k, 0, 1,
             ))  # fmt: skip
@@ -177,9 +184,9 @@ class PartBuilder:
         group = entry.group + replica * self.groups
         for view in views:
             adjacent = view.unit_stride == 1 or view.inner < SHORT_RUN
-            kind, pool, count, touched, _ = self._frame(entry, adjacent)
+            kind, pool, count, touched, _, row = self._frame(entry, adjacent)
             self.tasks.append((
-                kind, tensor, *view[:7], pool, count, 0, mirror, 0, by_column, group, 0,
+                kind, tensor, *view[:7], pool, count, 0, row, mirror, 0, by_column, group, 0,
                 self.out_size + view.column, view.outer_column, view.inner_column, width,
             ))  # fmt: skip
             self.extent.append((entry.mirrors, touched))
@@ -195,9 +202,13 @@ class PartBuilder:
     def _store(self, entry: Entry, adjacent: bool) -> Stored:
         symmetry = entry.symmetry
         if isinstance(symmetry, Direction | Mirror):
-            matrix = symmetry.matrix
-            step = entry.units * entry.columns if matrix.ndim > 2 else 0
-            return Stored(Kind.DENSE, self._push_frames(matrix), entry.columns, entry.units, step)
+            matrix, units, k = symmetry.matrix, entry.units, entry.columns
+            shared = matrix.ndim == 2
+            row = units + ROW_GAP if shared and units % NEAR_ROWS == 0 else units
+            if row > units:
+                matrix = torch.nn.functional.pad(matrix, (0, 0, 0, row - units))
+            pool = self._push_frames(matrix)
+            return Stored(Kind.DENSE, pool, k, units, 0 if shared else units * k, row)
         if isinstance(symmetry, Cluster):
             members = symmetry.members(entry.units)
             sizes = [0, *(part.size for part in members)]
@@ -232,7 +243,8 @@ class PartBuilder:
         tasks = np.array(self.tasks, np.int64).reshape(-1, len(TASK_FIELDS))
         extent = np.array(self.extent, np.int64).reshape(-1, 2)
         index = np.concatenate(self.index) if self.index else np.zeros(0, np.int64)
-        chunks = cut(tasks, extent[:, 0], extent[:, 1], index)
+        grain = GRAINS.get(part.device.type, GRAINS["cpu"])
+        chunks = cut(tasks, extent[:, 0], extent[:, 1], index, grain)
         frames = transposed_frames(self.frames, part.accumulate).to(part.device)
         part.store(
             Tables(

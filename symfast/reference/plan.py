@@ -29,6 +29,7 @@ class _Task:
     pool: int
     count: int
     frame_step: int
+    frame_row: int
     mirror: int
     mirror_step: int
     mirror_column_step: int
@@ -159,7 +160,7 @@ def _clusters(task: _Task, index: Tensor) -> list[Tensor]:
 def _frame(task: _Task, frames: Tensor) -> Tensor:
     """A of a dense task, (outer or 1, units, k)."""
     count = task.outer if task.frame_step else 1
-    shape, strides = (count, task.count, task.units), (task.frame_step, task.units, 1)
+    shape, strides = (count, task.count, task.units), (task.frame_step, task.frame_row, 1)
     frame: Tensor = frames.as_strided(shape, strides, frames.storage_offset() + task.pool)
     return frame.transpose(-2, -1)
 
