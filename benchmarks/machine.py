@@ -60,3 +60,15 @@ def _stream(megabytes: float, reads: int) -> float:
     sizes = [ctypes.c_int64(x) for x in (n, reads, threads)]
     seconds = best(lambda: library.stream(*pointers, *sizes))
     return 4 * n * (reads + 2) / seconds / 1e9
+
+
+@cache
+def read_bandwidth(megabytes: float) -> float:
+    """GB/s of reading alone."""
+    n = int(megabytes * 1e6 / 4)
+    found, r = torch.zeros(64), torch.ones(n)
+    threads = torch.get_num_threads()
+    pointers = ctypes.c_void_p(found.data_ptr()), ctypes.c_void_p(r.data_ptr())
+    library = _library()
+    sizes = [ctypes.c_int64(x) for x in (n, threads)]
+    return 4 * n / best(lambda: library.read_stream(*pointers, *sizes)) / 1e9

@@ -19,7 +19,7 @@ UNIFORM, PER_GROUP, PER_MIRROR = range(3)
 
 _check = torch.ops.symfast.plan_check.default
 _verb = torch.ops.symfast.plan_apply_.default
-# In eager mode a tiny verb is mostly the way there: these skip a Python frame each, and do the same.
+# A tiny verb is mostly the way there: in eager mode these skip a Python frame each.
 _eager_verb = getattr(_verb, "_op", _verb)
 _bump_versions = getattr(torch._C, "_increment_version", increment_version)
 _norms = torch.ops.symfast.plan_norms.default
