@@ -30,7 +30,8 @@ SF_INLINE void add_products(const T* x, int64_t row, const Acc<T>* at, int64_t n
     for (int r = 0; r < R; ++r) v[r] = load(x + r * row + j);
 #pragma GCC unroll 8
     for (int q = 0; q < K; ++q) {
-      const Vec<A> a = load(at + q * next + j);
+      Vec<A> a = load(at + q * next + j);
+      keep(a);
       for (int r = 0; r < R; ++r) sums[r][q] += a * v[r];
     }
   }
@@ -76,7 +77,8 @@ SF_INLINE void add_rows(const T* x, T* y, int64_t row, const Acc<T>* at, int64_t
     Vec<A> v[R];
     for (int r = 0; r < R; ++r) v[r] = load(x + r * row + j);
     for (int64_t q = 0; q < count; ++q) {
-      const Vec<A> a = load(at + q * next + j);
+      Vec<A> a = load(at + q * next + j);
+      keep(a);
       for (int r = 0; r < R; ++r) {
         if constexpr (K > 0) {
           v[r] += a * kept[r][q];
@@ -115,7 +117,7 @@ template <int K>
 constexpr int kRowsAtOnce = kVectorBytes < 64            ? 1
                             : K == 1 || K == 2 || K == 4 ? 4
                                                          : 3;
-constexpr int64_t kUnitTile = 256;  // units of a frame that are used twice while they are near
+constexpr int64_t kUnitTile = 128;  // units of a frame that are used twice while they are near
 
 // One copy of each for all verbs.
 template <int R, int K, typename T>

@@ -226,6 +226,16 @@ SF_INLINE Vec<A> shuffle(Vec<A> a, Vec<A> b) {
 #endif
 }
 
+// v stays in its register: a compiler would read a number of the frame from memory at every use.
+template <typename V>
+SF_INLINE void keep(V& v) {
+#if defined(__AVX512F__)
+  asm("" : "+v"(v));
+#elif defined(__x86_64__)
+  asm("" : "+x"(v));
+#endif
+}
+
 // Sum of all lanes, always in the same order.
 SF_INLINE float sum(Vec<float> v) {
 #if defined(__AVX512F__)
