@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Cut the tasks of a plan into chunks: the parts one thread or one thread block does."""
 
-from enum import IntEnum
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+
+from symfast.codes import Kind
 
 
 class Grain(NamedTuple):
@@ -27,17 +28,6 @@ TASK_FIELDS = (
 )  # fmt: skip
 
 Table = npt.NDArray[np.int64]
-
-
-class Kind(IntEnum):
-    """How the frame of a task is stored; csrc/plan.h has the layouts."""
-
-    ROWS = 0
-    PAIRS = 1
-    CLUSTERS = 2
-    DENSE = 3
-    ROWS_SCATTERED = 4
-    PAIRS_SCATTERED = 5
 
 
 def cut(

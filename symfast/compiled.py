@@ -15,8 +15,6 @@ from symfast.symmetry import Symmetry
 from symfast.tables import Entry, Part, PartBuilder, Piece
 from symfast.units import Units
 
-UNIFORM, PER_GROUP, PER_MIRROR = range(3)
-
 _check = torch.ops.symfast.plan_check.default
 _verb = torch.ops.symfast.plan_apply_.default
 # A tiny verb is mostly the way there: in eager mode these skip a Python frame each.

@@ -20,6 +20,7 @@ from torch.autograd import forward_ad
 from torch.nn import Parameter
 
 from symfast import mirror_op
+from symfast.codes import ACCUMULATE, PROJECT, PROX, REFLECT, SHRINK
 from symfast.errors import ModeError
 from symfast.mirror_check import (
     broadcast_batch,
@@ -29,7 +30,7 @@ from symfast.mirror_check import (
     require_pair,
 )
 from symfast.reference import mirror as formula
-from symfast.reference.mirror import MODES, PROJECT, PROX, REFLECT, SHRINK, accumulate_dtype
+from symfast.reference.mirror import MODES
 
 
 class _Layout(NamedTuple):
@@ -118,7 +119,7 @@ _UNREAD = {x: torch.zeros(1, 1, dtype=x, device="cpu") for x in (torch.float32, 
 
 def _amounts(theta: Tensor, amount: float | Tensor, verb: int, way: _Layout | _Quick) -> Tensor:
     """The amounts as an operator takes them: (groups, rows) or (1, 1)."""
-    wide = accumulate_dtype(theta.dtype)
+    wide = ACCUMULATE[theta.dtype]
     if isinstance(amount, Tensor):
         amount = amount.to(wide)
         if amount.dim() == 0:
@@ -187,7 +188,7 @@ def norms(theta: Tensor, O: Tensor, *, check: bool = False) -> Tensor:
         tensor(5.)
     """
     require_pair(theta, O)
-    wide = accumulate_dtype(theta.dtype)
+    wide = ACCUMULATE[theta.dtype]
     theta, O = theta.to(wide), O.to(wide)
     length: Tensor = torch.linalg.vector_norm(coefficients(theta, O, check=check), dim=-1)
     return length

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from symfast.codes import ACCUMULATE
 from symfast.errors import (
     AmountError,
     BatchShapeError,
@@ -20,9 +21,6 @@ from symfast.errors import (
     ThresholdError,
 )
 from symfast.orthonormal import TOLERANCE
-
-#: Real dtypes symfast computes in; half types accumulate in float32.
-DTYPES = frozenset({torch.float64, torch.float32, torch.bfloat16, torch.float16})
 
 
 def require_pair(theta: Tensor, O: Tensor) -> None:
@@ -41,7 +39,7 @@ def require_pair(theta: Tensor, O: Tensor) -> None:
         raise NotATensorError("theta", theta)
     if not isinstance(O, Tensor):
         raise NotATensorError("O", O)
-    if O.dtype != theta.dtype or O.dtype not in DTYPES:
+    if O.dtype != theta.dtype or O.dtype not in ACCUMULATE:
         _require_dtypes(theta, O)
     if theta.layout != torch.strided:
         raise LayoutError("theta", theta.layout)
@@ -61,9 +59,9 @@ def require_pair(theta: Tensor, O: Tensor) -> None:
 
 
 def _require_dtypes(theta: Tensor, O: Tensor) -> None:
-    if theta.dtype not in DTYPES:
+    if theta.dtype not in ACCUMULATE:
         raise DtypeError("theta", theta.dtype)
-    if O.dtype not in DTYPES:
+    if O.dtype not in ACCUMULATE:
         raise DtypeError("O", O.dtype)
     half = theta.dtype not in (torch.float64, torch.float32)
     if O.dtype != theta.dtype and not (half and O.dtype == torch.float32):

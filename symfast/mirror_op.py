@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from symfast import ops
+from symfast.codes import ACCUMULATE, PROX, SHRINK
 from symfast.reference import mirror as formula
-from symfast.reference.mirror import MODES, PROX, SHRINK, accumulate_dtype, own_dtype
+from symfast.reference.mirror import MODES, own_dtype
 
 # ---- operators -----------------------------------------------------------------------------------
 
@@ -48,7 +49,7 @@ def _save_coefficients(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) 
 
 def _backward_coefficients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
     theta, O = ctx.saved_tensors
-    wide = accumulate_dtype(ctx.theta_dtype)
+    wide = ACCUMULATE[ctx.theta_dtype]
     grad = grad.to(wide)
     to_theta = to_frame = None
     with own_dtype(grad.device):

@@ -6,14 +6,13 @@ from typing import Any, Literal, TypeAlias
 
 import torch
 
-from symfast.compiled import PER_GROUP, PER_MIRROR, UNIFORM, compile_entries
+from symfast.codes import PER_GROUP, PER_MIRROR, PROJECT, PROX, REFLECT, SHRINK, UNIFORM
+from symfast.compiled import compile_entries
 from symfast.errors import PlanError
 from symfast.plan_state import Target, describe, move, summary
 from symfast.symmetry import Symmetry, symmetry_from_dict
 
 Amount: TypeAlias = float | torch.Tensor
-
-_REFLECT, _PROJECT, _SHRINK, _PROX = range(4)
 
 
 class Plan:
@@ -80,7 +79,7 @@ class Plan:
             >>> w.tolist()
             [1.0, -2.0]
         """
-        self._compiled.apply(_REFLECT)
+        self._compiled.apply(REFLECT)
 
     def project_(self) -> None:
         """Project every group onto its constraint: ``U <- U - A A^T U`` in place.
@@ -97,7 +96,7 @@ class Plan:
             >>> w.tolist()
             [1.0, 0.0]
         """
-        self._compiled.apply(_PROJECT)
+        self._compiled.apply(PROJECT)
 
     def shrink_(self, amount: Amount) -> None:
         """Shrink the coefficients of every group: ``C <- (1 - amount) C`` in place.
@@ -116,7 +115,7 @@ class Plan:
             >>> w.tolist()
             [1.0, 1.5]
         """
-        self._compiled.apply(_SHRINK, *self._amount(amount, "amount"))
+        self._compiled.apply(SHRINK, *self._amount(amount, "amount"))
 
     def prox_(self, threshold: Amount, mode: Literal["l1", "group"] = "l1") -> None:
         """Soft-threshold the coefficients of every group in place.
@@ -148,9 +147,9 @@ class Plan:
         ):
             raise PlanError("threshold must not be negative")
         if mode == "l1":
-            self._compiled.apply(_PROX, number, tensor, per)
+            self._compiled.apply(PROX, number, tensor, per)
         else:
-            self._compiled.apply(_SHRINK, 0.0, self._group_shrinkage(tensor, number), PER_MIRROR)
+            self._compiled.apply(SHRINK, 0.0, self._group_shrinkage(tensor, number), PER_MIRROR)
 
     def norms(self, per: Literal["group", "mirror"] = "group") -> torch.Tensor:
         """Distance of every group from its constraint: ``||A^T U||_F``.

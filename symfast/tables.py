@@ -9,10 +9,10 @@ import numpy as np
 import torch
 
 from symfast import plan_ops
-from symfast.chunks import GRAINS, TASK_FIELDS, Kind, cut
+from symfast.chunks import GRAINS, TASK_FIELDS, cut
+from symfast.codes import ACCUMULATE, Kind
 from symfast.plan_tables import Tables
 from symfast.symmetry import Cluster, Direction, Indices, Mirror, SignFlip, Swap, Symmetry
-from symfast.units import ACCUMULATE
 from symfast.views import View, owner, unit_views
 
 #: Runs shorter than this on average are stored unit by unit where units are adjacent in memory.

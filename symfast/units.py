@@ -5,15 +5,8 @@ from collections.abc import Iterable, Iterator
 
 import torch
 
+from symfast.codes import ACCUMULATE
 from symfast.errors import UnitsError
-
-#: Parameter types a plan can walk; accumulation is in the second type.
-ACCUMULATE = {
-    torch.float64: torch.float64,
-    torch.float32: torch.float32,
-    torch.bfloat16: torch.float32,
-    torch.float16: torch.float32,
-}
 
 
 def check_parameter(tensor: object, what: str) -> torch.Tensor:

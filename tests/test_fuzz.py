@@ -13,7 +13,7 @@ from plan_problems import LAYOUTS, symmetries
 
 import symfast as sf
 from symfast import plan_ops
-from symfast.chunks import Kind
+from symfast.codes import Kind
 from symfast.plan_tables import Tables
 from symfast.reference import mirror as mirror_reference
 from symfast.reference import plan as plan_reference

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from symfast import mirror, reference
-from symfast.reference import mirror as formula
+from symfast.codes import ACCUMULATE
 
 HALF = (torch.bfloat16, torch.float16)
 DTYPES = (torch.float64, torch.float32, *HALF)
@@ -52,7 +52,7 @@ def problems(draw: st.DrawFn, dtypes: tuple[torch.dtype, ...] = DTYPES, side: in
     O = frame(*groups, d, k, seed=draw(st.integers(0, 1000)))
     theta = torch.randn(*rows, d, dtype=torch.float64)
     # float32 beside half: a frame rounded to half is not orthonormal enough for the laws.
-    wide = formula.accumulate_dtype(dtype)
+    wide = ACCUMULATE[dtype]
     return Problem(theta.to(device, dtype), O.to(device, wide), tuple(shapes.result_shape))
 
 
@@ -105,7 +105,7 @@ def test_shrink_joins_identity_projection_and_reflection(p: Problem) -> None:
 @given(nonempty())
 def test_norms_measure_the_distance_to_the_plane(p: Problem) -> None:
     norms = mirror.norms(p.theta, p.O)
-    assert norms.dtype == formula.accumulate_dtype(p.theta.dtype)
+    assert norms.dtype == ACCUMULATE[p.theta.dtype]
     p.assert_close(norms, mirror.coefficients(p.theta, p.O).to(norms.dtype).norm(dim=-1))
     p.assert_close(norms, (p.theta - mirror.project(p.theta, p.O)).to(norms.dtype).norm(dim=-1))
 
@@ -186,7 +186,7 @@ def test_nan_in_theta_propagates_and_stays_in_its_row(
 ) -> None:
     theta = torch.randn(4, 6).to(device, dtype)
     theta[2, 3] = torch.nan
-    O = frame(6, 2).to(device, formula.accumulate_dtype(dtype))
+    O = frame(6, 2).to(device, ACCUMULATE[dtype])
     out = CALLS[name](mirror, Problem(theta, O, (4,)))
     bad = out.isnan() if out.dim() == 1 else out.isnan().all(-1)
     assert bad.tolist() == [False, False, True, False]

@@ -11,6 +11,7 @@ from torch.library import opcheck
 from torch.testing import assert_close
 
 from symfast import mirror, ops
+from symfast.codes import ACCUMULATE
 from symfast.reference import mirror as formula
 
 #: (groups, rows, d, k)
@@ -36,7 +37,7 @@ def operands(
     sizes: tuple[int, ...], dtype: torch.dtype, wide_frame: bool = False
 ) -> tuple[Tensor, Tensor, Tensor]:
     groups, rows, d, k = sizes
-    wide = formula.accumulate_dtype(dtype)
+    wide = ACCUMULATE[dtype]
     theta = torch.randn(groups, rows, d).to(dtype)
     O = frame(groups, d, k).to(wide if wide_frame else dtype)
     return theta, O, torch.rand(groups, rows, dtype=wide)
@@ -109,7 +110,7 @@ def test_results_do_not_depend_on_the_thread_count(
 ) -> None:
     groups, rows, d, k = sizes
     theta, O = torch.randn(groups, rows, d).to(dtype), torch.randn(groups, d, k).to(dtype) / d**0.5
-    amounts = torch.rand(groups, rows, dtype=formula.accumulate_dtype(dtype))
+    amounts = torch.rand(groups, rows, dtype=ACCUMULATE[dtype])
     results = []
     for count in (1, 2, 5):
         torch.set_num_threads(count)

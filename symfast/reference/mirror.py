@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from symfast.codes import ACCUMULATE, PROJECT, PROX, REFLECT, SHRINK
 from symfast.errors import ModeError
 from symfast.mirror_check import (
-    DTYPES,
     broadcast_batch,
     require_amount,
     require_entries,
@@ -17,21 +17,8 @@ from symfast.mirror_check import (
     require_pair,
 )
 
-# The numbers of csrc/plan.h and csrc/mirror.h.
-REFLECT, PROJECT, SHRINK, PROX = 0, 1, 2, 3
+# The numbers of csrc/mirror.h.
 MODES = {"l1": 0, "group": 1}
-
-
-def accumulate_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Return the dtype sums are taken in: float64 for float64, float32 for the rest.
-
-    Example:
-        >>> import torch
-        >>> from symfast.reference.mirror import accumulate_dtype
-        >>> accumulate_dtype(torch.bfloat16)
-        torch.float32
-    """
-    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def own_dtype(device: torch.device) -> AbstractContextManager[Any]:
@@ -51,7 +38,7 @@ def own_dtype(device: torch.device) -> AbstractContextManager[Any]:
 
 def _inner(theta: Tensor, O: Tensor) -> Tensor:
     """O^T theta in the accumulate dtype, batches broadcast: (..., k)."""
-    wide = accumulate_dtype(theta.dtype)
+    wide = ACCUMULATE[theta.dtype]
     with own_dtype(theta.device):
         return torch.einsum("...d,...dk->...k", theta.to(wide), O.to(wide))
 
@@ -89,7 +76,7 @@ def move(theta: Tensor, O: Tensor, amount: Tensor | float, verb: int, mode: int 
         >>> move(torch.tensor([1.0, 3.0]), torch.tensor([[0.0], [1.0]]), 0.0, PROJECT)
         tensor([1., 0.])
     """
-    wide = accumulate_dtype(theta.dtype)
+    wide = ACCUMULATE[theta.dtype]
     if isinstance(amount, Tensor):
         amount = amount.to(wide).unsqueeze(-1)
     step = _change(_inner(theta, O), amount, verb, mode)
@@ -119,8 +106,8 @@ def check_operands(theta: Tensor, O: Tensor) -> None:
     )
     fits = theta.shape[0] == O.shape[0] and theta.shape[2] == O.shape[1]
     _insist(fits, f"groups or d differ: {shapes}")
-    wide = accumulate_dtype(theta.dtype)
-    known = theta.dtype in DTYPES and O.dtype in (theta.dtype, wide)
+    wide = ACCUMULATE.get(theta.dtype)
+    known = wide is not None and O.dtype in (theta.dtype, wide)
     _insist(known, f"theta of {theta.dtype} and O of {O.dtype} do not go together")
     _insist(theta.device == O.device, f"theta is on {theta.device}, O on {O.device}")
 
@@ -133,12 +120,13 @@ def check_amounts(theta: Tensor, amounts: Tensor, verb: int, mode: int) -> None:
 
     Example:
         >>> import torch
-        >>> from symfast.reference.mirror import SHRINK, check_amounts
+        >>> from symfast.codes import SHRINK
+        >>> from symfast.reference.mirror import check_amounts
         >>> check_amounts(torch.zeros(2, 5, 3), torch.ones(1, 1), SHRINK, 0)
     """
     shape, rows = tuple(amounts.shape), tuple(theta.shape[:2])
     _insist(shape in ((1, 1), rows), f"wanted amounts {rows} or (1, 1), got {shape}")
-    wide = accumulate_dtype(theta.dtype)
+    wide = ACCUMULATE[theta.dtype]
     _insist(amounts.dtype == wide, f"wanted {wide} amounts, got {amounts.dtype}")
     device = amounts.device
     _insist(device == theta.device, f"theta is on {theta.device}, amounts on {device}")

@@ -7,12 +7,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from symfast.codes import (
+    ACCUMULATE,
+    PER_GROUP,
+    PROJECT,
+    PROX,
+    REFLECT,
+    SHRINK,
+    UNIFORM,
+    Kind,
+)
 from symfast.plan_tables import Tables
-from symfast.units import ACCUMULATE
-
-_REFLECT, _PROJECT, _SHRINK, _PROX = range(4)
-_ROWS, _PAIRS, _CLUSTERS, _DENSE, _ROWS_SCATTERED, _PAIRS_SCATTERED = range(6)
-_UNIFORM, _PER_GROUP = 0, 1
 
 
 @dataclass(frozen=True)
@@ -81,25 +86,25 @@ def plan_apply_(
     verb: int,
     amount: float = 0.0,
     amounts: Tensor | None = None,
-    amount_index: int = _UNIFORM,
+    amount_index: int = UNIFORM,
 ) -> None:
     """``U <- U + A (f(C) - C)`` for every task; see csrc/plan.h for the tables."""
     index, frames = _checked(tensors, tables)
-    if verb not in (_REFLECT, _PROJECT, _SHRINK, _PROX):
+    if verb not in (REFLECT, PROJECT, SHRINK, PROX):
         raise RuntimeError(f"verb {verb} does not change parameters; it must be 0 to 3")
     for task, view in _walk(tensors, tables):
         if not _mirror_count(task, index):
             continue
         matrix = view.to(frames.dtype)  # (outer, units, inner)
         a = _amounts(task, index, amounts, amount, amount_index, matrix)
-        if task.kind in (_ROWS, _ROWS_SCATTERED):
+        if task.kind in (Kind.ROWS, Kind.ROWS_SCATTERED):
             units, _ = _pairs(task, index)
             view[:, units] = _new(matrix[:, units], verb, a).to(view.dtype)
-        elif task.kind in (_PAIRS, _PAIRS_SCATTERED):
+        elif task.kind in (Kind.PAIRS, Kind.PAIRS_SCATTERED):
             first, second = _pairs(task, index)
             u, w = _new_pair(matrix[:, first], matrix[:, second], verb, a)
             view[:, first], view[:, second] = u.to(view.dtype), w.to(view.dtype)
-        elif task.kind == _CLUSTERS:
+        elif task.kind == Kind.CLUSTERS:
             for number, members in enumerate(_clusters(task, index)):
                 one = a if a.shape[1] == 1 else a[:, number : number + 1]
                 view[:, members] = _new_cluster(matrix[:, members], verb, one).to(view.dtype)
@@ -142,7 +147,7 @@ def _walk(tensors: list[Tensor], tables: Tables) -> Iterator[tuple[_Task, Tensor
 
 def _pairs(task: _Task, index: Tensor) -> tuple[Tensor, Tensor]:
     """The units a and b of every mirror of an index frame."""
-    if task.kind in (_ROWS_SCATTERED, _PAIRS_SCATTERED):
+    if task.kind in (Kind.ROWS_SCATTERED, Kind.PAIRS_SCATTERED):
         words = index[task.pool : task.pool + task.count]
         return words & 0xFFFFFFFF, words >> 32
     runs = index[task.pool : task.pool + 4 * task.count].reshape(-1, 4).tolist()
@@ -167,13 +172,13 @@ def _frame(task: _Task, frames: Tensor) -> Tensor:
 
 def _coefficients(task: _Task, matrix: Tensor, index: Tensor, frames: Tensor) -> Tensor:
     """C of a task, (outer, k, inner)."""
-    if task.kind in (_ROWS, _ROWS_SCATTERED):
+    if task.kind in (Kind.ROWS, Kind.ROWS_SCATTERED):
         return matrix[:, _pairs(task, index)[0]]
-    if task.kind in (_PAIRS, _PAIRS_SCATTERED):
+    if task.kind in (Kind.PAIRS, Kind.PAIRS_SCATTERED):
         a, b = _pairs(task, index)
         first, second = matrix[:, a], matrix[:, b]
         return torch.mul(first - second, 0.5**0.5)
-    if task.kind == _DENSE:
+    if task.kind == Kind.DENSE:
         frame: Tensor = _frame(task, frames)
         return torch.matmul(frame.transpose(-2, -1), matrix)
     parts = [_helmert(matrix[:, members]) for members in _clusters(task, index)]
@@ -191,9 +196,9 @@ def _mirrors(task: _Task, index: Tensor, squares: Tensor) -> Tensor:
     """The mirror of every coefficient row, (outer, k)."""
     outer = torch.arange(squares.shape[0], device=squares.device)[:, None] * task.mirror_step
     row = torch.arange(squares.shape[1], device=squares.device)
-    if task.kind == _DENSE:
+    if task.kind == Kind.DENSE:
         row = row * task.mirror_column_step
-    elif task.kind == _CLUSTERS:
+    elif task.kind == Kind.CLUSTERS:
         sizes = [len(members) - 1 for members in _clusters(task, index)]
         row = torch.repeat_interleave(
             torch.arange(len(sizes), device=row.device), index.new_tensor(sizes)
@@ -205,19 +210,19 @@ def _amounts(
     task: _Task, index: Tensor, amounts: Tensor | None, amount: float, per: int, matrix: Tensor
 ) -> Tensor:
     """Amounts that broadcast against (outer, mirrors or k, inner)."""
-    if per == _UNIFORM or amounts is None:
+    if per == UNIFORM or amounts is None:
         return matrix.new_full((1, 1, 1), amount)
     outer = torch.arange(task.outer, device=matrix.device)[:, None]
-    if per == _PER_GROUP:
+    if per == PER_GROUP:
         return amounts[task.group + outer * task.group_step][:, :, None]
     row = torch.arange(_mirror_count(task, index), device=matrix.device)
-    if task.kind == _DENSE:
+    if task.kind == Kind.DENSE:
         row = row * task.mirror_column_step
     return amounts[task.mirror + outer * task.mirror_step + row][:, :, None]
 
 
 def _mirror_count(task: _Task, index: Tensor) -> int:
-    return len(_pairs(task, index)[0]) if task.kind in (_ROWS, _PAIRS) else task.count
+    return len(_pairs(task, index)[0]) if task.kind in (Kind.ROWS, Kind.PAIRS) else task.count
 
 
 def _soft(c: Tensor, t: Tensor) -> Tensor:
@@ -226,22 +231,22 @@ def _soft(c: Tensor, t: Tensor) -> Tensor:
 
 def _new(c: Tensor, verb: int, amount: Tensor) -> Tensor:
     """f(c) for every coefficient."""
-    if verb == _REFLECT:
+    if verb == REFLECT:
         return -c
-    if verb == _PROJECT:
+    if verb == PROJECT:
         return c - c  # not 0: NaN and infinity must show
-    return c * (1 - amount) if verb == _SHRINK else _soft(c, amount)
+    return c * (1 - amount) if verb == SHRINK else _soft(c, amount)
 
 
 def _new_pair(a: Tensor, b: Tensor, verb: int, amount: Tensor) -> tuple[Tensor, Tensor]:
     """A swap: reflect exchanges, project averages once for both."""
-    if verb == _REFLECT:
+    if verb == REFLECT:
         return b, a
     mean = (a + b) * 0.5
-    if verb == _PROJECT:
+    if verb == PROJECT:
         return mean, mean
     half = (a - b) * 0.5
-    half = half * (1 - amount) if verb == _SHRINK else _soft(half, amount * 0.5**0.5)
+    half = half * (1 - amount) if verb == SHRINK else _soft(half, amount * 0.5**0.5)
     return mean + half, mean - half
 
 
@@ -249,13 +254,13 @@ def _new_cluster(u: Tensor, verb: int, amount: Tensor) -> Tensor:
     """A cluster (outer, c, inner): mean = u_0 + sum(u_i - u_0) / c is exact for equal members."""
     count = u.shape[1]
     mean = u[:, :1] + (u - u[:, :1]).sum(1, keepdim=True) / count
-    if verb == _PROX:
+    if verb == PROX:
         c = _soft(_helmert(u), amount)
         j = torch.arange(1, count, dtype=u.dtype, device=u.device)[:, None]
         c = c / (j * (j + 1)).sqrt()
         rest = c.flip(1).cumsum(1).flip(1)  # sum over columns >= j, what member j gets from them
         zero = torch.zeros_like(rest[:, :1])
         return mean + torch.cat([rest, zero], 1) - torch.cat([zero, c * j], 1)
-    if verb == _PROJECT:
+    if verb == PROJECT:
         return mean.expand_as(u)
-    return mean + (u - mean) * (-1 if verb == _REFLECT else 1 - amount)
+    return mean + (u - mean) * (-1 if verb == REFLECT else 1 - amount)
