@@ -1,4 +1,4 @@
-# make demo | test | bench | lint | format | sanitize | cuda-report | clean. Everything happens inside .venv and build.
+# make demo | test | bench | lint | format | sanitize | cuda-report | gpu | clean. Everything happens inside .venv and build.
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 SANITIZE ?= address,undefined
@@ -9,7 +9,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -q
 SOURCES := pyproject.toml CMakeLists.txt $(wildcard csrc/*) $(wildcard cmake/*)
 
-.PHONY: demo test bench lint format sanitize cuda-report clean
+.PHONY: demo test bench lint format sanitize cuda-report gpu clean
 demo: .venv/package
 	$(BIN)/symfast demo $(ARGS)
 test: .venv/package
@@ -26,6 +26,8 @@ sanitize: .venv/package
 	bash .ci/sanitize $(SANITIZE) $(ARGS)
 cuda-report: .venv/package
 	$(BIN)/python tests/emulation/machine_code.py $(ARGS)
+gpu: .venv/package
+	bash .ci/gpu $(ARGS)
 clean:
 	rm -rf .venv build
 
