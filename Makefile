@@ -26,6 +26,7 @@ sanitize: .venv/package
 	bash .ci/sanitize $(SANITIZE) $(ARGS)
 cuda-report: .venv/package
 	$(BIN)/python tests/emulation/machine_code.py $(ARGS)
+	$(BIN)/python tests/emulation/traffic.py
 gpu: .venv/package
 	bash .ci/gpu $(ARGS)
 clean:
