@@ -78,7 +78,10 @@ def check_occupancy(kernels: list[Kernel]) -> None:
     if not kernels[0].blocks:
         pytest.skip("no cuda_occupancy.h")
     for kernel in kernels:
-        if kernel.architecture >= 80:
+        index_norms = kernel.name.startswith(
+            "plan_index norms"
+        )  # barriers limit them: docs/cuda.md
+        if kernel.architecture >= 80 and not index_norms:
             assert kernel.flying >= 32 * 1024, kernel.name
 
 
