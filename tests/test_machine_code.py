@@ -78,7 +78,7 @@ def check_occupancy(kernels: list[Kernel]) -> None:
     if not kernels[0].blocks:
         pytest.skip("no cuda_occupancy.h")
     for kernel in kernels:
-        # Known to fall short: norms of index frames load single elements, 8 to 24 KB (docs/cuda.md).
+        # Known to fall short: norms of index frames load single elements, 8 to 24 KB.
         # They passed only while those were counted as 16 bytes each.
         index_norms = kernel.name.startswith("plan_index norms")
         if kernel.architecture >= 80 and not index_norms:
