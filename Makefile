@@ -1,4 +1,4 @@
-# make demo | test | bench | lint | format | sanitize | clean. Everything happens inside .venv and build.
+# make demo | test | bench | lint | format | sanitize | cuda-report | gpu | clean. Everything happens inside .venv and build.
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 SANITIZE ?= address,undefined
@@ -9,7 +9,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -q
 SOURCES := pyproject.toml CMakeLists.txt $(wildcard csrc/*) $(wildcard cmake/*)
 
-.PHONY: demo test bench lint format sanitize clean
+.PHONY: demo test bench lint format sanitize cuda-report gpu clean
 demo: .venv/package
 	$(BIN)/symfast demo $(ARGS)
 test: .venv/package
@@ -24,6 +24,11 @@ format: .venv/dev
 	git ls-files -co --exclude-standard '*.h' '*.cpp' '*.cuh' '*.cu' | xargs $(BIN)/clang-format -i
 sanitize: .venv/package
 	bash .ci/sanitize $(SANITIZE) $(ARGS)
+cuda-report: .venv/package
+	$(BIN)/python tests/emulation/machine_code.py $(ARGS)
+	$(BIN)/python tests/emulation/traffic.py
+gpu: .venv/package
+	bash .ci/gpu $(ARGS)
 clean:
 	rm -rf .venv build
 

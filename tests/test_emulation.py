@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import symfast as sf
+from symfast import chunks
 from symfast.reference import plan as reference
 
 sys.path.insert(0, str(Path(__file__).parent / "emulation"))
@@ -25,6 +26,7 @@ pytestmark = pytest.mark.skipif(emulated.compiler() is None, reason="no C++ comp
 DTYPES = list(emulated.TYPES)
 VERBS = [REFLECT, PROJECT, SHRINK, PROX]
 NAMES = list(problems.PROBLEMS)
+UNITS, FRAME_ROW = (chunks.TASK_FIELDS.index(field) for field in ("units", "frame_row"))
 #: Largest error in units of eps * (1 + |x|): sums of up to 2048 terms in the accumulate type.
 TOLERANCE = {torch.float64: 16, torch.float32: 16, torch.bfloat16: 0.51, torch.float16: 0.51}
 
@@ -101,6 +103,35 @@ def test_block_sizes(name: str, threads: int) -> None:
         emulator.check()
         for got, want in zip(case.tensors(), wanted, strict=True):
             close(got, want)
+
+
+@pytest.mark.parametrize("offset", [0, 1])
+@pytest.mark.parametrize("name", [*NAMES, "large"])
+def test_chunks_cut_for_a_gpu(name: str, offset: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``large`` by the grain of a GPU, the others by one that cuts even them."""
+    grain = chunks.GRAINS["cuda"]
+    if name != "large":
+        grain = grain._replace(elements=64, columns=8)
+    monkeypatch.setitem(chunks.GRAINS, "cpu", grain)
+    emulator = emulated.load()
+    for verb in VERBS:
+        case = problems.problem(name, torch.float32, offset)
+        wanted = problems.expected(case, verb)
+        tables = case.part.tables
+        assert tables.chunks.shape[0] > tables.tasks.shape[0]
+        assert name != "large" or (tables.tasks[:, FRAME_ROW] > tables.tasks[:, UNITS]).any()
+        emulator.plan(case.part, verb, amounts=case.amounts(), per=1)
+        emulator.check()
+        for got, want in zip(case.tensors(), wanted, strict=True):
+            close(got, want)
+    part = case.part
+    c = emulator.plan(part, COEFFICIENTS)
+    squares = emulator.plan(part, NORMS, mirrors=case.plan.mirrors)
+    emulator.check()
+    wanted = reference.plan_coefficients(part.tensors, part.tables)
+    torch.testing.assert_close(c, wanted, rtol=1e-5, atol=1e-5)
+    wanted = reference.plan_norms(part.tensors, part.tables)
+    torch.testing.assert_close(squares, wanted, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("per", [0, 2])
@@ -225,29 +256,10 @@ def test_functional_verbs(dtype: torch.dtype, shape: tuple[int, int, int, int]) 
 # ---- what is moved ------------------------------------------------------------------------------
 
 
-def streaming_cases() -> dict[str, tuple[torch.Tensor, object]]:
-    """A tensor whose every element is read and written once."""
-    return {
-        "rows": (torch.randn(64, 256), sf.SignFlip()),
-        "units last": (torch.randn(256, 64), "last"),
-        "pairs": (torch.randn(64, 260), sf.Swap(list(range(32)), list(range(32, 64)))),
-        "clusters": (torch.randn(64, 256), sf.Cluster([i // 4 for i in range(64)])),
-        "direction": (torch.randn(128, 256), sf.Direction(problems._frames(1, 128, 4)[0])),
-        "direction, units last": (torch.randn(256, 128), "direction last"),
-        "mirror": (torch.randn(64, 64), sf.Mirror(problems._frames(64, 64, 4))),
-        "mirror, wide": (torch.randn(8, 2048), sf.Mirror(problems._frames(1, 2048, 1)[0])),
-    }
-
-
 @pytest.mark.parametrize("verb", [REFLECT, PROX])
-@pytest.mark.parametrize("name", list(streaming_cases()))
+@pytest.mark.parametrize("name", list(problems.streaming()))
 def test_memory_is_read_once_and_written_once(name: str, verb: int) -> None:
-    w, symmetry = streaming_cases()[name]
-    entry = (w, symmetry)
-    if symmetry == "last":
-        entry = (sf.Units([(w, 1)]), sf.SignFlip())
-    if symmetry == "direction last":
-        entry = (sf.Units([(w, 1)]), sf.Direction(problems._frames(1, 128, 4)[0]))
+    w, entry = problems.streaming()[name]
     emulator = emulated.load(count_sectors=True)
     emulator.plan(sf.Plan([entry])._compiled.parts[0], verb, amount=0.3)
     emulator.check()

@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from symfast.chunks import partial_count
+
 HERE = Path(__file__).parent
 CSRC = HERE.parents[1] / "csrc"
 CACHE = HERE.parents[1] / "build" / "emulation"
@@ -294,16 +296,7 @@ class Emulator:
 
 def workspace(tables: Any) -> int:
     """Doubles that the sums of squares of all chunks take."""
-    total = 0
-    tasks = tables.tasks.tolist()
-    for chunk in tables.chunks.tolist():
-        task = tasks[chunk[0]]
-        kind, count, mirror_step, column_step = task[0], task[10], task[13], task[14]
-        if kind != 3:
-            total += chunk[3] - chunk[2]
-        else:
-            total += count if column_step else chunk[5] - chunk[4] if mirror_step else 1
-    return total
+    return partial_count(tables.tasks.numpy(), tables.chunks.numpy())
 
 
 def load(dtype: torch.dtype = torch.float32, **settings: Any) -> Emulator:

@@ -18,11 +18,13 @@ HERE = Path(__file__).parent
 CSRC = HERE.parents[1] / "csrc"
 CACHE = HERE.parents[1] / "build" / "machine_code"
 TYPES = {"d": "float64", "f": "float32", "13__nv_bfloat16": "bfloat16", "6__half": "float16"}
+ELEMENT_BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 VERBS = ("reflect", "project", "shrink", "prox", "coefficients", "norms")
 MANGLED = re.compile(r"_ZN7symfast\d+(plan|mirror)_kernelI(d|f|13__nv_bfloat16|6__half)(.*)")
 #: An instruction that touches global, local or any memory, without its predicate.
 MEMORY = re.compile(r"\*/\s+(?:@!?U?P\w+ )?((?:LDG|STG|LDL|STL|LD|ST|ATOMG|RED)\b[A-Z0-9_.]*)")
 THREADS = 256
+TEAM_THREADS = 128  # kTeamBlock in factor_sweep.cuh
 #: Dynamic shared memory of one block as csrc/*_launch.h ask for it; test_machine_code.py compares.
 INDEX_BYTES, DENSE_BYTES = 16384, 40960
 #: Loads of 16 bytes that one thread has in flight: kAhead in plan_index.cuh, kKept in dense.cuh.
@@ -43,6 +45,11 @@ class Kernel:
     blocks: int = 0  # resident per SM
 
     @property
+    def threads(self) -> int:
+        """Threads of a block."""
+        return TEAM_THREADS if self.name.startswith("sweep_by_team") else THREADS
+
+    @property
     def dynamic(self) -> int:
         """Dynamic shared memory of a usual launch."""
         if self.name.startswith(("plan_index", "plan_dense", "mirror")):
@@ -51,7 +58,11 @@ class Kernel:
 
     @property
     def flying(self) -> int:
-        """Bytes per SM that may be on their way from memory."""
+        """Bytes per SM that may be on their way from memory; sweeps work on the chip."""
+        if not self.name.startswith(("plan_", "mirror")):
+            return 0
+        if self.name.startswith("plan_index norms"):  # single elements
+            return self.blocks * THREADS * AHEAD * ELEMENT_BYTES[self.name.split()[-1]]
         amounts = self.name.startswith(("plan_index prox", "plan_index shrink"))
         few = amounts and not self.name.endswith("float64")
         return self.blocks * THREADS * (AHEAD_WITH_AMOUNTS if few else AHEAD) * 16
@@ -102,8 +113,10 @@ def readable(symbol: str) -> str:
     if not found:
         plain = re.match(r"_ZN7symfast(\d+)(\w+)", symbol)
         name = plain[2][: int(plain[1])] if plain else symbol
-        types = re.search(r"I([df])(?:Li(\d+))?", symbol)
-        return f"{name} {TYPES[types[1]]} {types[2] or ''}".strip() if types else name
+        types = re.search(r"I([df])Li(\d+)E(?:Li(\d+))?", symbol)  # depth, threads of a team
+        return " ".join(
+            [name, TYPES[types[1]], *filter(None, types.groups()[1:])] if types else [name]
+        )
     kind, number, rest = found.groups()
     verb = VERBS[int(re.search(r"VerbE(\d)", rest)[1])]  # type: ignore[index]
     if kind == "mirror":
@@ -164,7 +177,7 @@ def with_occupancy(kernels: list[Kernel]) -> list[Kernel]:
     program = CACHE / f"occupancy_{os.getpid()}"
     _run("g++", "-std=c++20", "-w", f"-I{include}", HERE / "occupancy.cpp", "-o", program)
     lines = "".join(
-        f"{k.architecture} {k.registers} {k.shared} {k.dynamic} {THREADS}\n" for k in kernels
+        f"{k.architecture} {k.registers} {k.shared} {k.dynamic} {k.threads}\n" for k in kernels
     )
     answers = _run(program, given=lines).split()
     program.unlink()

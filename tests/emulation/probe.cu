@@ -8,8 +8,12 @@ namespace symfast {
 template __global__ void plan_kernel<float, kReflect, false>(SF_ARGUMENT PlanArguments<float>);
 template __global__ void plan_kernel<float, kReflect, true>(SF_ARGUMENT PlanArguments<float>);
 template __global__ void plan_kernel<BFloat16, kProx, false>(SF_ARGUMENT PlanArguments<BFloat16>);
+template __global__ void plan_kernel<double, kProx, false>(SF_ARGUMENT PlanArguments<double>);
+template __global__ void plan_kernel<double, kProx, true>(SF_ARGUMENT PlanArguments<double>);
 template __global__ void plan_kernel<float, kNorms, false>(SF_ARGUMENT PlanArguments<float>);
 template __global__ void mirror_kernel<float, float, kReflect>(
     SF_ARGUMENT MirrorArguments<float, float>);
+template __global__ void mirror_kernel<double, double, kProx>(
+    SF_ARGUMENT MirrorArguments<double, double>);
 
 }  // namespace symfast

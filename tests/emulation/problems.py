@@ -83,10 +83,52 @@ def convolution_dense(make: Make) -> Entries:
     return [(units, sf.Direction(_frames(1, 10, 3)[0]))]
 
 
+def large(make: Make) -> Entries:
+    """More than one chunk of a GPU each: rows, columns, own frames, and frames with padded rows."""
+
+    def units(rows: int, columns: int, dim: int) -> sf.Units:
+        return sf.Units([(make(rows, columns), dim)])
+
+    return [
+        (units(700, 66, 1), sf.Direction(_frames(1, 66, 3)[0])),
+        (units(40, 1024, 1), sf.Direction(_frames(1, 1024, 3)[0])),  # near rows are moved apart
+        (units(96, 300, 0), sf.Direction(_frames(1, 96, 5)[0])),
+        (units(512, 40, 0), sf.Direction(_frames(1, 512, 2)[0])),
+        (make(1100, 16), sf.Mirror(_frames(1100, 16, 2))),
+        (units(64, 520, 0), sf.Swap(list(range(32)), list(range(32, 64)))),
+        (units(48, 400, 0), sf.Cluster([i % 12 for i in range(48)])),
+        (units(500, 40, 1), sf.SignFlip()),
+        (units(3, 17000, 0), sf.SignFlip([0, 2])),
+    ]
+
+
 PROBLEMS = {
     f.__name__: f
     for f in (sign_flip, swap, cluster, direction, mirror, convolution, convolution_dense)
 }
+
+
+def streaming() -> dict[str, tuple[torch.Tensor, tuple[Any, Any]]]:
+    """Tensors whose every element is read once and written once, and the entry of a plan."""
+
+    def last(rows: int, units: int, symmetry: Any) -> tuple[torch.Tensor, tuple[Any, Any]]:
+        w = torch.randn(rows, units)
+        return w, (sf.Units([(w, 1)]), symmetry)
+
+    def first(rows: int, columns: int, symmetry: Any) -> tuple[torch.Tensor, tuple[Any, Any]]:
+        w = torch.randn(rows, columns)
+        return w, (w, symmetry)
+
+    return {
+        "rows": first(64, 256, sf.SignFlip()),
+        "units last": last(256, 64, sf.SignFlip()),
+        "pairs": first(64, 260, sf.Swap(list(range(32)), list(range(32, 64)))),
+        "clusters": first(64, 256, sf.Cluster([i // 4 for i in range(64)])),
+        "direction": first(128, 256, sf.Direction(_frames(1, 128, 4)[0])),
+        "direction, units last": last(256, 128, sf.Direction(_frames(1, 128, 4)[0])),
+        "mirror": first(64, 64, sf.Mirror(_frames(64, 64, 4))),
+        "mirror, wide": first(8, 2048, sf.Mirror(_frames(1, 2048, 1)[0])),
+    }
 
 
 @dataclass
@@ -110,9 +152,9 @@ class Problem:
 
 
 def problem(name: str, dtype: torch.dtype, offset: int = 0) -> Problem:
-    """One of PROBLEMS, reproducibly."""
+    """One of PROBLEMS, or ``large``, reproducibly."""
     torch.manual_seed(len(name))
-    entries = PROBLEMS[name](maker(dtype, offset))
+    entries = (PROBLEMS | {"large": large})[name](maker(dtype, offset))
     return Problem(entries, sf.Plan(entries))
 
 
