@@ -293,9 +293,6 @@ def test_construction(benchmark: Any) -> None:
     mirrors = [sf.Mirror(o[i], check=False) for i in range(100_000)]
     entries = [(flat[16 * i : 16 * i + 16], m) for i, m in enumerate(mirrors)]
     single = best(lambda: sf.Plan(entries), 0.1, 1)
-    note(
-        "Plan construction, 100,000 groups",
-        f"one batched mirror {batched:.3f} s",
-        f"100,000 entries {single:.2f} s",
-    )
+    note("Plan construction, 100,000 groups",
+         f"one batched mirror {batched:.3f} s", f"100,000 entries {single:.2f} s")  # fmt: skip
     benchmark.pedantic(lambda: sf.Plan([(theta, sf.Mirror(o, check=False))]), rounds=1)
