@@ -81,7 +81,7 @@ SF_DEVICE void apply_index(const Work<T>& work) {
 
 // Blocks that an SM must have registers for: two keep 32 KB on their way from memory.
 template <typename T, Verb verb, bool dense>
-constexpr int kBlocks = dense || sizeof(T) == 8 || verb == kCoefficients ? 2 : 3;
+constexpr int kBlocks = dense || sizeof(T) == 8 || verb == kCoefficients || verb == kNorms ? 2 : 3;
 
 // `dense`: the plan holds dense frames. Without them a block needs fewer registers.
 template <typename T, Verb verb, bool dense>

@@ -23,63 +23,69 @@ SF_DEVICE UnitPair find_units(const Work<T>& work, int64_t k) {
   return {work.index(4 * run) + from, work.index(4 * run + 1) + from};
 }
 
-// Square of the coefficient of one mirror in one column (a cluster: of all its coefficients).
-template <typename T>
-struct Square {
-  const Work<T>& work;
-  Cluster cluster;
-  UnitPair units;
-  bool pairs, clustered;
-
-  SF_DEVICE Square(const Work<T>& w, int64_t k) : work(w), cluster{}, units{} {
-    clustered = work.task.kind == kClusters;
-    pairs = work.task.kind == kPairs || work.task.kind == kPairsScattered;
-    if (clustered) {
-      cluster = cluster_of(work, k);
-    } else {
-      units = find_units(work, k);
-    }
-  }
-  SF_DEVICE Accumulate<T> at(int64_t o, int64_t c) const {
-    using A = Accumulate<T>;
-    if (clustered) return cluster_read<kNorms, 1>(work, cluster, o, c);
-    A x = widen(load(work.element(o, units.a, c)));
-    if (pairs) x = (x - widen(load(work.element(o, units.b, c)))) * A(kSqrtHalf);
-    return x * x;
-  }
-};
-
-// A team's share of one mirror: every team.size-th column from `lane` on, four loads in flight.
-template <typename T>
-SF_DEVICE double square_sum(const Work<T>& work, int64_t k, int lane, int step) {
-  constexpr int kAhead = 4;
-  const int items = work.outer() * work.inner();
-  const Square<T> square(work, k);
-  double sum = 0;
-#pragma unroll 1
-  for (int first = lane; first < items; first += kAhead * step) {
-    Accumulate<T> value[kAhead];
+// Squares of the coefficients of one pair or row in a pack of columns.
+template <int V, typename T>
+SF_DEVICE Accumulate<T> squares(const Pack<T, V>& a, const Pack<T, V>& b, bool pairs) {
+  using A = Accumulate<T>;
+  A sum = 0;
 #pragma unroll
-    for (int n = 0; n < kAhead; ++n) {
-      value[n] = 0;
-      if (first + n * step >= items) continue;
-      const Split column = split(first + n * step, work.inner());
-      value[n] = square.at(work.chunk.o0 + column.quotient, work.chunk.c0 + column.rest);
-    }
-#pragma unroll
-    for (int n = 0; n < kAhead; ++n) sum += value[n];
+  for (int v = 0; v < V; ++v) {
+    A x = widen(a.get(v));
+    if (pairs) x = (x - widen(b.get(v))) * A(kSqrtHalf);
+    sum += x * x;
   }
   return sum;
 }
 
-// Chunks of index frames and clusters. Neighbouring threads take neighbouring memory: columns of
-// one mirror, or, where units are adjacent, mirrors.
-template <typename T>
-SF_DEVICE void index_norms(const Work<T>& work) {
-  SF_SHARED(double, sums, [kBlock]);
+// A thread's share of one row or pair of units: every step-th pack of columns from `lane` on,
+// several loads in flight.
+template <int V, typename T>
+SF_DEVICE double unit_squares(const Work<T>& work, int64_t k, int lane, int step) {
+  constexpr int kAhead = V == 1 ? 8 : 4;
+  const int columns = work.inner() / V, items = work.outer() * columns;
+  const bool pairs = work.task.kind == kPairs || work.task.kind == kPairsScattered;
+  const UnitPair units = find_units(work, k);
+  double sum = 0;
+#pragma unroll 1
+  for (int first = lane; first < items; first += kAhead * step) {
+    Pack<T, V> a[kAhead], b[kAhead];
+#pragma unroll
+    for (int n = 0; n < kAhead; ++n) {
+      if (first + n * step >= items) continue;
+      const Split column = split(first + n * step, columns);
+      const int64_t o = work.chunk.o0 + column.quotient, c = work.chunk.c0 + column.rest * V;
+      a[n] = load_pack<V>(work.element(o, units.a, c));
+      if (pairs) b[n] = load_pack<V>(work.element(o, units.b, c));
+    }
+#pragma unroll
+    for (int n = 0; n < kAhead; ++n) {
+      if (first + n * step < items) sum += squares<V>(a[n], b[n], pairs);
+    }
+  }
+  return sum;
+}
+
+template <int V, typename T>
+SF_DEVICE double cluster_squares(const Work<T>& work, int64_t k, int lane, int step) {
+  const int columns = work.inner() / V, items = work.outer() * columns;
+  const Cluster cluster = cluster_of(work, k);
+  double sum = 0;
+#pragma unroll 1
+  for (int item = lane; item < items; item += step) {
+    const Split column = split(item, columns);
+    const int64_t o = work.chunk.o0 + column.quotient, c = work.chunk.c0 + column.rest * V;
+    sum += cluster_read<kNorms, V>(work, cluster, o, c);
+  }
+  return sum;
+}
+
+// Neighbouring threads take neighbouring memory: packs of columns of one mirror, or, where units
+// are adjacent, mirrors.
+template <int V, typename T>
+SF_DEVICE void norms(const Work<T>& work, double* sums) {
   const int threads = static_cast<int>(blockDim.x), thread = static_cast<int>(threadIdx.x);
-  const bool units_first = work.units_first();
-  int size = power_of_two(work.outer() * work.inner(), threads);
+  const bool units_first = work.units_first(), clusters = work.task.kind == kClusters;
+  int size = power_of_two(work.outer() * (work.inner() / V), threads);
   if (units_first) {
     const int rest = threads / power_of_two(work.mirrors(), threads);
     size = size < rest ? size : rest;
@@ -91,7 +97,12 @@ SF_DEVICE void index_norms(const Work<T>& work) {
 #pragma unroll 1
   for (int64_t first = work.chunk.k0; first < work.chunk.k1; first += teams) {
     const int64_t k = first + team;
-    mine[lane] = k < work.chunk.k1 ? square_sum(work, k, lane, size) : 0.0;
+    double sum = 0;
+    if (k < work.chunk.k1) {
+      sum =
+          clusters ? cluster_squares<V>(work, k, lane, size) : unit_squares<V>(work, k, lane, size);
+    }
+    mine[lane] = sum;
 #pragma unroll 1
     for (int half = size / 2; half > 0; half /= 2) {
       __syncthreads();
@@ -101,6 +112,17 @@ SF_DEVICE void index_norms(const Work<T>& work) {
       store(work.arguments.partials + work.chunk.partial + k - work.chunk.k0, mine[0]);
     }
     __syncthreads();
+  }
+}
+
+// Chunks of index frames and clusters.
+template <typename T>
+SF_DEVICE void index_norms(const Work<T>& work) {
+  SF_SHARED(double, sums, [kBlock]);
+  if (work.columns_pack()) {
+    norms<kPack<T>>(work, sums);
+  } else {
+    norms<1>(work, sums);
   }
 }
 

@@ -20,7 +20,7 @@ NVCC = shutil.which(os.environ.get("CUDACXX", "nvcc"))
 
 
 def run(*command: object, **variables: str) -> str:
-    environment = os.environ | variables
+    environment = emulated.clean_environment() | variables
     done = subprocess.run(
         [str(c) for c in command], capture_output=True, text=True, env=environment, cwd=ROOT
     )

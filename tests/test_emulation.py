@@ -267,6 +267,19 @@ def test_memory_is_read_once_and_written_once(name: str, verb: int) -> None:
         assert traffic.widest == 16
 
 
+@pytest.mark.parametrize("verb", [COEFFICIENTS, NORMS])
+@pytest.mark.parametrize("name", list(problems.streaming()))
+def test_memory_is_read_once(name: str, verb: int) -> None:
+    w, entry = problems.streaming()[name]
+    emulator = emulated.load(count_sectors=True)
+    plan = sf.Plan([entry])
+    emulator.plan(plan._compiled.parts[0], verb, mirrors=plan.mirrors)
+    emulator.check()
+    read, _ = emulator.traffic("parameters")
+    assert read.bytes <= 1.05 * w.numel() * 4
+    assert read.efficiency >= 0.9
+
+
 def test_frames_of_their_own_are_read_once() -> None:
     w = torch.randn(64, 64)
     emulator = emulated.load(count_sectors=True)

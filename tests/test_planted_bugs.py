@@ -2,7 +2,6 @@
 """The test of the emulator: every kind of bug, planted, is found by what is there to find it."""
 
 import ctypes
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -35,9 +34,9 @@ def planted_program(sanitizer: str) -> Path:
 def run_program(program: Path, *arguments: object) -> SimpleNamespace:
     """Exit code and everything that was printed."""
     command = [str(program), *map(str, arguments)]
-    # under another sanitizer's runtime a sanitized program does not start
-    environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=120, env=emulated.clean_environment()
+    )
     return SimpleNamespace(code=done.returncode, words=done.stdout + done.stderr)
 
 

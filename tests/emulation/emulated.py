@@ -38,6 +38,11 @@ def compiler() -> str | None:
     return shutil.which(os.environ.get("CXX", "g++"))
 
 
+def clean_environment() -> dict[str, str]:
+    """Without a sanitizer's runtime for Python: compilers and sanitized programs die of it."""
+    return {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
+
+
 @dataclass(frozen=True)
 class Build:
     """What to compile beside the run time, which alone stays without the sanitizer.

@@ -18,7 +18,6 @@ HERE = Path(__file__).parent
 CSRC = HERE.parents[1] / "csrc"
 CACHE = HERE.parents[1] / "build" / "machine_code"
 TYPES = {"d": "float64", "f": "float32", "13__nv_bfloat16": "bfloat16", "6__half": "float16"}
-ELEMENT_BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 VERBS = ("reflect", "project", "shrink", "prox", "coefficients", "norms")
 MANGLED = re.compile(r"_ZN7symfast\d+(plan|mirror)_kernelI(d|f|13__nv_bfloat16|6__half)(.*)")
 #: An instruction that touches global, local or any memory, without its predicate.
@@ -61,8 +60,6 @@ class Kernel:
         """Bytes per SM that may be on their way from memory; sweeps work on the chip."""
         if not self.name.startswith(("plan_", "mirror")):
             return 0
-        if self.name.startswith("plan_index norms"):  # single elements
-            return self.blocks * THREADS * AHEAD * ELEMENT_BYTES[self.name.split()[-1]]
         amounts = self.name.startswith(("plan_index prox", "plan_index shrink"))
         few = amounts and not self.name.endswith("float64")
         return self.blocks * THREADS * (AHEAD_WITH_AMOUNTS if few else AHEAD) * 16
