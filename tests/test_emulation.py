@@ -280,6 +280,21 @@ def test_memory_is_read_once(name: str, verb: int) -> None:
     assert read.efficiency >= 0.9
 
 
+@pytest.mark.parametrize("verb", [REFLECT, PROX, COEFFICIENTS])
+@pytest.mark.parametrize("shape", [(64, 1, 64, 4), (16, 32, 128, 8)], ids=str)
+def test_functional_verbs_read_once_and_write_once(shape: tuple[int, ...], verb: int) -> None:
+    groups, rows, d, k = shape
+    theta, o = torch.randn(groups, rows, d), problems._frames(groups, d, k).contiguous()
+    emulator = emulated.load(count_sectors=True)
+    out = emulator.mirror(theta, o, verb, amounts=torch.full((1, 1), 0.3))
+    emulator.check()
+    assert emulator.totals()["launches"] == 1
+    for what, tensor, way in (("theta", theta, 0), ("frames", o, 0), ("out", out, 1)):
+        traffic = emulator.traffic(what)[way]
+        assert 0 < traffic.bytes <= 1.05 * tensor.numel() * 4, what
+        assert traffic.efficiency >= 0.9, what
+
+
 def test_frames_of_their_own_are_read_once() -> None:
     w = torch.randn(64, 64)
     emulator = emulated.load(count_sectors=True)
