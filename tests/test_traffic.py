@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the CUDA kernels move, counted by the emulator: every byte once, whole sectors."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import symfast as sf
+
+sys.path.insert(0, str(Path(__file__).parent / "emulation"))
+
+import emulated  # noqa: E402
+import problems  # noqa: E402
+from emulated import COEFFICIENTS, NORMS, PROX, REFLECT  # noqa: E402
+
+pytestmark = pytest.mark.skipif(emulated.compiler() is None, reason="no C++ compiler")
+
+
+@pytest.mark.parametrize("verb", [REFLECT, PROX])
+@pytest.mark.parametrize("name", list(problems.streaming()))
+def test_memory_is_read_once_and_written_once(name: str, verb: int) -> None:
+    w, entry = problems.streaming()[name]
+    emulator = emulated.load(count_sectors=True)
+    emulator.plan(sf.Plan([entry])._compiled.parts[0], verb, amount=0.3)
+    emulator.check()
+    assert emulator.totals()["launches"] == 1
+    for traffic in emulator.traffic("parameters"):
+        assert traffic.bytes <= 1.05 * w.numel() * 4
+        assert traffic.efficiency >= 0.9
+        assert traffic.widest == 16
+
+
+@pytest.mark.parametrize("verb", [COEFFICIENTS, NORMS])
+@pytest.mark.parametrize("name", list(problems.streaming()))
+def test_memory_is_read_once(name: str, verb: int) -> None:
+    w, entry = problems.streaming()[name]
+    emulator = emulated.load(count_sectors=True)
+    plan = sf.Plan([entry])
+    emulator.plan(plan._compiled.parts[0], verb, mirrors=plan.mirrors)
+    emulator.check()
+    read, _ = emulator.traffic("parameters")
+    assert read.bytes <= 1.05 * w.numel() * 4
+    assert read.efficiency >= 0.9
+
+
+@pytest.mark.parametrize("verb", [REFLECT, PROX, COEFFICIENTS])
+@pytest.mark.parametrize("shape", [(64, 1, 64, 4), (16, 32, 128, 8)], ids=str)
+def test_functional_verbs_read_once_and_write_once(shape: tuple[int, ...], verb: int) -> None:
+    groups, rows, d, k = shape
+    theta, o = torch.randn(groups, rows, d), problems._frames(groups, d, k).contiguous()
+    emulator = emulated.load(count_sectors=True)
+    out = emulator.mirror(theta, o, verb, amounts=torch.full((1, 1), 0.3))
+    emulator.check()
+    assert emulator.totals()["launches"] == 1
+    for what, tensor, way in (("theta", theta, 0), ("frames", o, 0), ("out", out, 1)):
+        traffic = emulator.traffic(what)[way]
+        assert 0 < traffic.bytes <= 1.05 * tensor.numel() * 4, what
+        assert traffic.efficiency >= 0.9, what
+
+
+def test_frames_of_their_own_are_read_once() -> None:
+    w = torch.randn(64, 64)
+    emulator = emulated.load(count_sectors=True)
+    frames = problems._frames(64, 64, 4)
+    emulator.plan(sf.Plan([(w, sf.Mirror(frames))])._compiled.parts[0], REFLECT)
+    read, _ = emulator.traffic("frames")
+    assert read.bytes <= 1.05 * frames.numel() * 4
+    assert read.efficiency >= 0.9
