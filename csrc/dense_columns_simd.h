@@ -70,16 +70,6 @@ SF_INLINE void each_column_vector(int64_t width, const Tile& tile) {
   if (t < width) tile.template operator()<true>(t, width - t);
 }
 
-// Calls run<K>(q) for blocks of K coefficients.
-template <typename Run>
-SF_INLINE void each_coefficient_block(int64_t k, const Run& run) {
-  int64_t q = 0;
-  for (; q + kBlock <= k; q += kBlock) run.template operator()<kBlock>(q);
-  for (; q + 4 <= k; q += 4) run.template operator()<4>(q);
-  for (; q + 2 <= k; q += 2) run.template operator()<2>(q);
-  for (; q < k; ++q) run.template operator()<1>(q);
-}
-
 // Columns kernel on `width` columns: c (k, ldc) = A^T U, along memory.
 template <typename T>
 void columns_dots(const T* u, int64_t unit, const Acc<T>* at, int64_t next, int64_t units,

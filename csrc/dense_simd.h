@@ -100,16 +100,22 @@ SF_INLINE void add_rows(const T* x, T* y, int64_t row, const Acc<T>* at, int64_t
   }
 }
 
-// All k coefficients of R rows, in blocks that fit the registers.
+// Calls run<K>(q) for blocks of K of the k coefficients that fit the registers.
+template <typename Run>
+SF_INLINE void each_coefficient_block(int64_t k, const Run& run) {
+  int64_t q = 0;
+  for (; q + kBlock <= k; q += kBlock) run.template operator()<kBlock>(q);
+  for (; q + 4 <= k; q += 4) run.template operator()<4>(q);
+  for (; q + 2 <= k; q += 2) run.template operator()<2>(q);
+  for (; q < k; ++q) run.template operator()<1>(q);
+}
+
+// All k coefficients of R rows.
 template <int R, typename T>
 SF_INLINE void all_dots(const T* x, int64_t row, const Acc<T>* at, int64_t next, int64_t units,
                         Acc<T>* c, int64_t k) {
-  int64_t q = 0;
-  for (; q + kBlock <= k; q += kBlock)
-    dots<R, kBlock>(x, row, at + q * next, next, units, c + q, k);
-  for (; q + 4 <= k; q += 4) dots<R, 4>(x, row, at + q * next, next, units, c + q, k);
-  for (; q + 2 <= k; q += 2) dots<R, 2>(x, row, at + q * next, next, units, c + q, k);
-  for (; q < k; ++q) dots<R, 1>(x, row, at + q * next, next, units, c + q, k);
+  each_coefficient_block(
+      k, [&]<int K>(int64_t q) { dots<R, K>(x, row, at + q * next, next, units, c + q, k); });
 }
 
 // The most rows whose K sums each fit the registers beside one vector of the frame.

@@ -26,7 +26,8 @@ struct PlanCall {
 // Columns a tile of the dense kernel for adjacent columns holds: 4 KB of float, a page, keep the
 // hardware's prefetching of one unit going; more coefficients than a few must stay near, too.
 SF_HOST_DEVICE int64_t tile_columns(const Task& task) { return task.count <= 16 ? 1024 : 256; }
-// What the coefficients of a tile lie apart: not a power of two, see FrameBlock in dense_simd.h.
+// What the coefficients of a tile lie apart: not a power of two, see FrameBlock in
+// dense_columns_simd.h.
 SF_HOST_DEVICE int64_t tile_step(const Task& task) { return tile_columns(task) + 16; }
 
 // Units up to which rows of adjacent units are transposed: 16 float rows of them are 2 MB.

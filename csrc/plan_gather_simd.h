@@ -96,8 +96,7 @@ SF_INLINE void run_near(const Task& task, const Chunk& chunk, T* data,
   }
 }
 
-// ---- partners anywhere
-// ---------------------------------------------------------------------------
+// ---- partners anywhere ----
 template <typename A, int first, int step, int... lane>
 SF_INLINE Vec<A> interleave(Vec<A> a, Vec<A> b, std::integer_sequence<int, lane...>) {
   constexpr int W = kLanes<A>;
@@ -220,15 +219,18 @@ bool run_gathered(const PlanCall& call, const Task& task, const Chunk& chunk, T*
     return false;
   } else {
     if (task.kind == kRowsScattered || call.amount_index == kPerMirror || task.outer < 8 ||
-        chunk.k0 != 0 || chunk.k1 != task.count || !tables.prepare(call, task, scratch)) {
+        (task.kind == kClusters && verb == kProx)) {
       return false;
     }
+    if (chunk.k0 != 0 || chunk.k1 != task.count) {
+      tables.task = nullptr;  // what does this chunk instead works where the tables lie
+      return false;
+    }
+    if (!tables.prepare(call, task, scratch)) return false;
     const Acc<T> amount = Amounts<Acc<T>>::of(call).at(task.group, 0);
     if (task.kind == kPairsScattered) {
       run_pairs<verb>(task, chunk, data, tables, amount);
-    } else if constexpr (verb == kProx) {
-      return false;
-    } else {
+    } else if constexpr (verb != kProx) {
       run_means<verb>(task, chunk, data, tables, amount);
     }
     return true;

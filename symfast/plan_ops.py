@@ -116,8 +116,8 @@ def _norms_fake(tensors: Tensors, plan: int) -> torch.Tensor:
 
 
 def _coefficients_fake(tensors: Tensors, plan: int) -> torch.Tensor:
-    frames = _on_one_device(tensors, plan).frames
-    return torch.empty(plan_tables.find(plan).numel, dtype=frames.dtype, device=frames.device)
+    tables = _on_one_device(tensors, plan)
+    return torch.empty(tables.numel, dtype=tables.frames.dtype, device=tables.frames.device)
 
 
 for _name, _fake in (

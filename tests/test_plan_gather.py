@@ -5,6 +5,7 @@ import pytest
 import torch
 
 import symfast as sf
+from symfast import plan_ops
 from symfast.symmetry import Symmetry
 
 DTYPES = {torch.float64: 1e-14, torch.float32: 2e-6, torch.bfloat16: 2e-2, torch.float16: 3e-3}
@@ -154,6 +155,28 @@ def test_large_numbers_of_untouched_units_do_not_overflow(kind: str) -> None:
     w[:, rest] = 3e38
     sf.Plan([(sf.Units([(w, 1)]), sf.Swap(a, b))]).project_()
     assert torch.equal(w[:, rest], torch.full((9, len(rest)), 3e38))
+
+
+def test_chunks_of_some_mirrors_between_chunks_of_all() -> None:
+    """The operator takes any chunks: those of some pairs work where the others' tables lie."""
+    groups, m = strangers(64), 64
+    a, b = (list(side) for side in zip(*groups, strict=True))
+    w = torch.randn(24, m)
+    truth = wanted(w, groups, "project", 0.0)
+    tables = sf.Plan([(sf.Units([(w, 1)]), sf.Swap(a, b))])._compiled.parts[0].tables
+    rows = [(0, 32, 0, 8), (0, 16, 8, 16), (16, 32, 8, 16), (0, 32, 16, 24)]
+    sizes = [k1 - k0 for k0, k1, _, _ in rows]
+    chunks = [[0, 0, *row, 0, 1, sum(sizes[:i])] for i, row in enumerate(rows)]
+    key = 77
+    torch.ops.symfast.plan_store(
+        key, tables.layout, tables.tasks, torch.tensor(chunks), tables.index, tables.frames,
+        tables.mirrors, tables.numel,
+    )  # fmt: skip
+    try:
+        torch.ops.symfast.plan_apply_([w], key, 1)
+    finally:
+        plan_ops.drop(key)
+    torch.testing.assert_close(w.double(), truth, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d).removeprefix("torch."))
