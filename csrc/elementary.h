@@ -4,7 +4,6 @@
 //
 //   tanh_of    float: x P(x^2) / Q(x^2), at most 6 ulp (4e-7 relative); double: by exp, 2 ulp
 //   exp_of     x <= 0, at most 2 ulp down to the underflow, then 0
-//   normals    Box-Muller of two words of 24 random bits
 #pragma once
 
 #include <cstdint>
@@ -13,8 +12,7 @@
 
 namespace symfast {
 
-// Integers of the size of A, as many as V has numbers, and the uint32 words beside them. The
-// vectors' own are in elementary_simd.h.
+// Integers of the size of A, as many as V has numbers; for vectors in elementary_simd.h.
 template <typename V>
 struct Lanes;
 template <>
@@ -22,14 +20,12 @@ struct Lanes<float> {
   using Number = float;
   using Integer = std::int32_t;
   SYMFAST_SWEEP_INLINE static float root(float x) { return __builtin_sqrtf(x); }
-  SYMFAST_SWEEP_INLINE static float number(std::int32_t x) { return static_cast<float>(x); }
 };
 template <>
 struct Lanes<double> {
   using Number = double;
   using Integer = std::int64_t;
   SYMFAST_SWEEP_INLINE static double root(double x) { return __builtin_sqrt(x); }
-  SYMFAST_SWEEP_INLINE static double number(std::int64_t x) { return static_cast<double>(x); }
 };
 
 template <typename V>
@@ -143,80 +139,6 @@ SYMFAST_SWEEP_INLINE V tanh_of(V x) {
   } else {
     return tanh_by_exp(x);
   }
-}
-
-// log of k 2^-24 for integers 1 <= k <= 2^24, given as exact numbers: 2 artanh((m-1) / (m+1)).
-template <typename V>
-SYMFAST_SWEEP_INLINE V log_of_share(V k) {
-  using A = typename Lanes<V>::Number;
-  using I = typename Lanes<V>::Integer;
-  using Math = Arithmetic<V>;
-  constexpr int mantissa = Exponential<A>::mantissa;
-  constexpr A root_half = A(0x1.6a09e667f3bcdp-1);
-  const I bits = __builtin_bit_cast(I, k), offset = __builtin_bit_cast(I, fill<V>(root_half));
-  const I exponent = (bits - offset) >> mantissa;  // k = m 2^exponent, sqrt(1/2) <= m < sqrt 2
-  const V m = __builtin_bit_cast(V, bits - (exponent << mantissa));
-  const V s = (m - fill<V>(A(1))) / (m + fill<V>(A(1))), square = s * s;
-  V series;
-  if constexpr (sizeof(A) == 4) {
-    constexpr A c[] = {A(2) / 3, A(2) / 5, A(2) / 7, A(2) / 9};
-    series = polynomial(square, c);
-  } else {
-    constexpr A c[] = {A(2) / 3,  A(2) / 5,  A(2) / 7,  A(2) / 9,  A(2) / 11,
-                       A(2) / 13, A(2) / 15, A(2) / 17, A(2) / 19, A(2) / 21};
-    series = polynomial(square, c);
-  }
-  const V log_m = Math::multiply_add(s * square, series, s + s);
-  const V powers = Lanes<V>::number(exponent) - fill<V>(A(24));
-  return Math::multiply_add(powers, fill<V>(A(0x1.62e42fefa39efp-1)), log_m);
-}
-
-template <typename V>
-struct Pair {
-  V first, second;
-};
-
-// cos and sin of 2 pi k 2^-24 for integers 0 <= k < 2^24: quadrants by integers, then Taylor series
-// on [-pi/4, pi/4].
-template <typename V>
-SYMFAST_SWEEP_INLINE Pair<V> turn(typename Lanes<V>::Integer k) {
-  using A = typename Lanes<V>::Number;
-  using I = typename Lanes<V>::Integer;
-  using Math = Arithmetic<V>;
-  const I moved = k + (1 << 21), quadrant = moved >> 22;
-  const I inside = (moved & ((1 << 22) - 1)) - (1 << 21);
-  const V x = Lanes<V>::number(inside) * fill<V>(A(0x1.921fb54442d18p0 * 0x1p-22));
-  const V square = x * x;
-  V cosine, sine;
-  if constexpr (sizeof(A) == 4) {
-    constexpr A c[] = {A(1), A(-1) / 2, A(1) / 24, A(-1) / 720, A(1) / 40320};
-    constexpr A s[] = {A(-1) / 6, A(1) / 120, A(-1) / 5040, A(1) / 362880};
-    cosine = polynomial(square, c);
-    sine = Math::multiply_add(x * square, polynomial(square, s), x);
-  } else {
-    constexpr A c[] = {A(1),           A(-1) / 2,         A(1) / 24,            A(-1) / 720,
-                       A(1) / 40320,   A(-1) / 3628800,   A(1) / 479001600,     A(-1) / 87178291200,
-                       A(1) / 20922789888000};
-    constexpr A s[] = {A(-1) / 6,       A(1) / 120,          A(-1) / 5040,  A(1) / 362880,
-                       A(-1) / 39916800, A(1) / 6227020800, A(-1) / 1307674368000,
-                       A(1) / 355687428096000};
-    cosine = polynomial(square, c);
-    sine = Math::multiply_add(x * square, polynomial(square, s), x);
-  }
-  const auto odd = (quadrant & 1) != 0, left = ((quadrant + 1) & 2) != 0, low = (quadrant & 2) != 0;
-  const V horizontal = odd ? sine : cosine, vertical = odd ? cosine : sine;
-  return {left ? -horizontal : horizontal, low ? -vertical : vertical};
-}
-
-// Two independent N(0, 1) numbers from two words, of which the upper 24 bits are used.
-template <typename V>
-SYMFAST_SWEEP_INLINE Pair<V> normals(typename Lanes<V>::Integer first,
-                                     typename Lanes<V>::Integer second) {
-  using A = typename Lanes<V>::Number;
-  const V radius =
-      Lanes<V>::root(fill<V>(A(-2)) * log_of_share<V>(Lanes<V>::number(first + 1)));
-  const Pair<V> direction = turn<V>(second);
-  return {radius * direction.first, radius * direction.second};
 }
 
 }  // namespace symfast

@@ -48,7 +48,6 @@ struct Lanes<SYMFAST_ISA::Vec<float>> {
   using Number = float;
   using Integer = SYMFAST_ISA::Integers32;
   SYMFAST_SWEEP_INLINE static V root(V x) { return SYMFAST_ISA::root(x); }
-  SYMFAST_SWEEP_INLINE static V number(Integer x) { return __builtin_convertvector(x, V); }
 };
 template <>
 struct Lanes<SYMFAST_ISA::Vec<double>> {
@@ -56,7 +55,6 @@ struct Lanes<SYMFAST_ISA::Vec<double>> {
   using Number = double;
   using Integer = SYMFAST_ISA::Integers64;
   SYMFAST_SWEEP_INLINE static V root(V x) { return SYMFAST_ISA::root(x); }
-  SYMFAST_SWEEP_INLINE static V number(Integer x) { return __builtin_convertvector(x, V); }
 };
 
 }  // namespace symfast

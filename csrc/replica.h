@@ -24,11 +24,15 @@ enum class Loss : std::int64_t { mse = 0, cross_entropy = 1 };
 enum class Rule : std::int64_t { sgd = 0, adam = 1, adamw = 2 };
 enum class ReplicaStatus : std::int64_t { finished = 0, diverged = 2, cancelled = 3 };
 
-// What the last word of a Philox counter says the numbers are for.
-enum class Stream : std::uint32_t { minibatch = 0, label_noise = 1, gradient_noise = 2 };
-
 // Rows of the table of rates.
-enum Rate { kLr, kDecay, kMomentum, kBeta2, kEpsilon, kLabelNoise, kGradientNoise, kRates };
+enum class Rate : std::int64_t {
+  lr, decay, momentum, beta2, epsilon, label_noise, gradient_noise
+};
+constexpr std::int64_t kRates = 7;
+
+// Replicas are looked at for divergence when this divides the number of steps they have taken, so
+// that it does not matter how a training is cut into calls.
+constexpr std::int64_t kLookEvery = 64;
 
 struct ReplicaShape {
   std::int64_t inputs, hidden, outputs;
@@ -68,9 +72,10 @@ struct ReplicaArguments {
   const std::int64_t* cell;          // (R), 0 .. 2^32 - 1
   const std::int64_t* batch;         // (R), 0: all samples in order
   std::int64_t* status;              // (R), ReplicaStatus; only finished ones are trained
+  std::int64_t* taken;               // (R), steps each replica has taken
   std::int64_t* progress;            // (2): replica steps done so far; set [1] to cancel
   ReplicaModel model;
-  std::int64_t samples, replicas, first_step, steps;
+  std::int64_t samples, kinds, replicas, first_step, steps;
 };
 
 // Sample s of the minibatch of a step, drawn with replacement: the upper half of word * samples.
@@ -79,10 +84,9 @@ SYMFAST_SWEEP_INLINE std::int64_t sample_of(std::uint32_t word, std::int64_t sam
       (static_cast<std::uint64_t>(word) * static_cast<std::uint64_t>(samples)) >> 32);
 }
 
-SYMFAST_SWEEP_INLINE PhiloxWords counter_of(Stream stream, std::int64_t block, std::int64_t step,
-                                            std::int64_t cell) {
-  return {{static_cast<std::uint32_t>(block), static_cast<std::uint32_t>(step),
-           static_cast<std::uint32_t>(cell), static_cast<std::uint32_t>(stream)}};
+// The minibatch depends on the seed and the step only: cells are compared on the same data.
+SYMFAST_SWEEP_INLINE RandomStream batch_stream(std::int64_t seed, std::int64_t step) {
+  return {static_cast<std::uint64_t>(seed), kBatchIndex, 0, static_cast<std::uint32_t>(step)};
 }
 
 // The rates of one step, for a number or a vector of replicas.

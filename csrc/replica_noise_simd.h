@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Normal numbers for replica_simd.cpp: lane l of number i is drawn from (seed, cell of l, step, i).
+// Normal numbers for replica_simd.cpp: lane l of number i is drawn from (seed, cell of l, step, i),
+// four numbers from a block of random words.
 #pragma once
-#include "elementary_simd.h"
+#include "philox_simd.h"
 #include "replica.h"
 #include "replica_tiles_simd.h"
 
@@ -9,62 +10,52 @@ namespace symfast {
 namespace SYMFAST_ISA {
 namespace {
 
-// The words of one counter block in every lane, upper 24 bits.
-template <typename T>
-struct LaneWords {
-  typename Lanes<Vec<T>>::Integer word[4];
-};
+constexpr int kHalf = kVectorBytes / 8;  // words a vector of 64-bit lanes holds
 
-template <typename T>
-SF_INLINE LaneWords<T> draw_lanes(std::int64_t seed, const std::uint32_t (&cell)[kLanes<T>],
-                                  std::uint32_t block, std::uint32_t step, Stream stream) {
-  constexpr int L = kLanes<T>;
-  std::uint32_t c0[L], c1[L], c2[L], c3[L];
-  for (int l = 0; l < L; ++l) {
-    c0[l] = block;
-    c1[l] = step;
-    c2[l] = cell[l];
-    c3[l] = static_cast<std::uint32_t>(stream);
-  }
-  auto key0 = static_cast<std::uint32_t>(seed);
-  auto key1 = static_cast<std::uint32_t>(static_cast<std::uint64_t>(seed) >> 32);
-  for (int round = 0; round < 10; ++round) {
-#pragma omp simd
-    for (int l = 0; l < L; ++l) {
-      const std::uint64_t a = std::uint64_t{0xD2511F53u} * c0[l];
-      const std::uint64_t b = std::uint64_t{0xCD9E8D57u} * c2[l];
-      c0[l] = static_cast<std::uint32_t>(b >> 32) ^ c1[l] ^ key0;
-      c1[l] = static_cast<std::uint32_t>(b);
-      c2[l] = static_cast<std::uint32_t>(a >> 32) ^ c3[l] ^ key1;
-      c3[l] = static_cast<std::uint32_t>(a);
-    }
-    key0 += 0x9E3779B9u;
-    key1 += 0xBB67AE85u;
-  }
-  LaneWords<T> words;
-  for (int l = 0; l < L; ++l) {
-    words.word[0][l] = static_cast<std::int32_t>(c0[l] >> 8);
-    words.word[1][l] = static_cast<std::int32_t>(c1[l] >> 8);
-    words.word[2][l] = static_cast<std::int32_t>(c2[l] >> 8);
-    words.word[3][l] = static_cast<std::int32_t>(c3[l] >> 8);
-  }
-  return words;
+// The counter of every second lane of a vector of floats, or of all lanes of one of doubles.
+SF_INLINE Words64 cells_of(const std::int64_t* cell, int start, int step) {
+  Words64 found;
+  for (int l = 0; l < kHalf; ++l) found[l] = static_cast<std::uint64_t>(cell[start + step * l]);
+  return found;
 }
 
-// `count` normal numbers per lane into b.noise.
+SF_INLINE PhiloxWords<Words64> draw_words(std::uint64_t seed, RandomPurpose purpose, Words64 cells,
+                                          std::int64_t step, std::int64_t block) {
+  const Words64 zero{};
+  const PhiloxWords<Words64> counter = {{zero + static_cast<std::uint64_t>(block),
+                                         zero + static_cast<std::uint64_t>(step), cells,
+                                         zero + (std::uint64_t{purpose} << 24)}};
+  return philox4x32(counter, static_cast<std::uint32_t>(seed),
+                    static_cast<std::uint32_t>(seed >> 32));
+}
+
+SF_INLINE void store_pair(float* noise, const NormalPair<Vec<float>>& pair) {
+  lanes(noise) = pair.first;
+  lanes(noise + kLanes<float>) = pair.second;
+}
+// Doubles get the float numbers: those of the even lanes.
+SF_INLINE void store_pair(double* noise, const NormalPair<Vec<float>>& pair) {
+  for (int l = 0; l < kLanes<double>; ++l) {
+    noise[l] = static_cast<double>(pair.first[2 * l]);
+    noise[kLanes<double> + l] = static_cast<double>(pair.second[2 * l]);
+  }
+}
+
+// `count` normal numbers per lane into b.noise, which has room for a multiple of four.
 template <typename T>
-void draw_noise(const ReplicaBlock<T>& b, Stream stream, std::int64_t step, std::int64_t count) {
-  constexpr int L = kLanes<T>;
-  std::uint32_t cell[L];
-  for (int l = 0; l < L; ++l) cell[l] = static_cast<std::uint32_t>(b.cell[l]);
+void draw_noise(const ReplicaBlock<T>& b, RandomPurpose purpose, std::int64_t step,
+                std::int64_t count) {
+  constexpr int stride = sizeof(T) == 4 ? 2 : 1;
+  const Words64 even = cells_of(b.cell, 0, stride), odd = cells_of(b.cell, stride - 1, stride);
+  const auto seed = static_cast<std::uint64_t>(b.seed);
   for (std::int64_t start = 0; start < count; start += 4) {
-    const LaneWords<T> w = draw_lanes<T>(b.seed, cell, static_cast<std::uint32_t>(start / 4),
-                                         static_cast<std::uint32_t>(step), stream);
-    const auto low = normals<Vec<T>>(w.word[0], w.word[1]);
-    const auto high = normals<Vec<T>>(w.word[2], w.word[3]);
-    const Vec<T> found[4] = {low.first, low.second, high.first, high.second};
-    for (std::int64_t i = 0; i < 4 && start + i < count; ++i)
-      lanes(b.noise + (start + i) * L) = found[i];
+    const auto low = draw_words(seed, purpose, even, step, start / 4);
+    const auto high = stride == 2 ? draw_words(seed, purpose, odd, step, start / 4) : low;
+    Bits32 word[4];
+    for (int i = 0; i < 4; ++i) word[i] = interleave_words(low.word[i], high.word[i]);
+    T* const noise = b.noise + start * kLanes<T>;
+    store_pair(noise, normal_pair<Vec<float>>(word[0], word[1]));
+    store_pair(noise + 2 * kLanes<T>, normal_pair<Vec<float>>(word[2], word[3]));
   }
 }
 

@@ -5,6 +5,7 @@
 // over the whole batch in registers and applied without being stored.
 #include "replica.h"
 
+#include "elementary_simd.h"
 #include "replica_noise_simd.h"
 #include "replica_tiles_simd.h"
 
@@ -17,11 +18,11 @@ template <typename T, Rule kRule, bool kMomentum>
 class Trainer {
  public:
   explicit Trainer(const ReplicaBlock<T>& block)
-      : b_(block), shape_(block.model.shape), sigma_(rate(kGradientNoise)) {
-    rates_.decay = rate(kDecay);
-    rates_.momentum = rate(Rate::kMomentum);
-    rates_.beta2 = rate(kBeta2);
-    rates_.epsilon = rate(kEpsilon);
+      : b_(block), shape_(block.model.shape), sigma_(rate(Rate::gradient_noise)) {
+    rates_.decay = rate(Rate::decay);
+    rates_.momentum = rate(Rate::momentum);
+    rates_.beta2 = rate(Rate::beta2);
+    rates_.epsilon = rate(Rate::epsilon);
   }
 
   void step(std::int64_t index, std::int64_t first_step) {
@@ -30,7 +31,7 @@ class Trainer {
     for (std::int64_t j = 0; j < shape_.hidden; j += kUnitBlock) forward(j, units_from(j));
     form_errors(first_step + index);
     if (b_.gradient_noise)
-      draw_noise(b_, Stream::gradient_noise, first_step + index, shape_.parameters());
+      draw_noise(b_, RandomPurpose::kGradientNoise, first_step + index, shape_.parameters());
     for (std::int64_t o = 0; shape_.bias && o < shape_.outputs; ++o) step_output_bias(o);
     for (std::int64_t j = 0; j < shape_.hidden; j += kUnitBlock) backward(j, units_from(j));
   }
@@ -40,7 +41,7 @@ class Trainer {
   using V = Vec<T>;
   using Math = Arithmetic<V>;
 
-  V rate(Rate row) const { return lanes(b_.rates + row * L); }
+  V rate(Rate row) const { return lanes(b_.rates + static_cast<std::int64_t>(row) * L); }
   std::int64_t units_from(std::int64_t j) const {
     return shape_.hidden - j < kUnitBlock ? shape_.hidden - j : kUnitBlock;
   }
@@ -51,7 +52,7 @@ class Trainer {
   }
 
   void set_rates(std::int64_t index) {
-    V lr = rate(kLr);
+    V lr = rate(Rate::lr);
     for (int l = 0; l < L; ++l) lr[l] *= b_.schedule[l][index];
     rates_.lr = lr;
     if constexpr (kRule == Rule::sgd) return;
@@ -68,12 +69,11 @@ class Trainer {
   void gather(std::int64_t step) {
     if (!b_.draws && gathered_) return;
     gathered_ = true;
-    PhiloxWords words{};
+    PhiloxWords<std::uint64_t> words{};
     for (std::int64_t s = 0; s < b_.batch; ++s) {
       if (b_.draws && s % 4 == 0)
-        words = philox4x32(counter_of(Stream::minibatch, s / 4, step, 0),
-                           static_cast<std::uint64_t>(b_.seed));
-      const std::int64_t row = b_.draws ? sample_of(words.w[s % 4], b_.samples) : s;
+        words = random_block(batch_stream(b_.seed, step), static_cast<std::uint64_t>(s / 4));
+      const std::int64_t row = b_.draws ? sample_of(static_cast<std::uint32_t>(words.word[s % 4]), b_.samples) : s;
       __builtin_memcpy(b_.batch_x + s * shape_.inputs, b_.x + row * shape_.inputs,
                        sizeof(T) * static_cast<std::size_t>(shape_.inputs));
       __builtin_memcpy(b_.batch_y + s * shape_.outputs, b_.y + row * shape_.outputs,
@@ -123,8 +123,8 @@ class Trainer {
   // Outputs become the derivatives of the mean loss with respect to them.
   void form_errors(std::int64_t step) {
     const bool noisy = b_.label_noise;
-    if (noisy) draw_noise(b_, Stream::label_noise, step, b_.batch * shape_.outputs);
-    const V sigma = rate(kLabelNoise);
+    if (noisy) draw_noise(b_, RandomPurpose::kLabelNoise, step, b_.batch * shape_.outputs);
+    const V sigma = rate(Rate::label_noise);
     const bool mse = b_.model.loss == Loss::mse;
     const auto terms = static_cast<T>(mse ? b_.batch * shape_.outputs : b_.batch);
     const V weight = fill<V>((mse ? T(2) : T(1)) / terms);

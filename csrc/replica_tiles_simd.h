@@ -81,7 +81,7 @@ SF_INLINE void cut(std::int64_t size, const Body& body) {
 
 // Columns beside R rows: single rows need more of them for as many independent sums.
 template <int R>
-constexpr int kTileColumns = R == 1 ? 8 : TC;
+constexpr int kTileColumns = R == 1 ? 8 : 4;
 
 // Calls body<R, C>(row, column) over a whole matrix.
 template <typename Body>
