@@ -30,7 +30,9 @@ struct PhiloxWords {
 template <typename W>
 SF_HOST_DEVICE PhiloxWords<W> philox4x32(PhiloxWords<W> counter, uint32_t key0, uint32_t key1) {
   W x0 = counter.word[0], x1 = counter.word[1], x2 = counter.word[2], x3 = counter.word[3];
+#if !defined(__CUDACC__)
 #pragma GCC unroll 10
+#endif
   for (int round = 0; round < 10; ++round) {
     const W p0 = PhiloxMath<W>::product(x0, 0xD2511F53u);
     const W p1 = PhiloxMath<W>::product(x2, 0xCD9E8D57u);
