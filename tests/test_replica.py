@@ -70,7 +70,20 @@ def run(call: Call, **change: Any) -> dict[str, Tensor]:
 
 def run_reference(call: Call) -> dict[str, Tensor]:
     fresh = {k: v.clone() if isinstance(v, Tensor) else v for k, v in call.items()}
-    names = "x y theta first second schedule kind seed cell batch status taken".split()
+    names = [
+        "x",
+        "y",
+        "theta",
+        "first",
+        "second",
+        "schedule",
+        "kind",
+        "seed",
+        "cell",
+        "batch",
+        "status",
+        "taken",
+    ]
     tensors = [fresh[name] for name in names]
     table = torch.stack([fresh["rates"][name] for name in reference.RATES])
     codes = ACTIVATIONS.index(call["activation"]), ("mse", "cross_entropy").index(call["loss"])
@@ -352,7 +365,21 @@ def test_operator_protects_memory(change: Call) -> None:
 @pytest.mark.parametrize("rule", ["sgd", "adam"])
 def test_opcheck(rule: str) -> None:
     call = problem(3, (2, 3, 1), torch.float64, 4, rule)
-    names = "x y theta first second rates schedule kind seed cell batch status taken".split()
+    names = [
+        "x",
+        "y",
+        "theta",
+        "first",
+        "second",
+        "rates",
+        "schedule",
+        "kind",
+        "seed",
+        "cell",
+        "batch",
+        "status",
+        "taken",
+    ]
     call["rates"] = torch.stack([call["rates"][name] for name in reference.RATES])
     arguments = [call[name] for name in names] + [torch.zeros(2, dtype=torch.int64)]
     arguments += [3, True, 2, 0, RULES.index(rule), 0]

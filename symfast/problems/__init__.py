@@ -8,5 +8,4 @@ from symfast.problems.module import Module as Module
 from symfast.problems.problem import Problem as Problem
 from symfast.problems.two_layer import TwoLayer as TwoLayer
 
-__all__ = ["ORTHONORMAL", "SUPPORT", "Factorized", "Module", "Problem"]
-__all__ = ["ORTHONORMAL", "SUPPORT", "Factorized", "Problem", "TwoLayer"]
+__all__ = ["ORTHONORMAL", "SUPPORT", "Factorized", "Module", "Problem", "TwoLayer"]

@@ -149,7 +149,9 @@ def imbalance(net: TwoLayerWeights) -> Tensor:
     u, tiny = _incoming(net), torch.finfo(net.W1.dtype).tiny
     if net.activation == "identity":
         left, right = u @ u.mT, net.W2.mT @ net.W2
-        return (left - right).norm(dim=(1, 2)) / (left.norm(dim=(1, 2)) + right.norm(dim=(1, 2)) + tiny)
+        return (left - right).norm(dim=(1, 2)) / (
+            left.norm(dim=(1, 2)) + right.norm(dim=(1, 2)) + tiny
+        )
     inside, outside = u.square().sum(2), net.W2.square().sum(1)
     return (inside - outside).abs().sum(1) / ((inside + outside).sum(1) + tiny)
 
