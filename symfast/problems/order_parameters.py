@@ -166,9 +166,8 @@ def mirror_norms(net: TwoLayerWeights) -> dict[str, Tensor]:
     Example:
         >>> import torch
         >>> from symfast.problems.order_parameters import TwoLayerWeights, mirror_norms
-        >>> net = TwoLayerWeights(
-        ...     torch.eye(2)[None], torch.zeros(1, 2), torch.zeros(1, 1, 2), torch.zeros(1, 1), "relu"
-        ... )
+        >>> W1, rest = torch.eye(2)[None], (torch.zeros(1, 1, 2), torch.zeros(1, 1))
+        >>> net = TwoLayerWeights(W1, torch.zeros(1, 2), *rest, "relu")
         >>> round(float(mirror_norms(net)["pairs"][0, 0, 1]), 4)
         1.0
     """
