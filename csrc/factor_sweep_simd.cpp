@@ -1,60 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Hot loop of the product-factor sweep; compiled once per instruction set.
 #include "factor_sweep.h"
-#include "simd.h"
+
+#include "factor_lanes.h"
 
 namespace symfast {
-
-#if defined(__AVX512F__)
-template <>
-struct Arithmetic<SYMFAST_ISA::Vec<double>> {
-  using V = SYMFAST_ISA::Vec<double>;
-  SYMFAST_SWEEP_INLINE static V multiply_add(V a, V b, V c) { return _mm512_fmadd_pd(a, b, c); }
-};
-template <>
-struct Arithmetic<SYMFAST_ISA::Vec<float>> {
-  using V = SYMFAST_ISA::Vec<float>;
-  SYMFAST_SWEEP_INLINE static V multiply_add(V a, V b, V c) { return _mm512_fmadd_ps(a, b, c); }
-};
-#elif defined(__AVX2__)
-template <>
-struct Arithmetic<SYMFAST_ISA::Vec<double>> {
-  using V = SYMFAST_ISA::Vec<double>;
-  SYMFAST_SWEEP_INLINE static V multiply_add(V a, V b, V c) { return _mm256_fmadd_pd(a, b, c); }
-};
-template <>
-struct Arithmetic<SYMFAST_ISA::Vec<float>> {
-  using V = SYMFAST_ISA::Vec<float>;
-  SYMFAST_SWEEP_INLINE static V multiply_add(V a, V b, V c) { return _mm256_fmadd_ps(a, b, c); }
-};
-#else
-template <typename V, int N>
-SYMFAST_SWEEP_INLINE V multiply_add_lanes(V a, V b, V c) {
-#if defined(__FP_FAST_FMA)
-  V result;
-  for (int i = 0; i < N; ++i)
-    result[i] =
-        sizeof(a[i]) == 8 ? __builtin_fma(a[i], b[i], c[i]) : __builtin_fmaf(a[i], b[i], c[i]);
-  return result;
-#else
-  return a * b + c;
-#endif
-}
-template <>
-struct Arithmetic<SYMFAST_ISA::Vec<double>> {
-  using V = SYMFAST_ISA::Vec<double>;
-  SYMFAST_SWEEP_INLINE static V multiply_add(V a, V b, V c) {
-    return multiply_add_lanes<V, SYMFAST_ISA::kLanes<double>>(a, b, c);
-  }
-};
-template <>
-struct Arithmetic<SYMFAST_ISA::Vec<float>> {
-  using V = SYMFAST_ISA::Vec<float>;
-  SYMFAST_SWEEP_INLINE static V multiply_add(V a, V b, V c) {
-    return multiply_add_lanes<V, SYMFAST_ISA::kLanes<float>>(a, b, c);
-  }
-};
-#endif
 
 namespace SYMFAST_ISA {
 namespace {
@@ -66,11 +16,11 @@ template <typename T>
 constexpr std::int64_t kWidth = kGroup * kLanes<T>;
 
 template <typename T>
-SYMFAST_SWEEP_INLINE Vec<T>& lanes(T* p) {
+SYMFAST_FACTOR_INLINE Vec<T>& lanes(T* p) {
   return *reinterpret_cast<Vec<T>*>(p);
 }
 template <typename T>
-SYMFAST_SWEEP_INLINE const Vec<T>& lanes(const T* p) {
+SYMFAST_FACTOR_INLINE const Vec<T>& lanes(const T* p) {
   return *reinterpret_cast<const Vec<T>*>(p);
 }
 
@@ -82,8 +32,8 @@ struct Rates {
 
 // Loads the factors of coordinate i, steps them, stores them and the new weight.
 template <int D, typename T>
-SYMFAST_SWEEP_INLINE void update(const FactorBlock<T>& b, std::int64_t i, std::int64_t lane,
-                                 Vec<T> gradient, const Rates<T>& rates, Vec<T> decay) {
+SYMFAST_FACTOR_INLINE void update(const FactorBlock<T>& b, std::int64_t i, std::int64_t lane,
+                                  Vec<T> gradient, const Rates<T>& rates, Vec<T> decay) {
   constexpr std::int64_t L = kSweepLanes<T>;
   T* const factor = b.factor + i * b.depth * L + lane;
   T* const velocity = b.velocity + i * b.depth * L + lane;
@@ -105,8 +55,8 @@ SYMFAST_SWEEP_INLINE void update(const FactorBlock<T>& b, std::int64_t i, std::i
 
 // Gradient of R coordinates from row i on, in registers, and their update straight after it.
 template <int D, int R, typename T>
-SYMFAST_SWEEP_INLINE void step_rows(const FactorBlock<T>& b, std::int64_t i, std::int64_t lane,
-                                    const Rates<T> (&rates)[kGroup]) {
+SYMFAST_FACTOR_INLINE void step_rows(const FactorBlock<T>& b, std::int64_t i, std::int64_t lane,
+                                     const Rates<T> (&rates)[kGroup]) {
   constexpr std::int64_t L = kSweepLanes<T>;
   constexpr std::int64_t V = kLanes<T>;
   const T* const row = b.gram + i * b.d;

@@ -4,6 +4,10 @@
 from symfast import problems as problems
 from symfast import reference as reference
 from symfast.build import build_info as build_info
+from symfast.dcs import dcs as dcs
+from symfast.factorize import factor_groups as factor_groups
+from symfast.factorize import factorize as factorize
+from symfast.fold import fold as fold
 from symfast.mirror import coefficients as coefficients
 from symfast.mirror import norms as norms
 from symfast.mirror import project as project
