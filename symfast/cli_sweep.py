@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from symfast.sweep.engine import Progress
     from symfast.sweep.result import SweepResult
+    from symfast.sweep.train import Progress
 
 
 class Precision(str, Enum):
@@ -172,7 +172,7 @@ def summary(result: "SweepResult") -> dict[str, Any]:
     """
     from symfast.sweep.result import cell_table
 
-    cells = cell_table(result.table)
+    cells = cell_table(result.table, result.axes)
     return {
         "config": result.config,
         "rows": len(result.table),
@@ -217,7 +217,7 @@ def _print(result: "SweepResult") -> None:
     names = ["depth", "weight_decay", "loss", "objective", "sparsity", "zeros", "diverged"]
     for name in names:
         table.add_column(name, justify="right")
-    for row in cell_table(result.table)[names].itertuples(index=False):
+    for row in cell_table(result.table, result.axes)[names].itertuples(index=False):
         table.add_row(*(f"{x:.4g}" for x in row))
     console = Console()
     console.print(table)

@@ -1,19 +1,35 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a sweep returns: a table, the weights, figures and a page."""
 
-from dataclasses import dataclass
+import math
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
     import pandas as pd
     from matplotlib.figure import Figure
 
+    from symfast.sweep.store import Store
 
-@dataclass(frozen=True, eq=False)
+
 class SweepResult:
     """One row per cell and seed, in the order of the grid, seeds fastest.
+
+    A result on disk is read when table, series or weights are first asked for.
+
+    Args:
+        config: what was computed.
+        table: the rows, unless there is a store.
+        weights: (rows, p), or None if they were not kept.
+        seconds: spent in the kernel; 0 if the result was read from disk.
+        series: one row per (cell, seed, step), or None.
+        directory: where the result is stored.
+        store: reads table, series and weights.
+        theory: what theory predicts, for figures.
 
     Example:
         >>> import torch
@@ -24,18 +40,62 @@ class SweepResult:
         SweepResult(6 rows: 2 cells x 3 seeds, 6 finished)
     """
 
-    config: dict[str, Any]
-    table: "pd.DataFrame"
-    weights: "np.ndarray[Any, Any]"  # (rows, d), float64
-    seconds: float  # spent in the kernel; 0 if the result was read from disk
-    directory: Path | None = None
+    def __init__(
+        self,
+        config: dict[str, Any],
+        table: "pd.DataFrame | None" = None,
+        weights: "np.ndarray[Any, Any] | None" = None,
+        seconds: float = 0.0,
+        *,
+        series: "pd.DataFrame | None" = None,
+        directory: Path | None = None,
+        store: "Store | None" = None,
+    ) -> None:
+        if (table is None) == (store is None):
+            raise ValueError("a result has either a table or a store to read it from")
+        self.config, self.seconds, self.directory = config, seconds, directory
+        self._table, self._weights, self._series, self._store = table, weights, series, store
+
+    @cached_property
+    def table(self) -> "pd.DataFrame":
+        """Hyperparameters, order parameters, steps and status of every run."""
+        return self._table if self._store is None else self._store.table()  # type: ignore[return-value]
+
+    @cached_property
+    def series(self) -> "pd.DataFrame | None":
+        """Order parameters every so many steps, the start included; None if not asked for."""
+        return self._series if self._store is None else self._store.series()
+
+    @cached_property
+    def weights(self) -> "np.ndarray[Any, Any]":
+        """Weights (rows, p).
+
+        Raises:
+            ValueError: if they were not kept.
+        """
+        found = self._weights if self._store is None else self._store.weights()
+        if found is None:
+            raise ValueError("the weights were not kept; sweep again with keep_weights=True")
+        return found
+
+    @property
+    def missing(self) -> int:
+        """Rows that other shards have not computed yet."""
+        grid = self.config.get("grid", {})
+        return math.prod(len(values) for values in grid.values()) - len(self.table)
 
     def __repr__(self) -> str:
         """Size and how the rows ended."""
         counts = ", ".join(f"{n} {name}" for name, n in self.table.status.value_counts().items())
         seeds = self.table.seed.nunique()
         cells = self.table.cell.nunique()
-        return f"SweepResult({len(self.table)} rows: {cells} cells x {seeds} seeds, {counts})"
+        lost = f", {self.missing} missing" if self.missing else ""
+        return f"SweepResult({len(self.table)} rows: {cells} cells x {seeds} seeds, {counts}{lost})"
+
+    @property
+    def axes(self) -> list[str]:
+        """Names of the hyperparameters."""
+        return [name for name in self.config.get("grid", {}) if name != "seeds"]
 
     def plot(
         self, metric: str, x: str = "weight_decay", y: str | None = None, hue: str = "depth"
@@ -84,26 +144,42 @@ class SweepResult:
             FigurePart(self.plot(name), f"{name} over the sweep; bands span the seeds.")
             for name in ("sparsity", "loss")
         ]
-        cells = cell_table(self.table)
+        cells = cell_table(self.table, self.axes)
         parts: list[Part] = [*figures, TablePart("Cells, averaged over seeds", cells)]
         return write_page(path, "symfast sweep", facts(self.config), parts)
 
 
-def cell_table(table: "pd.DataFrame") -> "pd.DataFrame":
+def cell_table(table: "pd.DataFrame", axes: "Sequence[str]") -> "pd.DataFrame":
     """One row per cell: hyperparameters, means over seeds, seeds and how many diverged.
+
+    Args:
+        table: rows of a sweep.
+        axes: names of the hyperparameters.
 
     Example:
         >>> import pandas as pd
         >>> from symfast.sweep.result import cell_table
-        >>> row = {"cell": 0, "depth": 2, "lr": 0.1, "momentum": 0.9, "weight_decay": 0.1}
-        >>> row |= {"seed": 0, "loss": 1.0, "objective": 1.0, "sparsity": 0.5, "zeros": 0.5}
-        >>> row |= {"violation": 0.1, "residual": 0.0, "steps": 10, "status": "finished"}
-        >>> cell_table(pd.DataFrame([row])).seeds.tolist()
-        [1]
+        >>> rows = {"cell": [0, 0], "seed": [0, 1], "lr": [0.1, 0.1], "loss": [1.0, 2.0]}
+        >>> found = cell_table(pd.DataFrame(rows | {"steps": 9, "status": "finished"}), ["lr"])
+        >>> found.loss.tolist(), found.seeds.tolist()
+        ([1.5], [2])
     """
-    keys = ["cell", "depth", "lr", "momentum", "weight_decay"]
+    keys = ["cell", *axes]
     groups = table.groupby(keys, sort=False)
-    means = groups[["loss", "objective", "sparsity", "zeros", "violation"]].mean()
+    means = groups[metrics(table, axes)].mean()
     means["seeds"] = groups["seed"].count()
     means["diverged"] = groups["status"].agg(lambda status: int((status == "diverged").sum()))
     return means.reset_index()
+
+
+def metrics(table: "pd.DataFrame", axes: "Sequence[str]") -> list[str]:
+    """Return the names of the measured columns of numbers.
+
+    Example:
+        >>> import pandas as pd
+        >>> from symfast.sweep.result import metrics
+        >>> metrics(pd.DataFrame({"cell": [0], "lr": [0.1], "loss": [1.0]}), ["lr"])
+        ['loss']
+    """
+    others = {"cell", "seed", "step", "steps", *axes}
+    return [name for name in table.select_dtypes("number").columns if name not in others]

@@ -1,0 +1,9 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Problems whose whole training runs inside one kernel call; `symfast.sweep` trains them."""
+
+from symfast.problems.factorized import ORTHONORMAL as ORTHONORMAL
+from symfast.problems.factorized import SUPPORT as SUPPORT
+from symfast.problems.factorized import Factorized as Factorized
+from symfast.problems.problem import Problem as Problem
+
+__all__ = ["ORTHONORMAL", "SUPPORT", "Factorized", "Problem"]
