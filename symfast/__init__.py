@@ -15,6 +15,7 @@ from symfast.mirror import prox as prox
 from symfast.mirror import reflect as reflect
 from symfast.mirror import shrink as shrink
 from symfast.plan import Plan as Plan
+from symfast.polar import polar as polar
 from symfast.sweep import SweepResult as SweepResult
 from symfast.sweep import sweep as sweep
 from symfast.symmetry import Cluster as Cluster

@@ -117,9 +117,7 @@ def run_transition(quick: bool) -> CaseResult:
         points = _gaussian(size)
         second, exact_zero = critical_rate(points), exact_critical_rate(points)
         claim = f"Gaussian curvature, batch {size}: no zero, second order says {second:.2f}"
-        checks.append(
-            Check(claim, "derived", "none", str(exact_zero), "none", exact_zero is None)
-        )
+        checks.append(Check(claim, "derived", "none", str(exact_zero), "none", exact_zero is None))
     series = (
         Series("exact", rates.tolist(), exact.tolist()),
         Series("simulated", rates.tolist(), mean.tolist(), "points"),
