@@ -14,7 +14,15 @@ from symfast.verify.case import Curves as Curves
 from symfast.verify.case import Series as Series
 
 #: Case modules of this package, one a line so that additions merge.
-MODULES: tuple[str, ...] = ()
+MODULES: tuple[str, ...] = (
+    "dcs",
+    "gating",
+    "identities",
+    "lasso",
+    "low_rank",
+    "pilot",
+    "scalar_law",
+)
 
 
 def cases() -> tuple[Case, ...]:
