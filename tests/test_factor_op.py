@@ -14,7 +14,7 @@ from symfast.codes import ACCUMULATE
 from symfast.factor_op import factor_step_, multiply
 from symfast.reference import factor as formula
 
-SHAPES = [(), (0,), (1,), (7,), (33, 5), (3, 20_001)]
+SHAPES = [(), (0,), (1,), (7,), (33, 5), (3, 1001)]
 DEPTHS = [2, 3, 4, 5, 6]
 PRODUCT = torch.ops.symfast.factor_product.default
 GRADIENTS = torch.ops.symfast.factor_gradients.default
@@ -44,6 +44,12 @@ def step_inputs(
     ]
 
 
+def assert_close_to_largest(got: Tensor, wanted: Tensor, tol: float) -> None:
+    """Within tol of the largest number there; sums of large products may cancel."""
+    scale = float(wanted.double().abs().max()) if wanted.numel() else 1.0
+    assert_close(got, wanted, rtol=tol, atol=tol * scale)
+
+
 @pytest.mark.parametrize("depth", DEPTHS)
 def test_product_and_gradients_equal_the_reference(
     depth: int, dtype: torch.dtype, device: torch.device, capability: str
@@ -69,10 +75,8 @@ def test_step_equals_the_reference(
         factor_step_(*ours, 0.1, momentum, 0.3)
         formula.factor_step_(*theirs, 0.1, momentum, 0.3)
         for got, wanted in zip(ours[2] + ours[3], theirs[2] + theirs[3], strict=True):
-            tol = 1e-13 if got.dtype == torch.float64 else 2e-5
-            assert_close(got, wanted, rtol=tol, atol=tol)
-        tol = max(TOLERANCE[dtype], 1e-13) * 20
-        assert_close(ours[0][0], theirs[0][0], rtol=tol, atol=tol)
+            assert_close_to_largest(got, wanted, 1e-13 if got.dtype == torch.float64 else 3e-6)
+        assert_close_to_largest(ours[0][0], theirs[0][0], max(TOLERANCE[dtype], 1e-13))
         assert torch.equal(ours[1][0], theirs[1][0])
 
 
