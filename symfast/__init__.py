@@ -19,6 +19,8 @@ from symfast.mirror import prox as prox
 from symfast.mirror import reflect as reflect
 from symfast.mirror import shrink as shrink
 from symfast.plan import Plan as Plan
+from symfast.polar import polar as polar
+from symfast.removal import remove_symmetry as remove_symmetry
 from symfast.schedule import PenaltySchedule as PenaltySchedule
 from symfast.sweep import SweepResult as SweepResult
 from symfast.sweep import sweep as sweep

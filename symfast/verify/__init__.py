@@ -21,7 +21,11 @@ MODULES: tuple[str, ...] = (
     "lasso",
     "low_rank",
     "pilot",
+    "plasticity",
+    "removal",
     "scalar_law",
+    "theorem",
+    "escape",
 )
 
 

@@ -95,7 +95,9 @@ class Flow:
         self.alpha = alpha
         self.model = factorize(Weight(start), "weight", beta=1.0)
         self.factors = list(self.model.parameters())
-        self.state = torch.stack([*(p.detach().clone() for p in self.factors), start * 0, start * 0])
+        self.state = torch.stack(
+            [*(p.detach().clone() for p in self.factors), start * 0, start * 0]
+        )
 
     def velocity(self, state: Tensor, t: float) -> Tensor:
         """Time derivative of (m, x, L, A)."""
