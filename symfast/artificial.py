@@ -73,7 +73,9 @@ def find_parameter(module: nn.Module, name: str) -> tuple[nn.Module, str, nn.Par
         owner = module.get_submodule(path)
         weight = getattr(owner, last)
     except AttributeError as error:
-        raise ArtificialError(f"{type(module).__name__} has no parameter {name!r}: {error}") from None
+        raise ArtificialError(
+            f"{type(module).__name__} has no parameter {name!r}: {error}"
+        ) from None
     if parametrize.is_parametrized(owner, last):
         raise ArtificialError(f"{name!r} is parametrized already; fold(module) it first")
     if not isinstance(weight, nn.Parameter) or owner._parameters.get(last) is not weight:

@@ -67,7 +67,9 @@ def dcs(
     owner, last, weight = find_parameter(module, name)
     check_depth(depth, beta)
     if mode not in ("l1", "group"):
-        raise ArtificialError(f"mode is {mode!r}; choose 'l1' (per coefficient) or 'group' (per mirror)")
+        raise ArtificialError(
+            f"mode is {mode!r}; choose 'l1' (per coefficient) or 'group' (per mirror)"
+        )
     frame = frame_of(symmetry, weight, dim)
     attach(owner, last, ConstrainedWeight(weight, frame, mode, depth, beta))
     return module

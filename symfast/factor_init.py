@@ -69,7 +69,10 @@ def keep_factors(weight: Tensor, depth: int, beta: float) -> list[Tensor]:
         [2.0, -1.0]
     """
     t = split(weight.abs(), depth, beta)
-    rest = torch.where(t > 0, weight.double() / t.pow(depth - 1), 0.0)
+    if beta == 0:  # balanced to the last bit: rounding would be an imbalance that grows
+        rest = t.to(weight.dtype) * weight.sign()
+    else:
+        rest = weight.double() / t.pow(depth - 1)
     return [*(t.to(weight.dtype).clone() for _ in range(depth - 1)), rest.to(weight.dtype)]
 
 

@@ -48,9 +48,7 @@ def _backward_product(ctx: Any, gradient: Tensor) -> list[Tensor]:
     return list(_GRADIENTS(gradient, list(ctx.saved_tensors)))
 
 
-def _save_gradients(
-    ctx: Any, inputs: tuple[Tensor, list[Tensor]], output: list[Tensor]
-) -> None:
+def _save_gradients(ctx: Any, inputs: tuple[Tensor, list[Tensor]], output: list[Tensor]) -> None:
     ctx.save_for_backward(inputs[0], *inputs[1])
 
 

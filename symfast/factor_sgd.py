@@ -192,7 +192,9 @@ def _check_group(group: dict[str, Any], explicit: bool) -> None:
         raise ValueError(f"Invalid depth: {depth}; choose 2 to {MAX_DEPTH}, or 1 for plain SGD")
     for p in group["params"]:
         if p.dtype not in ACCUMULATE or p.layout != torch.strided:
-            raise ValueError(f"FactorSGD takes dense floating parameters, got {p.dtype}, {p.layout}")
+            raise ValueError(
+                f"FactorSGD takes dense floating parameters, got {p.dtype}, {p.layout}"
+            )
         if depth > 1 and p.ndim < 2 and not explicit:
             raise ValueError(
                 f"a parameter of shape {tuple(p.shape)} looks like a bias or a norm gain, which "

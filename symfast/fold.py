@@ -44,7 +44,9 @@ def fold(module: nn.Module, tol: float = 1e-6) -> nn.Module:
         for found in attached(module):
             weight = found.artificial.fold([x.detach() for x in found.tensors], tol)
             if not bool(weight.isfinite().all()):
-                raise ArtificialError(f"{found.path}.{found.name} is not finite; nothing was folded")
+                raise ArtificialError(
+                    f"{found.path}.{found.name} is not finite; nothing was folded"
+                )
             folded.append((found, weight))
     for found, weight in folded:
         _plain(found, weight)

@@ -54,7 +54,11 @@ def frame_of(symmetry: Symmetry, weight: Tensor, dim: int | None) -> Frame:
     at = 0 if dim is None else dim
     if not -weight.ndim <= at < weight.ndim:
         raise ArtificialError(f"a weight of shape {tuple(weight.shape)} has no dim {at}")
-    kinds: dict[type, type[UnitFrame]] = {SignFlip: FlipFrame, Swap: SwapFrame, Cluster: ClusterFrame}
+    kinds: dict[type, type[UnitFrame]] = {
+        SignFlip: FlipFrame,
+        Swap: SwapFrame,
+        Cluster: ClusterFrame,
+    }
     return kinds.get(type(symmetry), UnitFrame)(symmetry, weight, at % weight.ndim)
 
 

@@ -81,13 +81,14 @@ def factor_step_(
     """
     _check_step(weights, gradients, factors, velocities, momentum)
     for i, (weight, gradient, factor) in enumerate(zip(weights, gradients, factors, strict=True)):
-        flat = factor.flatten(1)
+        flat = factor.reshape(len(factor), weight.numel())
         push = leave_one_out(flat)[0] * gradient.reshape(-1).to(flat.dtype) + decay * flat
         if velocities:
-            push += momentum * velocities[i].flatten(1)
+            push += momentum * velocities[i].view_as(flat)
             velocities[i].copy_(push.view_as(factor))
-        factor.sub_(lr * push.view_as(factor))
-        weight.copy_(leave_one_out(factor.flatten(1))[1].view_as(weight))
+        flat = flat - lr * push
+        factor.copy_(flat.view_as(factor))
+        weight.copy_(leave_one_out(flat)[1].view_as(weight))
 
 
 def _stack(factors: list[Tensor]) -> Tensor:
