@@ -4,6 +4,8 @@
 from symfast import problems as problems
 from symfast import reference as reference
 from symfast.build import build_info as build_info
+from symfast.find import SymmetryGroups as SymmetryGroups
+from symfast.find import find_symmetries as find_symmetries
 from symfast.mirror import coefficients as coefficients
 from symfast.mirror import norms as norms
 from symfast.mirror import project as project
@@ -19,4 +21,6 @@ from symfast.symmetry import Mirror as Mirror
 from symfast.symmetry import SignFlip as SignFlip
 from symfast.symmetry import Swap as Swap
 from symfast.symmetry import symmetry_from_dict as symmetry_from_dict
+from symfast.symmetry_group import Member as Member
+from symfast.symmetry_group import SymmetryGroup as SymmetryGroup
 from symfast.units import Units as Units
