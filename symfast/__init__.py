@@ -4,6 +4,8 @@
 from symfast import problems as problems
 from symfast import reference as reference
 from symfast.build import build_info as build_info
+from symfast.compress import CompressionProof as CompressionProof
+from symfast.compress import compress as compress
 from symfast.find import SymmetryGroups as SymmetryGroups
 from symfast.find import find_symmetries as find_symmetries
 from symfast.mirror import coefficients as coefficients
