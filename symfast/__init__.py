@@ -5,11 +5,15 @@ from symfast import problems as problems
 from symfast import reference as reference
 from symfast import schedule as schedule
 from symfast.build import build_info as build_info
+from symfast.compress import CompressionProof as CompressionProof
+from symfast.compress import compress as compress
 from symfast.dcs import dcs as dcs
 from symfast.factor_sgd import FactorSGD as FactorSGD
 from symfast.factor_sgd import plain_groups as plain_groups
 from symfast.factorize import factor_groups as factor_groups
 from symfast.factorize import factorize as factorize
+from symfast.find import SymmetryGroups as SymmetryGroups
+from symfast.find import find_symmetries as find_symmetries
 from symfast.fold import fold as fold
 from symfast.low_rank import low_rank as low_rank
 from symfast.mirror import coefficients as coefficients
@@ -30,6 +34,8 @@ from symfast.symmetry import Mirror as Mirror
 from symfast.symmetry import SignFlip as SignFlip
 from symfast.symmetry import Swap as Swap
 from symfast.symmetry import symmetry_from_dict as symmetry_from_dict
+from symfast.symmetry_group import Member as Member
+from symfast.symmetry_group import SymmetryGroup as SymmetryGroup
 from symfast.threshold import PenaltyThreshold as PenaltyThreshold
 from symfast.threshold import penalty_threshold as penalty_threshold
 from symfast.units import Units as Units
