@@ -4,6 +4,8 @@
 from symfast import problems as problems
 from symfast import reference as reference
 from symfast.build import build_info as build_info
+from symfast.charges import charges as charges
+from symfast.inspect import inspect as inspect
 from symfast.mirror import coefficients as coefficients
 from symfast.mirror import norms as norms
 from symfast.mirror import project as project
