@@ -39,8 +39,9 @@ def charges(model: nn.Module | None, groups: Iterable[SymmetryGroup]) -> list[Ch
     """Conserved quantities of every group with a continuous symmetry.
 
     - rescale: ``c_j = |in_j|^2 + b_j^2 - |out_j|^2`` per unit
-    - rotation: ``C = W W^T + b b^T - V^T V`` with rows W written and columns V read (for an
-      attention head ``W_Q W_Q^T - W_K W_K^T``), and its trace is the charge of scale
+    - rotation and rescale together (two linear layers, QK, VO: any invertible matrix fits between
+      them): ``C = W W^T + b b^T - V^T V`` with rows W written and columns V read (for an attention
+      head ``W_Q W_Q^T - W_K W_K^T``). Rotation alone has no such charge
     - scale: ``|in|^2 + |b|^2 - |out|^2``; without readers ``|theta|^2``, which gradient steps can
       only let grow
 
@@ -117,13 +118,13 @@ def charge_of(group: SymmetryGroup) -> Charge | None:
         True
     """
     writers, readers = sides(group)
-    if "rescale" in group.kinds and writers and readers:
-        return _rescale_charge(group, writers, readers)
-    if "rotation" in group.kinds and writers and readers:
+    if {"rescale", "rotation"} <= {*group.kinds} and writers and readers:
         G_in, G_out = _side_gram(writers), _side_gram(readers)
         value = G_in - G_out
         total = float(G_in.norm() + G_out.norm())
         return Charge(group.where, "rotation", value, _share(float(value.norm()), total))
+    if "rescale" in group.kinds and writers and readers:
+        return _rescale_charge(group, writers, readers)
     if "scale" in group.kinds and writers:
         inward = unit_squares(writers).sum()
         outward = unit_squares(readers).sum() if readers else torch.zeros_like(inward)

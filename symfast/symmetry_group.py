@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Symmetry groups of a live model: which slices of which parameters move together, and how."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -34,9 +34,14 @@ class AxisSlice:
     units: int
     inner: int = 1
     inner_step: int = 1
+    within: tuple[int, int, int] | None = None
 
     def of(self, tensor: Tensor) -> Tensor:
         """Return ``tensor`` itself if the slice is all of its dim, else a view of the slice."""
+        if self.within is not None:
+            along, start, stop = self.within
+            with torch.no_grad():
+                tensor = tensor.narrow(along, start, stop - start)
         size = tensor.shape[self.dim]
         if self.inner == 1 and self.step == 1 and self.units == size:
             return tensor
@@ -63,8 +68,12 @@ class AxisSlice:
     def label(self) -> str:
         """The name a reader sees: the parameter, and its slice if it is not all of the dim."""
         stop = self.start + (self.units - 1) * self.step + (self.inner - 1) * self.inner_step + 1
-        dims = ":, " * self.dim
-        return f"{self.parameter}[{dims}{self.start}:{stop}]"
+        dims = [":"] * self.dim + [f"{self.start}:{stop}"]
+        if self.within is not None:
+            along, start, end = self.within
+            dims += [":"] * (along + 1 - len(dims))
+            dims[along] = f"{start}:{end}"
+        return f"{self.parameter}[{', '.join(dims)}]"
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,7 +159,7 @@ class SymmetryGroup:
         Raises:
             SymmetryGroupError: (a ValueError) if ``model`` lacks a parameter, or its shape differs.
         """
-        tensors = dict(model.named_parameters(remove_duplicate=False))
+        tensors: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
         tensors.update(model.named_buffers(remove_duplicate=False))
         members = tuple(_rebind(member, tensors) for member in self.members)
         return SymmetryGroup(
@@ -227,7 +236,7 @@ class SymmetryGroup:
         return f"SymmetryGroup({self.where}: m={self.m}, {kinds}{unproved}; {names})"
 
 
-def _rebind(member: Member, tensors: dict[str, Tensor]) -> Member:
+def _rebind(member: Member, tensors: Mapping[str, Tensor]) -> Member:
     source = member.source
     if source is None:
         raise SymmetryGroupError(f"{member.name} does not say where it lies in the model")
@@ -247,4 +256,5 @@ def _random_rotation(m: int, generator: torch.Generator | None) -> Tensor:
     gaussian = torch.randn(m, m, generator=generator, dtype=torch.float64)
     Q, upper = torch.linalg.qr(gaussian)
     # the signs of the diagonal make the distribution Haar (Mezzadri, 2007)
-    return Q * upper.diagonal().sign()
+    rotation: Tensor = Q * upper.diagonal().sign()
+    return rotation
