@@ -4,7 +4,9 @@
 from symfast import problems as problems
 from symfast import reference as reference
 from symfast import schedule as schedule
+from symfast.balance import balance_ as balance_
 from symfast.build import build_info as build_info
+from symfast.charges import charges as charges
 from symfast.compress import CompressionProof as CompressionProof
 from symfast.compress import compress as compress
 from symfast.dcs import dcs as dcs
@@ -15,6 +17,7 @@ from symfast.factorize import factorize as factorize
 from symfast.find import SymmetryGroups as SymmetryGroups
 from symfast.find import find_symmetries as find_symmetries
 from symfast.fold import fold as fold
+from symfast.inspect import inspect as inspect
 from symfast.low_rank import low_rank as low_rank
 from symfast.mirror import coefficients as coefficients
 from symfast.mirror import norms as norms
