@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Symmetries of neural networks as fast torch operators."""
 
+from symfast import optim as optim
 from symfast import problems as problems
 from symfast import reference as reference
+from symfast.anchor import Anchor as Anchor
 from symfast.build import build_info as build_info
 from symfast.mirror import coefficients as coefficients
 from symfast.mirror import norms as norms
