@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Symmetries of neural networks as fast torch operators."""
 
+from symfast import optim as optim
 from symfast import problems as problems
 from symfast import reference as reference
 from symfast import schedule as schedule
+from symfast.anchor import Anchor as Anchor
 from symfast.balance import balance_ as balance_
 from symfast.build import build_info as build_info
 from symfast.charges import charges as charges
