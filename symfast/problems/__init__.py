@@ -4,6 +4,7 @@
 from symfast.problems.factorized import ORTHONORMAL as ORTHONORMAL
 from symfast.problems.factorized import SUPPORT as SUPPORT
 from symfast.problems.factorized import Factorized as Factorized
+from symfast.problems.module import Module as Module
 from symfast.problems.problem import Problem as Problem
 
-__all__ = ["ORTHONORMAL", "SUPPORT", "Factorized", "Problem"]
+__all__ = ["ORTHONORMAL", "SUPPORT", "Factorized", "Module", "Problem"]
