@@ -17,6 +17,7 @@ from symfast.mirror import project as project
 from symfast.mirror import prox as prox
 from symfast.mirror import reflect as reflect
 from symfast.mirror import shrink as shrink
+from symfast.monitor import monitor as monitor
 from symfast.plan import Plan as Plan
 from symfast.sweep import SweepResult as SweepResult
 from symfast.sweep import sweep as sweep
