@@ -27,6 +27,7 @@ from symfast.mirror import project as project
 from symfast.mirror import prox as prox
 from symfast.mirror import reflect as reflect
 from symfast.mirror import shrink as shrink
+from symfast.monitor import monitor as monitor
 from symfast.plan import Plan as Plan
 from symfast.polar import polar as polar
 from symfast.removal import remove_symmetry as remove_symmetry
