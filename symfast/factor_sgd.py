@@ -30,7 +30,7 @@ class FactorSGD(Optimizer):
 
     Factors start from the weights (see `symfast.factorize`, beta > 0) and again whenever somebody
     else has written a parameter. They are float64 for float64 parameters, else float32; subnormal
-    numbers in them count as zero, so penalised weights reach zero exactly. ``depth=1`` in a group
+    numbers count as zero on the CPU, so penalised weights reach zero exactly. ``depth=1`` in a group
     is plain SGD with ``plain_decay``, for biases and norm gains: parameters of one dim are refused
     as factors unless their own group says ``depth``.
 

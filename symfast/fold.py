@@ -57,6 +57,7 @@ def _plain(found: Attached, weight: torch.Tensor) -> None:
     """Put the weight where it was among the parameters."""
     needs_grad = found.tensors[0].requires_grad
     parametrize.remove_parametrizations(found.module, found.name, leave_parametrized=True)
+    found.module._buffers.pop(found.name, None)  # what torch makes of a weight without gradient
     parameters = dict(found.module._parameters)
     parameters[found.name] = nn.Parameter(weight.clone(), requires_grad=needs_grad)
     found.module._parameters.clear()
