@@ -6,5 +6,6 @@ from symfast.problems.factorized import SUPPORT as SUPPORT
 from symfast.problems.factorized import Factorized as Factorized
 from symfast.problems.module import Module as Module
 from symfast.problems.problem import Problem as Problem
+from symfast.problems.two_layer import TwoLayer as TwoLayer
 
-__all__ = ["ORTHONORMAL", "SUPPORT", "Factorized", "Module", "Problem"]
+__all__ = ["ORTHONORMAL", "SUPPORT", "Factorized", "Module", "Problem", "TwoLayer"]
