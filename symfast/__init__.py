@@ -3,6 +3,7 @@
 
 from symfast import problems as problems
 from symfast import reference as reference
+from symfast.alignment import alignments as alignments
 from symfast.build import build_info as build_info
 from symfast.mirror import coefficients as coefficients
 from symfast.mirror import norms as norms
@@ -10,6 +11,7 @@ from symfast.mirror import project as project
 from symfast.mirror import prox as prox
 from symfast.mirror import reflect as reflect
 from symfast.mirror import shrink as shrink
+from symfast.noise_balance import noise_balance as noise_balance
 from symfast.plan import Plan as Plan
 from symfast.polar import polar as polar
 from symfast.sweep import SweepResult as SweepResult
@@ -21,3 +23,5 @@ from symfast.symmetry import SignFlip as SignFlip
 from symfast.symmetry import Swap as Swap
 from symfast.symmetry import symmetry_from_dict as symmetry_from_dict
 from symfast.units import Units as Units
+from symfast.verify.run import VerifyReport as VerifyReport
+from symfast.verify.run import verify as verify

@@ -17,6 +17,11 @@ from symfast.verify.case import Series as Series
 MODULES: tuple[str, ...] = (
     "theorem",
     "escape",
+    "noise",
+    "heads",
+    "saddle",
+    "representation",
+    "conservation",
 )
 
 
