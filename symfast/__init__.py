@@ -7,6 +7,7 @@ from symfast import reference as reference
 from symfast import schedule as schedule
 from symfast.anchor import Anchor as Anchor
 from symfast.balance import balance_ as balance_
+from symfast.alignment import alignments as alignments
 from symfast.build import build_info as build_info
 from symfast.charges import charges as charges
 from symfast.compress import CompressionProof as CompressionProof
@@ -28,6 +29,7 @@ from symfast.mirror import prox as prox
 from symfast.mirror import reflect as reflect
 from symfast.mirror import shrink as shrink
 from symfast.monitor import monitor as monitor
+from symfast.noise_balance import noise_balance as noise_balance
 from symfast.plan import Plan as Plan
 from symfast.polar import polar as polar
 from symfast.removal import remove_symmetry as remove_symmetry
@@ -45,3 +47,5 @@ from symfast.symmetry_group import SymmetryGroup as SymmetryGroup
 from symfast.threshold import PenaltyThreshold as PenaltyThreshold
 from symfast.threshold import penalty_threshold as penalty_threshold
 from symfast.units import Units as Units
+from symfast.verify.run import VerifyReport as VerifyReport
+from symfast.verify.run import verify as verify

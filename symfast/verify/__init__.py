@@ -26,6 +26,11 @@ MODULES: tuple[str, ...] = (
     "scalar_law",
     "theorem",
     "escape",
+    "noise",
+    "heads",
+    "saddle",
+    "representation",
+    "conservation",
 )
 
 
