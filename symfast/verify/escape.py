@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.func import grad, hessian
 
 from symfast.lyapunov import critical_rate, exact_critical_rate, lyapunov_exponent
-from symfast.mirror import coefficients, project
+from symfast.mirror import project
 from symfast.verify.case import Case, CaseResult, Check, Curves, Series, at_most, near
 from symfast.verify.theorem import Net, nets
 
