@@ -4,7 +4,6 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
@@ -84,8 +83,8 @@ def find_parameter(module: nn.Module, name: str) -> tuple[nn.Module, str, nn.Par
         raise ArtificialError(f"{name!r} has no shape yet; run the module once first")
     if type(weight) is not nn.Parameter or weight.dtype not in ACCUMULATE:
         raise ArtificialError(
-            f"{name!r} is a {type(weight).__name__} of {weight.dtype}; wanted an ordinary parameter "
-            "of float64, float32, bfloat16 or float16"
+            f"{name!r} is a {type(weight).__name__} of {weight.dtype}; wanted an ordinary "
+            "parameter of float64, float32, bfloat16 or float16"
         )
     if weight.numel() == 0 or not bool(weight.isfinite().all()):
         raise ArtificialError(f"{name!r} is empty, or holds NaN or infinity")
@@ -106,7 +105,7 @@ def find_parameter(module: nn.Module, name: str) -> tuple[nn.Module, str, nn.Par
 
 
 def attach(owner: nn.Module, name: str, artificial: Artificial) -> None:
-    """Replace the parameter by the tensors of its artificial symmetry; the module is changed last."""
+    """Replace the parameter by the tensors of its artificial symmetry, changing the module last."""
     before = [found.artificial.order for found in attached(owner) if found.module is owner]
     artificial.order = before[0] if before else tuple(owner._parameters)
     parametrize.register_parametrization(owner, name, artificial)
@@ -137,6 +136,7 @@ def attached(model: nn.Module) -> Iterator[Attached]:
         lists = module.parametrizations
         assert isinstance(lists, nn.ModuleDict)
         for name, chain in lists.items():
+            assert isinstance(chain, parametrize.ParametrizationList)
             artificial = chain[0]
             if not isinstance(artificial, Artificial):
                 continue

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Differentiable constrained structures: any mirror becomes a constraint that training can reach."""
+"""Any mirror as a constraint that training reaches exactly: artificial symmetries."""
 
 from collections.abc import Sequence
 from typing import Literal

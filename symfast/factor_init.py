@@ -11,7 +11,7 @@ _NEWTON = 60
 
 
 def split(size: Tensor, depth: int, beta: float) -> Tensor:
-    """Size t of the D - 1 equal factors of a product whose last factor has the rest, size / t^(D-1).
+    """Size t of D - 1 equal factors of a product whose last factor is the rest, size / t^(D-1).
 
     ``t >= 0`` solves ``t^2 - (size / t^(D-1))^2 = beta``: all factors but one are equal, and the
     imbalance of the last is beta. For D = 2 that is
@@ -40,7 +40,7 @@ def split(size: Tensor, depth: int, beta: float) -> Tensor:
 
 
 def _root(size: Tensor, depth: int, beta: float) -> Tensor:
-    """Largest root x of x^(D-1) (x - beta) = size^2, convex and increasing there: Newton from above."""
+    """Largest root of x^(D-1) (x - beta) = size^2, by Newton from above: it is convex there."""
     x = beta + size.pow(2 / depth)
     if beta == 0:
         return x
@@ -69,10 +69,9 @@ def keep_factors(weight: Tensor, depth: int, beta: float) -> list[Tensor]:
         [2.0, -1.0]
     """
     t = split(weight.abs(), depth, beta)
-    if beta == 0:  # balanced to the last bit: rounding would be an imbalance that grows
-        rest = t.to(weight.dtype) * weight.sign()
-    else:
-        rest = weight.double() / t.pow(depth - 1)
+    # balanced to the last bit: rounding would be an imbalance that grows
+    exact = t.to(weight.dtype) * weight.sign()
+    rest = exact if beta == 0 else weight.double() / t.pow(depth - 1)
     return [*(t.to(weight.dtype).clone() for _ in range(depth - 1)), rest.to(weight.dtype)]
 
 
@@ -87,8 +86,9 @@ def draw_factors(
     """D random factors by the initialiser of Deep Weight Factorization.
 
     Each is N(0, s^2) with ``s = scale^(1/D)``, drawn again unless
-    ``(eps scale)^(1/D) < |f| < min(1, (2 scale)^(1/D))``. So ``eps scale < |w| < 2 scale`` for every
-    product w: no heavy tail and no start at zero, but less variance than scale^2. Kolb et al.,
+    ``(eps scale)^(1/D) < |f| < min(1, (2 scale)^(1/D))``.
+    So ``eps scale < |w| < 2 scale`` for
+    every product w: no heavy tail and no start at zero, but less variance than scale^2. Kolb et al.,
     ICLR 2025, algorithm D.1, as re-implemented by others; eps there is not certain.
 
     Args:

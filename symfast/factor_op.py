@@ -123,7 +123,13 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
-        return tuple(_GradientsFunction.apply(grads[0], *ctx.saved_tensors))
+        call: Any = _GradientsFunction.apply
+        return tuple(call(grads[0], *ctx.saved_tensors))
+
+
+def _product_function(factors: list[Tensor]) -> Any:
+    call: Any = _Product.apply
+    return call(*factors)
 
 
 class _GradientsFunction(torch.autograd.Function):
@@ -161,8 +167,8 @@ def multiply(factors: list[Tensor]) -> Tensor:
         >>> multiply([torch.tensor([2.0]), torch.tensor([3.0]), torch.tensor([4.0])])
         tensor([24.])
     """
+    call: Any = _PRODUCT
     if not torch.compiler.is_compiling() and _transformed():
-        call: Any = _Product.apply
-        return call(*factors)
-    out: Tensor = _PRODUCT(factors)
+        call = _product_function
+    out: Tensor = call(factors)
     return out

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SGD on the factors of ordinary parameters: the module stays plain, the optimizer has the factors."""
+"""SGD on factors of ordinary parameters: the module stays plain, the optimizer has them."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -30,9 +30,9 @@ class FactorSGD(Optimizer):
 
     Factors start from the weights (see `symfast.factorize`, beta > 0) and again whenever somebody
     else has written a parameter. They are float64 for float64 parameters, else float32; subnormal
-    numbers count as zero on the CPU, so penalised weights reach zero exactly. ``depth=1`` in a group
-    is plain SGD with ``plain_decay``, for biases and norm gains: parameters of one dim are refused
-    as factors unless their own group says ``depth``.
+    numbers count as zero on the CPU, so penalised weights reach zero exactly. ``depth=1`` in a
+    group is plain SGD with ``plain_decay``, for biases and norm gains: parameters of one dim are
+    refused as factors unless their own group says ``depth``.
 
     Args:
         params: parameters or groups; `symfast.plain_groups` sorts a model's.
@@ -85,7 +85,7 @@ class FactorSGD(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Step every parameter that has a gradient; a closure is run first and its loss returned."""
+        """Step every parameter that has a gradient; a closure is run first, its loss returned."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -106,6 +106,7 @@ class FactorSGD(Optimizer):
     def _plain_step(self, params: list[Tensor], group: dict[str, Any]) -> None:
         lr, momentum = float(group["lr"]), group["momentum"]
         for p in params:
+            assert p.grad is not None
             push = p.grad if group["plain_decay"] == 0 else p.grad + group["plain_decay"] * p
             if momentum:
                 velocity = self.state[p].setdefault("velocity", torch.zeros_like(p))
@@ -123,7 +124,7 @@ class FactorSGD(Optimizer):
             weights = [p if p.is_contiguous() else p.contiguous() for p in same]
             factor_step_(
                 weights,
-                [p.grad.contiguous() for p in same],
+                [p.grad.contiguous() for p in same if p.grad is not None],
                 [state["factors"] for state in states],
                 [state["velocity"] for state in states] if momentum else [],
                 float(group["lr"]),
@@ -215,7 +216,8 @@ def plain_groups(model: torch.nn.Module) -> list[dict[str, Any]]:
     """
     norms = [m for m in model.modules() if "Norm" in type(m).__name__]
     gains = {id(p) for m in norms for p in m.parameters(recurse=False)}
-    factored, plain = [], []
+    factored: list[Tensor] = []
+    plain: list[Tensor] = []
     for p in model.parameters():
         (plain if p.ndim < 2 or id(p) in gains else factored).append(p)
     groups: list[dict[str, Any]] = [{"params": factored}] if factored else []

@@ -52,10 +52,11 @@ def factorize(
         init: "keep" the weight, or "dwf": draw new factors, see `symfast.factor_init.draw_factors`,
             with the standard deviation of the weight.
         beta: imbalance f_1^2 - f_D^2 >= 0 after "keep"; with 0 no weight can ever change its sign.
-        per: what shares a gate: nothing, dim 0, dim 1, a filter of a convolution (dim 0), or a head
-            (dim ``dim`` cut into ``heads`` equal blocks; 3 x heads for a packed ``in_proj_weight``).
-        heads, dim: for per="head" only.
-        eps, generator: of init="dwf".
+        per: what shares a gate: nothing, dim 0, dim 1, a filter of a convolution, or a head.
+        heads: of per="head": equal blocks, 3 x heads for a packed ``in_proj_weight``.
+        dim: of per="head": the dim that is cut into heads.
+        eps: of init="dwf", see there.
+        generator: of init="dwf".
 
     Returns:
         the module itself.

@@ -16,7 +16,8 @@ def fold(module: nn.Module, tol: float = 1e-6) -> nn.Module:
     values (`low_rank`) below tol become exactly zero; sign flips, swaps and clusters of `dcs` then
     hold bit for bit. Nothing else changes: class, names, order and dtype are those of the plain
     module. The weights are new parameters, so make a new optimizer. 1e-6 is the threshold of spred
-    (Ziyin & Wang, ICML 2023): converged factors are far below it; stop training early and it decides.
+    (Ziyin & Wang, ICML 2023): converged factors are far below it, unconverged ones
+    are decided by it.
 
     Args:
         module: any module; those without factors are left alone.

@@ -130,9 +130,11 @@ class FlipFrame(UnitFrame):
         self._keep("index", torch.from_numpy(symmetry.indices(m).copy()), weight)
 
     def coefficients(self, weight: Tensor) -> Tensor:
+        """The rows of the units."""
         return self.units(weight)[self.index]
 
     def compose(self, v: Tensor, c: Tensor) -> Tensor:
+        """Other rows for the units."""
         return self.weight(self.units(v).index_copy(0, self.index, c), v)
 
 
@@ -149,10 +151,12 @@ class SwapFrame(UnitFrame):
         self._keep("b", pairs[:, 1].contiguous(), weight)
 
     def coefficients(self, weight: Tensor) -> Tensor:
+        """The differences of the pairs, over sqrt 2."""
         units = self.units(weight)
         return (units[self.a] - units[self.b]) * _HALF
 
     def compose(self, v: Tensor, c: Tensor) -> Tensor:
+        """The mean of every pair, plus and minus."""
         units = self.units(v)
         mean, half = (units[self.a] + units[self.b]) / 2, c * _HALF
         units = units.index_copy(0, self.a, mean + half).index_copy(0, self.b, mean - half)
@@ -177,6 +181,7 @@ class ClusterFrame(UnitFrame):
         self._keep("size", torch.tensor(sizes).reshape(-1, 1), weight)
 
     def compose(self, v: Tensor, c: Tensor) -> Tensor:
+        """The mean of every cluster, plus what the coefficients say."""
         units = self.units(v)
         total = units.new_zeros(len(self.size), units.shape[1])
         mean = total.index_add(0, self.label, units[self.members]) / self.size

@@ -85,7 +85,7 @@ class LowRank(Artificial):
         P, s, Q = torch.linalg.svd(weight.flatten(1).double(), full_matrices=False)
         if bool((s >= tol).all()):
             return weight
-        kept = (P * torch.where(s < tol, 0.0, s)) @ Q
+        kept: Tensor = (P * torch.where(s < tol, 0.0, s)) @ Q
         return kept.reshape(self.shape).to(self.like.dtype)
 
     def extra_repr(self) -> str:

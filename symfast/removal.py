@@ -67,8 +67,8 @@ def remove_symmetry(
     own = [float(group.get("weight_decay", 0)) for group in groups]
     if lam is not None and any(own):
         raise ValueError(
-            f"the groups have weight decay {own} toward zero; set it to 0, or leave out lam to turn "
-            "it into decay toward the anchor"
+            f"the groups have weight decay {own} toward zero; set it to 0, or leave out lam to "
+            "turn it into decay toward the anchor"
         )
     if lam is None and not any(own):
         raise ValueError(

@@ -96,7 +96,8 @@ class PenaltySchedule:
         groups = [group for group in optimizer.param_groups if "lam" in group]
         if not groups:
             raise ArtificialError(
-                "no group of the optimizer has a penalty lam: make it of sf.factor_groups(model, lam)"
+                "no group of the optimizer has a penalty lam: make it of "
+                "sf.factor_groups(model, lam)"
             )
         self.base: list[float | None] = [g.get("lam") for g in optimizer.param_groups]
         self._apply()

@@ -44,7 +44,7 @@ def penalty_threshold(
     tol: float = 1e-9,
     max_steps: int = 1000,
 ) -> PenaltyThreshold:
-    """Find gamma* above which ``gamma (||u||^2 + ||w||^2)`` of `dcs` enforces the plan's constraints.
+    """Find gamma* above which `dcs` with ``gamma (||u||^2 + ||w||^2)`` enforces a plan exactly.
 
     Let theta_c minimise the loss subject to ``O^T theta = 0`` for every group of the plan. Then
 

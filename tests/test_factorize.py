@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Artificial symmetries as modules: the function stays, copies and checkpoints hold, fold is plain."""
+"""Artificial symmetries as modules: same function, copies, checkpoints, plain folds."""
 
 import copy
 import io

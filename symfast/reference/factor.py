@@ -66,7 +66,9 @@ def factor_step_(
         gradients: like the weights.
         factors: (D, *weight) each, float64 for float64 weights, else float32; updated.
         velocities: like the factors, or none; updated.
-        lr, momentum, decay: numbers; decay = 2 lam / D gives the penalty lam ||w||_{2/D}^{2/D}.
+        lr: step size.
+        momentum: m; 0 goes without velocities.
+        decay: c; 2 lam / D gives the penalty ``lam ||w||_{2/D}^{2/D}``.
 
     Raises:
         RuntimeError: if shapes, dtypes or devices do not fit; nothing has been changed then.

@@ -43,11 +43,14 @@ class LeastSquares:
     def constrained(self) -> Tensor:
         """theta_c, the minimiser with ``O^T theta = 0``, in a basis of the plane."""
         Z = torch.linalg.svd(self.O).U[:, self.O.shape[1] :]
-        return Z @ torch.linalg.solve(Z.T @ self.gram @ Z, Z.T @ self.linear)
+        inner: Tensor = torch.linalg.solve(Z.T @ self.gram @ Z, Z.T @ self.linear)
+        out: Tensor = Z @ inner
+        return out
 
     def quadratic(self, weight: float) -> Tensor:
         """The minimiser with ``weight ||O^T theta||^2`` instead."""
-        return torch.linalg.solve(self.gram + 2 * weight * self.O @ self.O.T, self.linear)
+        out: Tensor = torch.linalg.solve(self.gram + 2 * weight * self.O @ self.O.T, self.linear)
+        return out
 
     def proximal(self, gam: Tensor, mode: Mode, steps: int) -> Tensor:
         """Minimisers of ``l + 2 gam ||O^T theta||`` by proximal gradient steps, one per gam."""
@@ -61,8 +64,6 @@ class LeastSquares:
 
 class Weight(nn.Module):
     """A bare parameter."""
-
-    theta: Tensor
 
     def __init__(self, start: Tensor) -> None:
         super().__init__()
@@ -78,10 +79,13 @@ def train(problem: LeastSquares, gam: Tensor, mode: Mode, steps: int) -> Tensor:
     for _ in range(steps):
         optimizer.zero_grad()
         penalty = sum((gam[:, None] * f.square()).sum() for f in factors)
-        (problem.loss(model.theta) + penalty).backward()
+        theta = model.theta
+        assert isinstance(theta, Tensor)
+        (problem.loss(theta) + penalty).backward()
         optimizer.step()
-    with torch.no_grad():
-        return model.theta.clone()
+    theta = model.theta
+    assert isinstance(theta, Tensor)
+    return theta.detach().clone()
 
 
 def threshold(problem: LeastSquares, mode: Mode) -> PenaltyThreshold:
@@ -105,9 +109,10 @@ def run_mode(problem: LeastSquares, mode: Mode, quick: bool) -> tuple[list[Check
     return [
         near(f"{mode}: penalty_threshold is |O^T grad l(theta_c)|/2", SOURCE, gam_star, found.gamma,
              1e-10),
-        at_most(f"{mode}: violation from 1.05 gamma*", SOURCE, float(violation[above].max()), 1e-10),
-        at_least(f"{mode}: violation up to 0.95 gamma*", SOURCE, float(violation[below].min()), 1e-2,
-                 "> 0"),
+        at_most(f"{mode}: violation from 1.05 gamma*", SOURCE,
+                float(violation[above].max()), 1e-10),
+        at_least(f"{mode}: violation up to 0.95 gamma*", SOURCE,
+                 float(violation[below].min()), 1e-2, "> 0"),
         at_most(f"{mode}: distance from theta_c above", SOURCE,
                 float((theta[above] - theta_c).abs().max()), 1e-10),
         at_most(f"{mode}: distance from proximal gradient", SOURCE,
@@ -120,8 +125,9 @@ def run(quick: bool) -> CaseResult:
     problem = LeastSquares.random(seed=1)
     checks: list[Check] = []
     series = []
-    for mode in ("l1", "group"):
-        found, violation = run_mode(problem, mode, quick)  # type: ignore[arg-type]
+    modes: tuple[Mode, ...] = ("l1", "group")
+    for mode in modes:
+        found, violation = run_mode(problem, mode, quick)
         checks += found
         series.append(Series(f"dcs, {mode}", RATIOS, violation))
     weights = (1.0, 10.0, 100.0, 1000.0)
@@ -131,7 +137,8 @@ def run(quick: bool) -> CaseResult:
                  "> 0")
     )  # fmt: skip
     curves = Curves(
-        "gamma / gamma*", "max |O^T theta|", tuple(series), yscale="log", vertical=((1.0, "gamma*"),),
+        "gamma / gamma*", "max |O^T theta|", tuple(series), yscale="log",
+        vertical=((1.0, "gamma*"),),
         caption="Least squares, 12 weights under a random mirror of 3 columns.",
     )  # fmt: skip
     return CaseResult(tuple(checks), curves)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Truth case 10: gates under weight decay give the group lasso, deeper ones its stationary points."""
+"""Truth case 10: gates under weight decay give the group lasso."""
 
 import torch
 from torch import Tensor, nn
@@ -51,7 +51,7 @@ class Weight(nn.Module):
 
 
 def gated(gram: Tensor, linear: Tensor, lam: Tensor, depth: int, steps: int) -> Tensor:
-    """Gradient descent on gates, all penalties at once: ``lam / D`` times squares of the factors."""
+    """Gradient descent on gates, ``lam / D`` times the squares of the factors, for every lam."""
     model = factorize(Weight(len(lam)), "weight", depth=depth, per="row", beta=0.5)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     rate = (lam / depth).repeat_interleave(GROUPS)[:, None]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Truth case 14: on a sequence of tasks, decay to zero loses rank and decay to an anchor does not."""
+"""Truth case 14: over many tasks, decay to zero loses rank and decay to an anchor does not."""
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +35,7 @@ class Networks(nn.Module):
 
 
 def effective_rank(hidden: Tensor) -> Tensor:
-    """exp of the entropy of the normalised singular values, of every (n, m) matrix."""
+    """Exp of the entropy of the normalised singular values, of every (n, m) matrix."""
     s = torch.linalg.svdvals(hidden.double())
     p = s / s.sum(-1, keepdim=True)
     return torch.exp(-(p * torch.where(p > 0, p, 1.0).log()).sum(-1))
@@ -75,8 +75,8 @@ def run(quick: bool) -> CaseResult:
     plain = last_task(0.0, 5, tasks, steps)
     free = last_task(0.05, 5, tasks, steps)
     rank, accuracy = free[0] - plain[0], free[1] - plain[1]
-    means = "{:.1f} against {:.1f}".format(float(free[0].mean()), float(plain[0].mean()))
-    right = "{:.3f} against {:.3f}".format(float(free[1].mean()), float(plain[1].mean()))
+    means = f"{float(free[0].mean()):.1f} against {float(plain[0].mean()):.1f}"
+    right = f"{float(free[1].mean()):.3f} against {float(plain[1].mean()):.3f}"
     return CaseResult((
         at_least(f"seeds with higher effective rank ({means})", SOURCE, int((rank > 0).sum()), 4,
                  "5 of 5"),

@@ -34,10 +34,11 @@ def tied_network() -> nn.Sequential:
 
 def pair_distances(model: nn.Sequential) -> Tensor:
     """Norm of the difference of the in- and outgoing weights of every pair."""
-    parts: list[Any] = [model[0].weight, model[0].bias[:, None], model[2].weight.T]  # type: ignore[index, operator]
+    parts: list[Any] = [model[0].weight, model[0].bias[:, None], model[2].weight.T]  # type: ignore[index]
     with torch.no_grad():
         units = torch.cat(parts, 1)
-        return (units[:PAIRS] - units[PAIRS:]).norm(dim=1)
+        distances: Tensor = (units[:PAIRS] - units[PAIRS:]).norm(dim=1)
+    return distances
 
 
 def trained(sigma: float, steps: int) -> Tensor:

@@ -20,7 +20,7 @@ def onset(q: float, lam: float) -> float:
 
 
 def global_threshold(q: float, lam: float) -> float:
-    """tau > z_min: above it that minimum is the lower one."""
+    """Tau > z_min: above it that minimum is the lower one."""
     if q == 1:
         return lam
     return float((2 - q) / (2 * (1 - q)) * (2 * lam * (1 - q)) ** (1 / (2 - q)))
