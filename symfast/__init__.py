@@ -5,9 +5,9 @@ from symfast import optim as optim
 from symfast import problems as problems
 from symfast import reference as reference
 from symfast import schedule as schedule
+from symfast.alignment import alignments as alignments
 from symfast.anchor import Anchor as Anchor
 from symfast.balance import balance_ as balance_
-from symfast.alignment import alignments as alignments
 from symfast.build import build_info as build_info
 from symfast.charges import charges as charges
 from symfast.compress import CompressionProof as CompressionProof
