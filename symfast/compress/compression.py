@@ -196,9 +196,7 @@ def _restore_types(small: nn.Module, model: nn.Module) -> None:
                 module._buffers[leaf] = buffer.to(same.dtype)
 
 
-def _measure(
-    proof: CompressionProof, bench: Workbench, model: nn.Module, small: nn.Module
-) -> None:
+def _measure(proof: CompressionProof, bench: Workbench, model: nn.Module, small: nn.Module) -> None:
     stored = copy.deepcopy(small).double().eval()
     proof.stored_error = bench.change(stored)
     proof.parameters_before = sum(p.numel() for p in model.parameters())

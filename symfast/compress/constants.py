@@ -40,7 +40,7 @@ def _erase(bench: Workbench, hidden: HiddenUnits, units: Tensor, action: str) ->
         hidden.erase_(units)
         return 0.0
 
-    if bench.attempt(action, hidden.group, count, rewrite, 0.0):
+    if bench.attempt(action, [hidden.group], count, rewrite):
         return count
     hidden.gone = before
     return 0
@@ -81,7 +81,7 @@ def fold_constants(bench: Workbench, hidden: HiddenUnits) -> int:
         hidden.erase_(candidates)
         return 0.0
 
-    if bench.attempt("constant", hidden.group, count, rewrite, 0.0):
+    if bench.attempt("constant", [hidden.group], count, rewrite):
         return count
     hidden.gone = before
     return 0
@@ -146,6 +146,6 @@ def _shift_bias(module: nn.Module, shift: Tensor) -> None:
     bias = module.bias
     with torch.no_grad():
         if isinstance(bias, nn.Parameter):
-            bias += shift
+            bias.add_(shift)
         else:
             module.register_parameter("bias", nn.Parameter(shift.clone(), requires_grad=False))

@@ -30,7 +30,7 @@ def merge_duplicates(bench: Workbench, hidden: HiddenUnits, tol: float) -> int:
         def rewrite(chosen: list[tuple[int, int, float, float]] = chosen) -> float:
             return _merge(hidden, chosen)
 
-        if bench.attempt("duplicate", hidden.group, len(pairs), rewrite, 0.0 if exact else tol):
+        if bench.attempt("duplicate", [hidden.group], len(pairs), rewrite, 0.0 if exact else tol):
             return len(pairs)
         hidden.gone = before
         pairs = sorted(pairs, key=lambda pair: pair[3])[: len(pairs) // 2]

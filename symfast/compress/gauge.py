@@ -1,10 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
 """Biases that no output depends on: key biases, and biases before a batch norm."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
 
 from symfast.compress.workbench import Workbench
 from symfast.symmetry_group import Member, SymmetryGroup
+
+
+@dataclass(frozen=True)
+class Gauge:
+    """A bias that can go, and the stored mean that takes it over, if there is one."""
+
+    group: SymmetryGroup
+    bias: Member
+    mean: Member | None
+
+    def drop_(self) -> None:
+        """Zero the bias."""
+        with torch.no_grad():
+            if self.mean is not None:
+                self.mean.tensor.sub_(self.bias.tensor)
+            self.bias.tensor.zero_()
 
 
 def drop_gauge_biases(bench: Workbench) -> set[str]:
@@ -13,34 +32,33 @@ def drop_gauge_biases(bench: Workbench) -> set[str]:
     softmax(q (k + b)^T) = softmax(q k^T): a key bias shifts all scores of a query alike.
     A batch norm subtracts its stored mean: ``mean - b`` without bias is the same.
     """
-    zeroed: set[str] = set()
-    for group in bench.groups:
-        keys = [m for m in group.members if m.role == "out" and m.name.split("[")[0][-4:] == "bias"]
-        means = [m for m in group.members if m.name.endswith("running_mean")]
-        shifts = [m for m in group.members if m.role == "bias" and m not in means]
-        keys = [m for m in keys if m.tensor.ndim == 1 and bool(m.tensor.any())]
-        if keys and _zero(bench, group, keys, None):
-            zeroed |= _names(keys)
-        elif len(means) == 1 and len(shifts) == 1 and bool(shifts[0].tensor.any()):
-            if _zero(bench, group, shifts, means[0]):
-                zeroed |= _names(shifts)
+    found = [gauge for group in bench.groups for gauge in _gauges(group)]
+    done = found if _drop(bench, found) else [gauge for gauge in found if _drop(bench, [gauge])]
+    names = {gauge.bias.source.parameter for gauge in done if gauge.bias.source is not None}
     parameters = dict(bench.model.named_parameters())
-    return {name for name in zeroed if name in parameters and not bool(parameters[name].any())}
+    return {name for name in names if name in parameters and not bool(parameters[name].any())}
 
 
-def _names(members: list[Member]) -> set[str]:
-    return {m.source.parameter for m in members if m.source is not None}
+def _gauges(group: SymmetryGroup) -> list[Gauge]:
+    """List the biases of a group that may be gauge; whether they are, the outputs tell."""
+    flat = [m for m in group.members if m.tensor.ndim == 1 and bool(m.tensor.any())]
+    means = [m for m in group.members if m.name.endswith("running_mean")]
+    if means:
+        movable = group.activation == "identity" and "rescale" in group.kinds and len(means) == 1
+        shifts = [m for m in flat if m.role == "bias" and m is not means[0]]
+        return [Gauge(group, shift, means[0]) for shift in shifts] if movable else []
+    keys = [m for m in flat if m.role == "out" and "bias" in m.name.rpartition(".")[2]]
+    return [Gauge(group, key, None) for key in keys]
 
 
-def _zero(
-    bench: Workbench, group: SymmetryGroup, biases: list[Member], mean: Member | None
-) -> bool:
+def _drop(bench: Workbench, gauges: Sequence[Gauge]) -> bool:
+    if not gauges:
+        return False
+
     def rewrite() -> float:
-        with torch.no_grad():
-            for bias in biases:
-                if mean is not None:
-                    mean.tensor.sub_(bias.tensor)
-                bias.tensor.zero_()
+        for gauge in gauges:
+            gauge.drop_()
         return 0.0
 
-    return bench.attempt("gauge bias", group, group.m, rewrite, 0.0)
+    groups = list({id(gauge.group): gauge.group for gauge in gauges}.values())
+    return bench.attempt("gauge bias", groups, len(gauges), rewrite)

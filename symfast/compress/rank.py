@@ -44,7 +44,7 @@ def truncate_rank(bench: Workbench, hidden: HiddenUnits, tol: float) -> int:
         hidden.gone = torch.arange(hidden.m) >= max(len(S), 1)
         return dropped if tol else 0.0
 
-    if bench.attempt("rank", hidden.group, removed, rewrite, tol):
+    if bench.attempt("rank", [hidden.group], removed, rewrite, tol):
         return removed
     hidden.gone = before
     return 0
@@ -56,7 +56,7 @@ def _factors(A: Tensor, B: Tensor, cut: float) -> tuple[Tensor, Tensor, Tensor, 
     Qb, Rb = torch.linalg.qr(B.mT)
     U, S, Vh = torch.linalg.svd(Rb @ Ra.mT, full_matrices=False)
     top = float(S[0]) if len(S) else 0.0
-    rank = int((S > cut * top).sum()) if top > 0 else 0
+    rank = int((cut * top < S).sum()) if top > 0 else 0
     dropped = float(S[rank]) if rank < len(S) else 0.0
     return (Qb @ U[:, :rank]).mT, S[:rank], Vh[:rank] @ Qa.mT, dropped
 

@@ -32,9 +32,8 @@ class Step:
         state = "" if self.kept else " PUT BACK"
         bound = f", bound {self.bound:.1e}" if self.bound else ""
         note = f" ({self.note})" if self.note else ""
-        return (
-            f"{self.action}: {self.units} in {self.where}, error {self.error:.1e}{bound}{state}{note}"
-        )
+        head = f"{self.action}: {self.units} in {self.where}, error {self.error:.1e}"
+        return f"{head}{bound}{state}{note}"
 
 
 @dataclass

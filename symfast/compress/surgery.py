@@ -77,8 +77,8 @@ def shrink_(model: nn.Module, cuts: Sequence[Cut]) -> dict[int, int]:
     for cut in cuts:
         for axis, indices in cut.removals().items():
             gone[axis] |= indices
-        for old, new in cut.sizes().items():
-            changes[old].add(new)
+        for size, rest in cut.sizes().items():
+            changes[size].add(rest)
     tensors: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
     tensors.update(model.named_buffers(remove_duplicate=False))
     smaller: dict[int, Tensor] = {}
@@ -137,8 +137,8 @@ def _describe_(module: nn.Module) -> None:
     elif isinstance(module, nn.PReLU):
         module.num_parameters = shape[0]
     elif isinstance(module, nn.RNNBase):
-        module.hidden_size = module.weight_hh_l0.shape[1]  # type: ignore[union-attr]
-        module.input_size = module.weight_ih_l0.shape[1]  # type: ignore[union-attr]
+        module.hidden_size = int(module.get_parameter("weight_hh_l0").shape[1])
+        module.input_size = int(module.get_parameter("weight_ih_l0").shape[1])
 
 
 def patch_sizes_(model: nn.Module, sizes: dict[int, int]) -> list[str]:

@@ -57,26 +57,49 @@ class Workbench:
         return max(relative_change(before, after) for before, after in pairs)
 
     def attempt(
-        self, action: str, group: SymmetryGroup, units: int, rewrite: Callable[[], float], tol: float
+        self,
+        action: str,
+        groups: Sequence[SymmetryGroup],
+        units: int,
+        rewrite: Callable[[], float],
+        tol: float = 0.0,
     ) -> bool:
         """Rewrite values in place; put all back unless the outputs stay within the limit."""
-        saved = {name: value.clone() for name, value in self.model.state_dict().items()}
+        saved = self._save(groups)
         bound = rewrite()
         error = self.change(self.model)
         kept = error <= max(self.limit, tol)
         if not kept:
-            self.put_back(saved)
+            self._put_back(saved)
+        where = groups[0].where if len(groups) == 1 else f"{len(groups)} groups"
         note = "" if kept else "the outputs changed"
-        self.steps.append(Step(action, group.where, units, error, bound, kept, note))
+        self.steps.append(Step(action, where, units, error, bound, kept, note))
         return kept
 
-    def put_back(self, saved: dict[str, Tensor]) -> None:
-        """Restore parameters and buffers to saved values; drop biases made since."""
+    def _save(self, groups: Sequence[SymmetryGroup]) -> dict[str, Tensor | None]:
+        """Copy what a rewrite of the groups may touch: members, and biases of their readers."""
+        names: set[str] = set()
+        for group in groups:
+            for member in group.members:
+                assert member.source is not None
+                owner = member.source.parameter.rpartition(".")[0]
+                names |= {member.source.parameter, f"{owner}.bias".lstrip(".")}
+        tensors = self._tensors()
+        return {name: tensors[name].clone() if name in tensors else None for name in names}
+
+    def _tensors(self) -> dict[str, Tensor]:
+        tensors: dict[str, Tensor] = dict(self.model.named_parameters(remove_duplicate=False))
+        tensors.update(self.model.named_buffers(remove_duplicate=False))
+        return tensors
+
+    def _put_back(self, saved: dict[str, Tensor | None]) -> None:
+        """Restore saved values; drop biases made since."""
+        tensors = self._tensors()
         with torch.no_grad():
-            for name, value in list(self.model.state_dict(keep_vars=True).items()):
-                if name in saved:
-                    value.copy_(saved[name])
-                else:
+            for name, value in saved.items():
+                if value is not None:
+                    tensors[name].copy_(value)
+                elif name in tensors:
                     owner, _, leaf = name.rpartition(".")
                     self.model.get_submodule(owner).register_parameter(leaf, None)
 
@@ -86,9 +109,7 @@ class Workbench:
 
 
 def random_like(example: Any, generator: torch.Generator) -> Any:
-    """Return inputs of the same shapes: normal with the example's mean and spread, or integers
-    of its range.
-    """
+    """Return inputs of the same shapes, of the example's mean and spread, or integer range."""
 
     def draw(leaf: Any) -> Any:
         if not isinstance(leaf, Tensor) or not leaf.numel() or leaf.dtype == torch.bool:

@@ -135,7 +135,9 @@ class Contraction:
                     d
                     for d in self.batch
                     if f.shape[d] > 1
-                    and (self._varies(1 - side, self.order[d]) or any(g.shape[d] > 1 for g in others))
+                    and (
+                        self._varies(1 - side, self.order[d]) or any(g.shape[d] > 1 for g in others)
+                    )
                 ]
                 if not any(f is g for g in swallowed):
                     classes.refine(f, tuple(apart))
@@ -152,7 +154,7 @@ class Contraction:
     def _match(self, f: Labels, others: list[Labels]) -> list[Labels]:
         """Unite units of whole batch entries with the units (or blocks) they multiply."""
         classes = self.tracer.classes["permutation"]
-        swallowed = []
+        swallowed: list[Labels] = []
         for g in others:
             mine = {d for d in range(f.ndim) if f.shape[d] > 1}
             theirs = {d for d in range(g.ndim) if g.shape[d] > 1}
@@ -202,7 +204,8 @@ def matmul(tracer: Tracer, a: Value, b: Value) -> Value:
 def _addmm(tracer: Tracer, node: fx.Node, args: dict[str, Any]) -> Value:
     a = args.get("mat1", args.get("batch1"))
     b = args.get("mat2", args.get("batch2"))
-    assert a is not None and b is not None
+    assert a is not None
+    assert b is not None
     product = matmul(tracer, a, b)
     return product if args.get("beta", 1) == 0 else add(tracer, node, product, args["self"])
 

@@ -141,7 +141,9 @@ def _pool(tracer: Tracer, node: fx.Node, args: dict[str, Any]) -> Any:
     clean = _without_space(x, free)
     if "max" in _name(node):
         clean = unary(tracer, clean, RESCALE, "max_pool")
-    varies = tuple(v if d < free else size > 1 for d, (v, size) in enumerate(zip(x.varies, shape, strict=True)))
+    varies = tuple(
+        v if d < free else size > 1 for d, (v, size) in enumerate(zip(x.varies, shape, strict=True))
+    )
     out = Value(shape, varies, clean.flows)
     return [out, Value.plain(shape)] if several else out
 
@@ -155,7 +157,7 @@ def _pad(tracer: Tracer, node: fx.Node, args: dict[str, Any]) -> Value:
     padded = {dim for dim, size in enumerate(shape) if size != x.shape[dim]}
     tracer.settle(x)
     flows = no_flows()
-    plain = args.get("value") in (None, 0) 
+    plain = args.get("value") in (None, 0)
     for algebra in ALGEBRAS:
         for f in x.flows[algebra]:
             if padded & set(unit_dims(f)) or not (plain or algebra == "permutation"):

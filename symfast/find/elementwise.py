@@ -14,7 +14,19 @@ ALL = SIGN | RESCALE
 ODD = ("tanh", "sin", "sinh", "asinh", "asin", "atan", "atanh", "erf", "erfinv", "softsign")
 ODD_SHRINK = ("tanhshrink", "softshrink", "hardshrink", "sgn", "sign", "round", "trunc")
 HOMOGENEOUS = ("relu", "leaky_relu", "abs", "rrelu")
-PLAIN = ("gelu", "silu", "sigmoid", "exp", "expm1", "exp2", "log", "log1p", "log2", "softplus", "elu")
+PLAIN = (
+    "gelu",
+    "silu",
+    "sigmoid",
+    "exp",
+    "expm1",
+    "exp2",
+    "log",
+    "log1p",
+    "log2",
+    "softplus",
+    "elu",
+)
 PLAIN_MORE = ("selu", "celu", "mish", "hardswish", "hardsigmoid", "relu6", "log_sigmoid", "sqrt")
 PLAIN_REST = ("rsqrt", "reciprocal", "clamp", "clamp_min", "clamp_max", "cos", "floor", "ceil")
 LOGICAL = ("logical_not", "bitwise_not", "isnan", "isinf", "isfinite", "nan_to_num", "square")

@@ -176,8 +176,10 @@ def _place_inputs(
 def _visit(tracer: Tracer, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
     """Apply the rule of one operator; without a rule, its units are fixed, and a note says so."""
     if str(node.target).startswith("<built-in function getitem"):
-        whole, index = values[node.args[0]], node.args[1]  # type: ignore[index]
-        return whole[index] if isinstance(whole, (list, tuple)) else whole
+        source, index = node.args
+        assert isinstance(source, fx.Node)
+        whole = values[source]
+        return whole[int(str(index))] if isinstance(whole, list) else whole
     bound = _bind(node, values)
     name = str(node.target).split(".")[1] if "." in str(node.target) else str(node.target)
     function = RULES.get(name)

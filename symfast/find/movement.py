@@ -215,7 +215,9 @@ def reduce(tracer: Tracer, x: Value, gone: tuple[int, ...], name: str, keepdim: 
     cut = {a: tuple(_without(f, gone, keepdim) for f in v) for a, v in flows.items()}
     shape = tuple(1 if dim in gone else x.shape[dim] for dim in keep)
     # where units are read block by block, the blocks differ
-    apart = {d for f in x.flows["permutation"] for d in unit_dims(f) if set(unit_dims(f)) & set(gone)}
+    apart = {
+        d for f in x.flows["permutation"] for d in unit_dims(f) if set(unit_dims(f)) & set(gone)
+    }
     varies = tuple(dim not in gone and (x.varies[dim] or dim in apart) for dim in keep)
     return Value(shape, varies, cut)
 

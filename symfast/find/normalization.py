@@ -36,7 +36,7 @@ def _affine(tracer: Tracer, x: Value, weight: Value | None, bias: Value | None) 
 
 @rule("batch_norm", "_native_batch_norm_legit_no_training", "cudnn_batch_norm")
 def _batch_norm(tracer: Tracer, node: fx.Node, args: dict[str, Any]) -> Value:
-    """y = gain (x - mean) / sqrt(var + eps) + bias, with stored mean and var."""
+    """Y = gain (x - mean) / sqrt(var + eps) + bias, with stored mean and var."""
     x, ndim = args["input"], len(args["input"].shape)
     mean = _vector(tracer, args.get("running_mean"), 1, ndim)
     var = _vector(tracer, args.get("running_var"), 1, ndim)
@@ -100,7 +100,7 @@ def _group_norm(tracer: Tracer, node: fx.Node, args: dict[str, Any]) -> Value:
     bias = _vector(tracer, args.get("bias"), 1, ndim)
     if groups == channels:
         return _affine(tracer, _normalize(tracer, x, tuple(range(2, ndim))), weight, bias)
-    if 1 < groups:
+    if groups > 1:
         place = np.arange(channels) // (channels // groups)
         for algebra in ("permutation", "diagonal"):
             for f in x.flows[algebra]:

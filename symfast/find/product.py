@@ -4,7 +4,6 @@
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 from torch import fx
 
 from symfast.find.classes import Key, Labels
@@ -96,5 +95,3 @@ def _rotate(tracer: Tracer, a: Value, b: Value) -> tuple[Labels, ...]:
 def _uniform(tracer: Tracer, name: str) -> bool:
     tensor = tracer.tensors[name]
     return bool((tensor == tensor.flatten()[0]).all())
-
-

@@ -47,9 +47,7 @@ class Recipe:
         kinds = tuple(kind for kind in self.kinds if kind in proved)
         unproved = tuple(kind for kind in self.kinds if kind not in proved)
         errors = tuple(self.errors.items())
-        return SymmetryGroup(
-            tuple(members), kinds, unproved, self.where, self.activation, errors
-        )
+        return SymmetryGroup(tuple(members), kinds, unproved, self.where, self.activation, errors)
 
     @property
     def where(self) -> str:
@@ -129,7 +127,7 @@ def _cancel(parts: Entries) -> Entries:
     return merged
 
 
-Signature = tuple[object, ...]
+Signature = tuple[frozenset[object], frozenset[object], int, tuple[str, ...]]
 
 
 def _plain(tracer: Tracer, classes: UnitClasses) -> list[Recipe]:
@@ -151,9 +149,8 @@ def _plain(tracer: Tracer, classes: UnitClasses) -> list[Recipe]:
             groups[counts, frozenset(limits[name]), mask, words].append(entries)
     recipes = []
     for (_, _, mask, words), units in groups.items():
-        assert isinstance(mask, int) and isinstance(words, tuple)
         kinds = [text for bit, text in NAMES.items() if mask & bit]
-        recipe = _recipe(tracer, units, kinds, [str(word) for word in words])
+        recipe = _recipe(tracer, units, kinds, list(words))
         if recipe is not None:
             recipes.append(recipe)
     return recipes
@@ -184,7 +181,7 @@ def _heads(tracer: Tracer, classes: UnitClasses) -> list[Recipe]:
                 entries[pair] = sorted([*entries[pair], *indices])
         counts = frozenset((key, len(indices)) for key, indices in entries.items())
         if entries:
-            groups[counts, frozenset(limits[block])].append(entries)
+            groups[counts, frozenset(limits[block]), PERMUTATION, ()].append(entries)
     found = [_recipe(tracer, units, ["permutation"], ["heads"]) for units in groups.values()]
     return [recipe for recipe in found if recipe is not None]
 
@@ -228,8 +225,8 @@ def _slices(key: Key, table: np.ndarray) -> list[AxisSlice] | None:
     if whole is not None:
         return [whole]
     gaps = np.diff(table[0])
-    cuts = np.flatnonzero(gaps != gaps.min()) + 1 if len(gaps) else []
-    pieces = np.split(table, cuts, axis=1) if len(cuts) else list(table.T[:, :, None])
+    cuts = (np.flatnonzero(gaps != gaps.min()) + 1).tolist() if len(gaps) else []
+    pieces = np.split(table, cuts, axis=1) if cuts else list(table.T[:, :, None])
     parts = [_slice(key, piece) for piece in pieces]
     if any(part is None for part in parts):
         parts = [_slice(key, column[:, None]) for column in table.T]

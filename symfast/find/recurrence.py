@@ -92,7 +92,9 @@ def _recurrent(tracer: Tracer, node: fx.Node, args: dict[str, Any]) -> Any:
         ]
         states += mine
         lead = (1,) * (len(shapes[0]) - 1)
-        flows = {a: (np.concatenate([s[a] for s in mine]).reshape(*lead, -1),) for a in ALGEBRAS}
+        flows = no_flows()
+        for a in ALGEBRAS:
+            flows[a] = (np.concatenate([s[a] for s in mine]).reshape(*lead, -1),)
         x = Value(shapes[0], (*(size > 1 for size in shapes[0][:-1]), False), flows)
     _start(tracer, initial, states)
     last = [_stacked(states, shape) for shape in shapes[1:]]
@@ -136,7 +138,9 @@ def _cell(tracer: Tracer, node: fx.Node, args: dict[str, Any]) -> Any:
     state = cell(tracer, kind, x, weights)
     for value in initial:
         _carry(tracer, value, state)
-    flows = {a: (state[a].reshape((1,) * (len(shape) - 1) + (-1,)),) for a in ALGEBRAS}
+    flows = no_flows()
+    for a in ALGEBRAS:
+        flows[a] = (state[a].reshape((1,) * (len(shape) - 1) + (-1,)),)
     out = Value(shape, (*(size > 1 for size in shape[:-1]), False), flows)
     return [out, out] if several else out
 
@@ -154,4 +158,3 @@ def _carry(tracer: Tracer, value: Value, state: dict[str, Labels]) -> None:
             tracer.drop(algebra, state[algebra])
             for f in flows:
                 tracer.drop(algebra, f)
-

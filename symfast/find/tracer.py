@@ -117,9 +117,7 @@ def pinned(shape: tuple[int, ...]) -> Labels:
 def split_varying(labels: Labels, value: Value) -> tuple[int, ...]:
     """Return the unit dims of ``labels`` along which ``value`` differs for reasons of its own."""
     offset = labels.ndim - len(value.shape)
-    return tuple(
-        dim for dim in unit_dims(labels) if dim >= offset and value.varies[dim - offset]
-    )
+    return tuple(dim for dim in unit_dims(labels) if dim >= offset and value.varies[dim - offset])
 
 
 def output_shapes(node: fx.Node) -> tuple[int, ...]:
