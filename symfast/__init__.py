@@ -5,6 +5,10 @@ from symfast import problems as problems
 from symfast import reference as reference
 from symfast.alignment import alignments as alignments
 from symfast.build import build_info as build_info
+from symfast.compress import CompressionProof as CompressionProof
+from symfast.compress import compress as compress
+from symfast.find import SymmetryGroups as SymmetryGroups
+from symfast.find import find_symmetries as find_symmetries
 from symfast.mirror import coefficients as coefficients
 from symfast.mirror import norms as norms
 from symfast.mirror import project as project
@@ -22,6 +26,8 @@ from symfast.symmetry import Mirror as Mirror
 from symfast.symmetry import SignFlip as SignFlip
 from symfast.symmetry import Swap as Swap
 from symfast.symmetry import symmetry_from_dict as symmetry_from_dict
+from symfast.symmetry_group import Member as Member
+from symfast.symmetry_group import SymmetryGroup as SymmetryGroup
 from symfast.units import Units as Units
 from symfast.verify.run import VerifyReport as VerifyReport
 from symfast.verify.run import verify as verify
