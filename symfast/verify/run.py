@@ -5,13 +5,15 @@ import json
 import math
 import time
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from symfast.ops import has_kernels
 from symfast.verify import cases
 from symfast.verify.case import Case, CaseResult
 
@@ -119,8 +121,8 @@ def verify(
 ) -> VerifyReport:
     """Run the truth cases: every system of the field against its closed form.
 
-    A case that raises is reported as an error, the others still run. Global random state is left
-    as it was.
+    A case that raises is reported as an error, the others still run. Everything runs on one
+    thread; the random state and the number of threads are left as they were.
 
     Args:
         only: numbers of the cases to run; all of them if left out.
@@ -138,15 +140,26 @@ def verify(
     """
     chosen = _choose(only)
     outcomes: list[Outcome] = []
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), _one_thread():
         for number, case in enumerate(chosen):
             if progress is not None:
                 progress(number, len(chosen), case.name)
             outcomes.append(_run(case, quick))
     if progress is not None:
         progress(len(chosen), len(chosen), "done")
-    facts = {"torch": torch.__version__, "threads": torch.get_num_threads()}
+    facts = {"torch": torch.__version__, "kernels": has_kernels()}
     return VerifyReport(tuple(outcomes), quick, facts)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Chains and replicas are small: a second thread costs more than it brings."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _choose(only: Iterable[int] | int | None) -> list[Case]:
