@@ -88,8 +88,8 @@ def draw_factors(
     Each is N(0, s^2) with ``s = scale^(1/D)``, drawn again unless
     ``(eps scale)^(1/D) < |f| < min(1, (2 scale)^(1/D))``.
     So ``eps scale < |w| < 2 scale`` for
-    every product w: no heavy tail and no start at zero, but less variance than scale^2. Kolb et al.,
-    ICLR 2025, algorithm D.1, as re-implemented by others; eps there is not certain.
+    every product w: no heavy tail and no start at zero, but less variance than scale^2. Kolb et
+    al., ICLR 2025, algorithm D.1, as re-implemented by others; eps there is not certain.
 
     Args:
         shape: of the weight.
