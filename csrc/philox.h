@@ -11,6 +11,14 @@
 
 #include "plan.h"
 
+#if defined(__CUDA_ARCH__)
+#define SF_UNROLL_ROUNDS _Pragma("unroll")
+#elif defined(__CUDACC__)
+#define SF_UNROLL_ROUNDS
+#else
+#define SF_UNROLL_ROUNDS _Pragma("GCC unroll 10")
+#endif
+
 namespace symfast {
 
 // What a number is for: counters of different purposes never meet.
@@ -36,7 +44,7 @@ struct PhiloxWords {
 template <typename W>
 SF_HOST_DEVICE PhiloxWords<W> philox4x32(PhiloxWords<W> counter, uint32_t key0, uint32_t key1) {
   W x0 = counter.word[0], x1 = counter.word[1], x2 = counter.word[2], x3 = counter.word[3];
-#pragma GCC unroll 10
+  SF_UNROLL_ROUNDS
   for (int round = 0; round < 10; ++round) {
     const W p0 = PhiloxMath<W>::product(x0, 0xD2511F53u);
     const W p1 = PhiloxMath<W>::product(x2, 0xCD9E8D57u);
@@ -182,13 +190,17 @@ SF_HOST_DEVICE float noise_normal(const RandomStream& stream, int64_t element) {
   return v ? pair.second : pair.first;
 }
 
-// 2 u - 1 for the strength of an anchor's decay, with u in [0, 1) of 24 bits. A block gives 4
-// numbers: element 32 g + 16 v + l uses block 8 g + l / 2 and its word 2 v + l % 2.
+// 2 u - 1 with u in [0, 1) of 24 bits, exact.
+SF_HOST_DEVICE float spread_number(uint32_t word) {
+  return static_cast<float>(static_cast<int32_t>(word >> 8) - (1 << 23)) * 0x1p-23f;
+}
+
+// For the strength of an anchor's decay. A block gives 4 numbers: element 32 g + 16 v + l uses
+// block 8 g + l / 2 and its word 2 v + l % 2.
 SF_HOST_DEVICE float anchor_spread(const RandomStream& stream, int64_t element) {
   const int64_t group = element >> 5, v = element >> 4 & 1, l = element & 15;
   const auto block = random_block(stream, static_cast<uint64_t>(8 * group + l / 2));
-  const auto word = static_cast<uint32_t>(block.word[2 * v + l % 2]);
-  return static_cast<float>(static_cast<int32_t>(word >> 8)) * 0x1p-23f - 1.0f;  // exact
+  return spread_number(static_cast<uint32_t>(block.word[2 * v + l % 2]));
 }
 
 }  // namespace symfast

@@ -115,8 +115,9 @@ SF_INLINE void spread_group(const RandomStream& stream, int64_t group, float* z)
     const auto words = random_block(stream, block + static_cast<uint64_t>(part));
     for (int v = 0; v < 2; ++v) {
       const auto word = interleave_words(words.word[2 * v], words.word[2 * v + 1]);
-      const auto u = __builtin_convertvector((Int32)(word >> 8), Vec<float>) * 0x1p-23f - 1.0f;
-      store(z + 32 * (part / 8) + 16 * v + 2 * (part % 8), u);
+      const Int32 whole = (Int32)(word >> 8) - (1 << 23);
+      store(z + 32 * (part / 8) + 16 * v + 2 * (part % 8),
+            __builtin_convertvector(whole, Vec<float>) * 0x1p-23f);
     }
   }
 }

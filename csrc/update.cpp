@@ -10,6 +10,8 @@
 namespace symfast {
 
 SYMFAST_DECLARE_PER_ISA(void update_span(const UpdateCall& call, const Span& span);
+                        void update_dense_columns(const UpdateCall& update, const PlanCall& plan,
+                                                  const Chunk& chunk, void* scratch);
                         void plan_run(const PlanCall& call, int64_t begin, int64_t end,
                                       void* scratch);)
 
@@ -67,6 +69,12 @@ class Scratch {
   char* aligned_ = nullptr;
 };
 
+// A dense frame on adjacent columns, as run_dense (plan_dense_simd.h) tells them.
+bool has_dense_columns(const Task& task) {
+  return task.kind == kDense && (task.unit_stride != 1 || task.inner != 1) &&
+         task.inner_stride == 1;
+}
+
 void add_spans(int64_t tensor, int64_t begin, int64_t end, std::vector<Span>& spans) {
   for (int64_t i = begin; i < end;) {
     const int64_t next = (i / kShare + 1) * kShare, stop = next < end ? next : end;
@@ -95,6 +103,7 @@ class Step {
         constraint_(constraint),
         spans_(std::move(spans)),
         update_(SYMFAST_PICK(update_span)),
+        dense_(SYMFAST_PICK(update_dense_columns)),
         verb_(SYMFAST_PICK(plan_run)) {}
 
   void run() const {
@@ -135,6 +144,10 @@ class Step {
       const int64_t c = constraint_->regions->fused[i];
       const Chunk& chunk = plan.chunks[c];
       const Task& task = plan.tasks[chunk.task];
+      if (has_dense_columns(task)) {
+        dense_(call_, plan, chunk, scratch);
+        continue;
+      }
       walk_region(task, chunk, plan.index, [&](int64_t begin, int64_t end) {
         update_(call_, {task.tensor, begin, end});
       });
@@ -164,6 +177,7 @@ class Step {
   const Constraint* constraint_;
   const std::vector<Span> spans_;
   void (*update_)(const UpdateCall&, const Span&);
+  void (*dense_)(const UpdateCall&, const PlanCall&, const Chunk&, void*);
   void (*verb_)(const PlanCall&, int64_t, int64_t, void*);
 };
 

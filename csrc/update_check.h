@@ -64,10 +64,11 @@ class UpdateOperands {
       require(is_dense(params[i]), "parameter ", i, " does not fill its memory: ",
               sizes_of(params[i]));
       parameters_.push_back(params[i].mutable_data_ptr());
+      sizes_.push_back(params[i].numel());
       gradients_.push_back(like(grads[i], params[i], "the gradient", i));
       if (!first.empty()) first_.push_back(like(first[i], params[i], "the first state", i));
       if (adam) second_.push_back(like(second[i], params[i], "the second state", i));
-      if (!steps.empty()) steps_.push_back(step_of(steps[i], i));
+      if (!steps.empty()) steps_.push_back(step_of(steps[i], params[i], i));
     }
   }
 
@@ -95,6 +96,24 @@ class UpdateOperands {
     }
   }
 
+  // Rows of addresses and sizes for the CUDA kernels, see UpdateWord in update.cuh.
+  std::vector<int64_t> words() const {
+    std::vector<int64_t> found;
+    const auto add = [&](const auto& list, std::size_t t) {
+      found.push_back(list.empty() ? 0 : reinterpret_cast<int64_t>(list[t]));
+    };
+    for (std::size_t t = 0; t < parameters_.size(); ++t) {
+      add(parameters_, t);
+      add(gradients_, t);
+      add(first_, t);
+      add(second_, t);
+      add(steps_, t);
+      found.push_back(sizes_[t]);
+      found.push_back(0);  // its first block
+    }
+    return found;
+  }
+
   void count_steps() {
     for (float* step : steps_) *step += 1.0f;
   }
@@ -119,9 +138,10 @@ class UpdateOperands {
     return tensor.mutable_data_ptr();
   }
 
-  static float* step_of(const Tensor& step, std::size_t i) {
-    require(step.is_cpu() && step.numel() == 1 && step.scalar_type() == ScalarType::Float,
-            "the step of parameter ", i, " must be one float32 number on the CPU");
+  static float* step_of(const Tensor& step, const Tensor& parameter, std::size_t i) {
+    require(step.is_cpu() == parameter.is_cpu() && step.numel() == 1 &&
+                step.scalar_type() == ScalarType::Float,
+            "the step of parameter ", i, " must be one float32 number on its device");
     return static_cast<float*>(step.mutable_data_ptr());
   }
 
@@ -129,6 +149,7 @@ class UpdateOperands {
   std::vector<void*> parameters_, first_, second_;
   std::vector<const void*> gradients_;
   std::vector<float*> steps_;
+  std::vector<int64_t> sizes_;
   std::vector<StepScalars> scalars_;
 };
 
