@@ -10,6 +10,14 @@
 
 #include "arithmetic.h"
 
+#if defined(__CUDA_ARCH__)
+#define SYMFAST_ELEMENTARY_UNROLL _Pragma("unroll")
+#elif defined(__CUDACC__)
+#define SYMFAST_ELEMENTARY_UNROLL
+#else
+#define SYMFAST_ELEMENTARY_UNROLL _Pragma("GCC unroll 16")
+#endif
+
 namespace symfast {
 
 // Integers of the size of A, as many as V has numbers; for vectors in elementary_simd.h.
@@ -19,13 +27,25 @@ template <>
 struct Lanes<float> {
   using Number = float;
   using Integer = std::int32_t;
-  SYMFAST_SWEEP_INLINE static float root(float x) { return __builtin_sqrtf(x); }
+  SYMFAST_SWEEP_INLINE static float root(float x) {
+#if defined(__CUDA_ARCH__)
+    return __fsqrt_rn(x);
+#else
+    return __builtin_sqrtf(x);
+#endif
+  }
 };
 template <>
 struct Lanes<double> {
   using Number = double;
   using Integer = std::int64_t;
-  SYMFAST_SWEEP_INLINE static double root(double x) { return __builtin_sqrt(x); }
+  SYMFAST_SWEEP_INLINE static double root(double x) {
+#if defined(__CUDA_ARCH__)
+    return __dsqrt_rn(x);
+#else
+    return __builtin_sqrt(x);
+#endif
+  }
 };
 
 template <typename V>
@@ -45,7 +65,7 @@ SYMFAST_SWEEP_INLINE V clamp(V x, typename Lanes<V>::Number low,
 template <typename V, int N>
 SYMFAST_SWEEP_INLINE V polynomial(V x, const typename Lanes<V>::Number (&coefficients)[N]) {
   V sum = fill<V>(coefficients[N - 1]);
-#pragma GCC unroll 16
+  SYMFAST_ELEMENTARY_UNROLL
   for (int i = N - 2; i >= 0; --i)
     sum = Arithmetic<V>::multiply_add(sum, x, fill<V>(coefficients[i]));
   return sum;
@@ -84,11 +104,11 @@ SYMFAST_SWEEP_INLINE V exp_tail(V r) {
 
 // exp(x) = power (1 + fraction), power a power of two, for least <= x <= 0.
 template <typename V>
-struct Split {
+struct ExpParts {
   V power, fraction;
 };
 template <typename V>
-SYMFAST_SWEEP_INLINE Split<V> split_exp(V x) {
+SYMFAST_SWEEP_INLINE ExpParts<V> split_exp(V x) {
   using A = typename Lanes<V>::Number;
   using I = typename Lanes<V>::Integer;
   using E = Exponential<A>;
@@ -105,7 +125,7 @@ template <typename V>
 SYMFAST_SWEEP_INLINE V exp_of(V x) {
   using A = typename Lanes<V>::Number;
   constexpr A least = Exponential<A>::least;
-  const Split<V> s = split_exp(clamp(x, least, A(0)));
+  const ExpParts<V> s = split_exp(clamp(x, least, A(0)));
   const V value = Arithmetic<V>::multiply_add(s.power, s.fraction, s.power);
   return x < fill<V>(least) ? V{} : value;
 }
@@ -126,7 +146,7 @@ template <typename V>
 SYMFAST_SWEEP_INLINE V tanh_by_exp(V x) {
   using A = typename Lanes<V>::Number;
   const V size = clamp(x < V{} ? -x : x, A(0), A(20));
-  const Split<V> s = split_exp(fill<V>(A(-2)) * size);
+  const ExpParts<V> s = split_exp(fill<V>(A(-2)) * size);
   const V e = Arithmetic<V>::multiply_add(s.power, s.fraction, s.power - fill<V>(A(1)));
   const V value = -e / (fill<V>(A(2)) + e);
   return x < V{} ? -value : value;

@@ -152,7 +152,9 @@ class Worker {
       block.momentum |= rate(Rate::momentum, lane) != 0;
       block.label_noise |= rate(Rate::label_noise, lane) != 0;
       block.gradient_noise |= rate(Rate::gradient_noise, lane) != 0;
-      load_powers(lane);
+      if (a_.model.rule == Rule::sgd) continue;
+      power1_[lane] = power_after(static_cast<double>(rate(Rate::momentum, lane)), a_.first_step);
+      power2_[lane] = power_after(static_cast<double>(rate(Rate::beta2, lane)), a_.first_step);
     }
     return block;
   }
@@ -166,16 +168,6 @@ class Worker {
       first_.get()[i * lanes_ + lane] = a_.first[b * parameters_ + i];
       if (a_.model.rule != Rule::sgd)
         second_.get()[i * lanes_ + lane] = a_.second[b * parameters_ + i];
-    }
-  }
-
-  // By the multiplications of the steps before, so that pieces of a training equal the whole.
-  void load_powers(std::int64_t lane) {
-    power1_[lane] = power2_[lane] = 1;
-    if (a_.model.rule == Rule::sgd) return;
-    for (std::int64_t step = 0; step < a_.first_step; ++step) {
-      power1_[lane] *= static_cast<double>(rate(Rate::momentum, lane));
-      power2_[lane] *= static_cast<double>(rate(Rate::beta2, lane));
     }
   }
 
@@ -271,7 +263,7 @@ void replica_sweep(const Tensor& x, const Tensor& y, const Tensor& theta, const 
                    std::int64_t first_step) {
   run_replicas({x, y, theta, first, second, rates, schedule, kind, seed, cell, batch, status,
                 taken, progress, hidden, bias, activation, loss, rule, first_step},
-               launch_double, launch_float);
+               nullptr, launch_double, launch_float);
 }
 
 }  // namespace

@@ -73,6 +73,7 @@ struct ReplicaArguments {
   const std::int64_t* batch;         // (R), 0: all samples in order
   std::int64_t* status;              // (R), ReplicaStatus; only finished ones are trained
   std::int64_t* taken;               // (R), steps each replica has taken
+  T* gradient;                       // (R, P) scratch on a GPU, where P is too much for a block
   std::int64_t* progress;            // (2): replica steps done so far; set [1] to cancel
   ReplicaModel model;
   std::int64_t samples, kinds, replicas, first_step, steps;
@@ -130,6 +131,14 @@ SYMFAST_SWEEP_INLINE V slope(Activation activation, V value, V g) {
   const V derivative =
       Arithmetic<V>::multiply_add(-value, value, fill<V>(typename Lanes<V>::Number(1)));
   return g * derivative;
+}
+
+// Power of a rate after `steps` steps, by the multiplications of those steps, so that pieces of a
+// training equal the whole.
+SYMFAST_SWEEP_INLINE double power_after(double rate, std::int64_t steps) {
+  double power = 1;
+  for (std::int64_t step = 0; step < steps; ++step) power *= rate;
+  return power;
 }
 
 // One CPU block: replicas of equal seed and batch size as structure of arrays, `lanes` of them.

@@ -70,7 +70,8 @@ inline void check(const ReplicaInputs& in) {
 }
 
 template <typename T>
-void run(const ReplicaInputs& in, void (*launch)(const ReplicaArguments<T>&, const Tensor&)) {
+void run(const ReplicaInputs& in, const Tensor* gradient,
+         void (*launch)(const ReplicaArguments<T>&, const Tensor&)) {
   const ReplicaModel model{shape_of(in), static_cast<Activation>(in.activation),
                            static_cast<Loss>(in.loss), static_cast<Rule>(in.rule)};
   const ReplicaArguments<T> arguments{in.x.const_data_ptr<T>(),
@@ -86,6 +87,7 @@ void run(const ReplicaInputs& in, void (*launch)(const ReplicaArguments<T>&, con
                                       in.batch.const_data_ptr<std::int64_t>(),
                                       in.status.mutable_data_ptr<std::int64_t>(),
                                       in.taken.mutable_data_ptr<std::int64_t>(),
+                                      gradient ? gradient->mutable_data_ptr<T>() : nullptr,
                                       in.progress.mutable_data_ptr<std::int64_t>(),
                                       model,
                                       in.x.size(0),
@@ -98,14 +100,14 @@ void run(const ReplicaInputs& in, void (*launch)(const ReplicaArguments<T>&, con
 
 }  // namespace replica_detail
 
-// Checks the inputs and calls the launcher of the dtype.
-inline void run_replicas(const ReplicaInputs& in,
+// Checks the inputs and calls the launcher of the dtype; a GPU brings scratch memory.
+inline void run_replicas(const ReplicaInputs& in, const Tensor* gradient,
                          void (*launch_double)(const ReplicaArguments<double>&, const Tensor&),
                          void (*launch_float)(const ReplicaArguments<float>&, const Tensor&)) {
   replica_detail::check(in);
   if (in.theta.scalar_type() == ScalarType::Double)
-    return replica_detail::run<double>(in, launch_double);
-  replica_detail::run<float>(in, launch_float);
+    return replica_detail::run<double>(in, gradient, launch_double);
+  replica_detail::run<float>(in, gradient, launch_float);
 }
 
 }  // namespace symfast

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The sweep of two-layer networks in plain torch: one step of all replicas per Python iteration."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -9,6 +11,7 @@ from symfast.reference.philox import (
     GRADIENT_NOISE,
     LABEL_NOISE,
     normal_pair,
+    philox4x32,
     random_block,
 )
 
@@ -40,18 +43,30 @@ def minibatch(seed: int, step: int, batch: int, samples: int) -> Tensor:
     return words.flatten()[:batch] * samples >> 32
 
 
-def normals(seed: int, purpose: int, cell: int, step: int, count: int) -> Tensor:
-    """Float32 normal numbers (count,) of one replica and step, four from a block of words.
+def normals(seed: Tensor, purpose: int, cell: Tensor, step: int, count: int) -> Tensor:
+    """Float32 normal numbers (R, count) of one step, four from a block of random words.
+
+    Args:
+        seed: (R,) int64, the key.
+        purpose: LABEL_NOISE or GRADIENT_NOISE.
+        cell: (R,) int64 in [0, 2^32).
+        step: number of the step.
+        count: numbers a replica.
 
     Example:
+        >>> import torch
         >>> from symfast.reference.philox import LABEL_NOISE
         >>> from symfast.reference.replica import normals
-        >>> normals(0, LABEL_NOISE, 7, 3, 5).shape
-        torch.Size([5])
+        >>> normals(torch.zeros(2, dtype=torch.int64), LABEL_NOISE, torch.arange(2), 3, 5).shape
+        torch.Size([2, 5])
     """
-    words = random_block(seed, purpose, cell, step, torch.arange(-(-count // 4)))
-    pairs = [normal_pair(words[:, i], words[:, i + 1]) for i in (0, 2)]
-    return torch.stack([z for pair in pairs for z in pair], 1).flatten()[:count]
+    block = torch.arange(-(-count // 4)).expand(len(seed), -1)  # (R, blocks)
+    words = [block, torch.full_like(block, step), cell[:, None].expand_as(block)]
+    counter = torch.stack([*words, torch.full_like(block, purpose << 24)], -1)
+    key: Any = (seed[:, None] & 0xFFFFFFFF, seed[:, None] >> 32 & 0xFFFFFFFF)
+    w = philox4x32(counter, key)
+    pairs = [normal_pair(w[..., i], w[..., i + 1]) for i in (0, 2)]
+    return torch.stack([z for pair in pairs for z in pair], -1).flatten(1)[:, :count]
 
 
 def split(theta: Tensor, inputs: int, hidden: int, outputs: int, bias: bool) -> list[Tensor]:
@@ -192,15 +207,15 @@ def _noisy_gradient(
     size: int, step: int, model: tuple[int, bool, int, int],
 ) -> Tensor:  # fmt: skip
     """Gradient of the minibatch with noise on labels and gradient; replicas of one batch size."""
-    keys = list(zip(seed.tolist(), cell.tolist(), strict=True))
-    index = torch.stack([minibatch(s, step, size, len(x)) for s, _ in keys])
+    batches = {k: minibatch(k, step, size, len(x)) for k in seed.unique().tolist()}
+    index = torch.stack([batches[k] for k in seed.tolist()])
     inputs, targets = x[index], y[index]
     if bool((rate["label_noise"] != 0).any()):
-        z = [normals(s, LABEL_NOISE, c, step, targets[0].numel()) for s, c in keys]
-        noise = torch.stack(z).to(theta).view_as(targets)
-        targets = targets + rate["label_noise"][:, :, None] * noise
+        z = normals(seed, LABEL_NOISE, cell, step, targets[0].numel())
+        targets = targets + rate["label_noise"][:, :, None] * z.to(theta).view_as(targets)
     g = gradient(inputs, targets, theta, *model)
     if bool((rate["gradient_noise"] != 0).any()):
-        z = [normals(s, GRADIENT_NOISE, c, step, theta.shape[1]) for s, c in keys]
-        g = g + rate["gradient_noise"] * torch.stack(z).to(theta)
+        g = g + rate["gradient_noise"] * normals(
+            seed, GRADIENT_NOISE, cell, step, theta.shape[1]
+        ).to(theta)
     return g
