@@ -31,6 +31,8 @@ from symfast.units import Units
 
 #: Groups of more units than this have no full pair distances unless asked for.
 PAIRS_UP_TO = 4096
+#: A unit is zero if its norm is at most this share of the largest, however coarse the dtype.
+ZERO = 1e-6
 #: Side of the stored map of distances.
 MAP = 64
 
@@ -70,7 +72,8 @@ def diagnose(
 
     Args:
         group: the group; members may be on any device and of any floating dtype.
-        tol: relative distance at which units count as equal or zero; None: 16 eps.
+        tol: relative distance at which units count as equal or zero; None: 4 eps, and for zero
+            at most 1e-6.
         pairs_up_to: largest number of units for which all pair distances are measured.
 
     Example:
@@ -90,8 +93,12 @@ def diagnose(
         row["status"] = "holds NaN or infinity"
         return Diagnosis(group.where, group.kinds, row, members=names)
     row["status"] = "ok"
-    tol = equality_tolerance(units) if tol is None else tol
-    found = _zero_units(group, tol) | _equal_units(group, tol)
+    if tol is None:
+        # equal units differ by rounding; small numbers do not become zeros by rounding
+        zero, tol = min(equality_tolerance(units), ZERO), equality_tolerance(units)
+    else:
+        zero = tol
+    found = _zero_units(group, zero) | _equal_units(group, zero, tol)
     row |= {name: len(numbers) for name, numbers in found.items()}
     gone = set().union(*(found[name] for name in ("dead", "constant", "unread", "duplicates")))
     row["distinct"] = group.m - len(gone)
@@ -139,13 +146,13 @@ def _zero_units(group: SymmetryGroup, tol: float) -> dict[str, list[int]]:
     }
 
 
-def _equal_units(group: SymmetryGroup, tol: float) -> dict[str, list[int]]:
+def _equal_units(group: SymmetryGroup, zero: float, tol: float) -> dict[str, list[int]]:
     """Units that repeat an earlier one in what is written; sign and scale where they are moves."""
     writers = _by_role(group, "in", "bias", "norm")
     if not _by_role(group, "in"):
         writers = list(group.members)
     units = Units([(member.tensor, member.dim) for member in writers])
-    silent = _is_zero(_by_role(group, "in"), group.m, tol) if _by_role(group, "in") else None
+    silent = _is_zero(_by_role(group, "in"), group.m, zero) if _by_role(group, "in") else None
     ways: dict[str, UpTo] = {"duplicates": "nothing"}
     if "sign_flip" in group.kinds or not group.kinds:
         ways["up_to_sign"] = "sign"

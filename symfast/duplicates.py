@@ -15,15 +15,15 @@ PAIRS = 1 << 19
 
 
 def equality_tolerance(units: Units) -> float:
-    """Relative distance below which units count as equal: 16 eps of the coarsest dtype.
+    """Relative distance below which units count as equal: 4 eps of the coarsest dtype.
 
     Example:
         >>> import torch, symfast as sf
         >>> from symfast.duplicates import equality_tolerance
         >>> f"{equality_tolerance(sf.Units([(torch.ones(2, 2), 0)])):.1e}"
-        '1.9e-06'
+        '4.8e-07'
     """
-    return 16 * max(float(torch.finfo(tensor.dtype).eps) for tensor, _ in units)
+    return 4 * max(float(torch.finfo(tensor.dtype).eps) for tensor, _ in units)
 
 
 def equal_units(units: UnitMatrix, up_to: UpTo = "nothing", tol: float | None = None) -> Tensor:
@@ -37,7 +37,7 @@ def equal_units(units: UnitMatrix, up_to: UpTo = "nothing", tol: float | None = 
     Args:
         units: ``sf.Units``, or pairs (tensor, dim).
         up_to: "nothing", "sign" or "scale".
-        tol: relative distance; None for 16 eps of the coarsest dtype.
+        tol: relative distance; None for 4 eps of the coarsest dtype.
 
     Returns:
         (m,) int64 labels: ``labels[j] <= j``, and ``labels[labels] == labels``.
