@@ -29,7 +29,7 @@ def inspect_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     tol: Annotated[
         float | None,
-        typer.Option(help="Relative distance of equal units.  [default: 16 eps]"),
+        typer.Option(help="Relative distance of equal units.  [default: 4 eps]"),
     ] = None,
     heads: Annotated[
         int | None,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from symfast.charges import charge_of, unit_squares
-from symfast.duplicates import UpTo, equal_units, equality_tolerance
+from symfast.duplicates import UpTo, equal_classes, equality_tolerance
 from symfast.gram import (
     BLOCK,
     dual_gram,
@@ -31,6 +31,8 @@ from symfast.units import Units
 
 #: Groups of more units than this have no full pair distances unless asked for.
 PAIRS_UP_TO = 4096
+#: A unit is zero if its norm is at most this share of the largest, however coarse the dtype.
+ZERO = 1e-6
 #: Side of the stored map of distances.
 MAP = 64
 
@@ -70,7 +72,8 @@ def diagnose(
 
     Args:
         group: the group; members may be on any device and of any floating dtype.
-        tol: relative distance at which units count as equal or zero; None: 16 eps.
+        tol: relative distance at which units count as equal or zero; None: 4 eps, and for zero
+            at most 1e-6.
         pairs_up_to: largest number of units for which all pair distances are measured.
 
     Example:
@@ -85,13 +88,20 @@ def diagnose(
     units = group.units
     row: dict[str, Any] = {"m": group.m, "n": group.n, "dtype": _dtype_name(units)}
     names = tuple((member.name, member.role) for member in group.members)
-    norms = unit_squares(group.members).sqrt().cpu()
+    squares = [unit_squares([member]).cpu() for member in group.members]
+    norms = torch.stack(squares).sum(0).sqrt()
     if not bool(torch.isfinite(norms).all()):
         row["status"] = "holds NaN or infinity"
         return Diagnosis(group.where, group.kinds, row, members=names)
     row["status"] = "ok"
-    tol = equality_tolerance(units) if tol is None else tol
-    found = _zero_units(group, tol) | _equal_units(group, tol)
+    if tol is None:
+        # equal units differ by rounding; small numbers do not become zeros by rounding
+        zero, tol = min(equality_tolerance(units), ZERO), equality_tolerance(units)
+    else:
+        zero = tol
+    found = _zero_units(group, squares, zero)
+    silent = [*found["dead"], *found["constant"]]
+    found |= _equal_units(group, silent, tol)
     row |= {name: len(numbers) for name, numbers in found.items()}
     gone = set().union(*(found[name] for name in ("dead", "constant", "unread", "duplicates")))
     row["distinct"] = group.m - len(gone)
@@ -116,46 +126,41 @@ def _by_role(group: SymmetryGroup, *roles: str) -> list[Member]:
     return [member for member in group.members if member.role in roles]
 
 
-def _is_zero(members: list[Member], m: int, tol: float) -> Tensor:
-    """Units whose norm over these members is at most tol of the largest."""
-    if not members:
-        return torch.ones(m, dtype=torch.bool)
-    norms = unit_squares(members).sqrt().cpu()
-    return norms <= tol * norms.max()
-
-
-def _zero_units(group: SymmetryGroup, tol: float) -> dict[str, list[int]]:
+def _zero_units(group: SymmetryGroup, squares: list[Tensor], tol: float) -> dict[str, list[int]]:
     """Dead (nothing written), constant (only a bias), unread (nothing reads them)."""
-    silent = _is_zero(_by_role(group, "in"), group.m, tol)
-    if not _by_role(group, "in"):
-        silent = ~silent
-    unbiased = _is_zero(_by_role(group, "bias"), group.m, tol)
-    readers = _by_role(group, "out")
-    unread = _is_zero(readers, group.m, tol) if readers else torch.zeros_like(silent)
+
+    def is_zero(role: str, without: bool) -> Tensor:
+        parts = [s for s, member in zip(squares, group.members, strict=True) if member.role == role]
+        if not parts:
+            return torch.full((group.m,), without)
+        norms = torch.stack(parts).sum(0).sqrt()
+        return norms <= tol * norms.max()
+
+    silent, unbiased = is_zero("in", False), is_zero("bias", True)
     return {
         "dead": _numbers(silent & unbiased),
         "constant": _numbers(silent & ~unbiased),
-        "unread": _numbers(unread),
+        "unread": _numbers(is_zero("out", False)),
     }
 
 
-def _equal_units(group: SymmetryGroup, tol: float) -> dict[str, list[int]]:
+def _equal_units(group: SymmetryGroup, silent: list[int], tol: float) -> dict[str, list[int]]:
     """Units that repeat an earlier one in what is written; sign and scale where they are moves."""
     writers = _by_role(group, "in", "bias", "norm")
     if not _by_role(group, "in"):
         writers = list(group.members)
-    units = Units([(member.tensor, member.dim) for member in writers])
-    silent = _is_zero(_by_role(group, "in"), group.m, tol) if _by_role(group, "in") else None
     ways: dict[str, UpTo] = {"duplicates": "nothing"}
     if "sign_flip" in group.kinds or not group.kinds:
         ways["up_to_sign"] = "sign"
     if "rescale" in group.kinds or not group.kinds:
         ways["up_to_scale"] = "scale"
+    units = Units([(member.tensor, member.dim) for member in writers])
+    classes = equal_classes(units, tuple(ways.values()), tol)
     found: dict[str, list[int]] = {}
     for name, up_to in ways.items():
-        labels = equal_units(units, up_to, tol)
-        repeats = labels != torch.arange(group.m)
-        found[name] = _numbers(repeats if silent is None else repeats & ~silent)
+        repeats = classes[up_to] != torch.arange(group.m)
+        repeats[silent] = False
+        found[name] = _numbers(repeats)
     return found
 
 
@@ -198,11 +203,12 @@ def _pairs(units: Units, G: Tensor | None, up_to: int) -> tuple[float | None, Te
     for start, block in _distance_blocks(units, G, norms):
         if float(block.min()) < nearest:
             nearest, at = float(block.min()), int(block.argmin())
-            pair = (start + at // m, at % m)
+            pair = (start + at // block.shape[1], m - block.shape[1] + at % block.shape[1])
         columns = torch.full((len(block), size), torch.inf, dtype=torch.float64)
-        columns.scatter_reduce_(1, tile.expand(len(block), m), block, "amin")
+        columns.scatter_reduce_(1, tile[m - block.shape[1] :].expand_as(block), block, "amin")
         rows = tile[start : start + len(block), None].expand(-1, size)
         smallest.scatter_reduce_(0, rows, columns, "amin")
+    smallest = torch.minimum(smallest, smallest.T)
     if nearest < 1e-6 * scale:  # the Gram has lost it to cancellation: take the difference
         nearest = _distance(units, *pair)
     # a tile of one unit with itself has no pair
@@ -231,7 +237,7 @@ def gram_diagonal(units: Units) -> Tensor:
 
 
 def _distance_blocks(units: Units, G: Tensor | None, squares: Tensor) -> Any:
-    """Rows of the pair distances, infinite on the diagonal, with the number of the first."""
+    """Rows of the pair distances from the diagonal on, where they are infinite; first number."""
     if G is not None:
         distances = pair_distances(G.cpu())
         yield 0, distances.fill_diagonal_(torch.inf)
@@ -239,11 +245,9 @@ def _distance_blocks(units: Units, G: Tensor | None, squares: Tensor) -> Any:
     height = max(1, BLOCK // units.m)
     start = 0
     for left in row_blocks(units, height):
-        products = [left @ right.T for right in row_blocks(units, height)]
-        block = torch.cat(products, 1).cpu()
-        block = (squares[start : start + len(left), None] + squares - 2 * block).clamp_(min=0)
-        number = torch.arange(len(left))
-        block[number, start + number] = torch.inf
+        block = torch.cat([left @ x.T for x in row_blocks(units, height, start)], 1).cpu()
+        block.mul_(-2).add_(squares[start:]).add_(squares[start : start + len(left), None])
+        block.clamp_(min=0).fill_diagonal_(torch.inf)
         yield start, block.sqrt_()
         start += len(left)
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Classes of equal units: equal, equal up to sign, equal up to a positive scale."""
 
+from collections.abc import Sequence
 from typing import Literal, TypeAlias
 
 import torch
@@ -15,15 +16,15 @@ PAIRS = 1 << 19
 
 
 def equality_tolerance(units: Units) -> float:
-    """Relative distance below which units count as equal: 16 eps of the coarsest dtype.
+    """Relative distance below which units count as equal: 4 eps of the coarsest dtype.
 
     Example:
         >>> import torch, symfast as sf
         >>> from symfast.duplicates import equality_tolerance
         >>> f"{equality_tolerance(sf.Units([(torch.ones(2, 2), 0)])):.1e}"
-        '1.9e-06'
+        '4.8e-07'
     """
-    return 16 * max(float(torch.finfo(tensor.dtype).eps) for tensor, _ in units)
+    return 4 * max(float(torch.finfo(tensor.dtype).eps) for tensor, _ in units)
 
 
 def equal_units(units: UnitMatrix, up_to: UpTo = "nothing", tol: float | None = None) -> Tensor:
@@ -37,7 +38,7 @@ def equal_units(units: UnitMatrix, up_to: UpTo = "nothing", tol: float | None = 
     Args:
         units: ``sf.Units``, or pairs (tensor, dim).
         up_to: "nothing", "sign" or "scale".
-        tol: relative distance; None for 16 eps of the coarsest dtype.
+        tol: relative distance; None for 4 eps of the coarsest dtype.
 
     Returns:
         (m,) int64 labels: ``labels[j] <= j``, and ``labels[labels] == labels``.
@@ -54,15 +55,35 @@ def equal_units(units: UnitMatrix, up_to: UpTo = "nothing", tol: float | None = 
         >>> equal_units([(U, 0)], "sign").tolist(), equal_units([(U, 0)], "scale").tolist()
         ([0, 1, 2, 0, 1], [0, 1, 0, 0, 4])
     """
+    return equal_classes(units, (up_to,), tol)[up_to]
+
+
+def equal_classes(
+    units: UnitMatrix, ways: Sequence[UpTo], tol: float | None = None
+) -> dict[UpTo, Tensor]:
+    """Labels of `equal_units` in several ways, reading the units once.
+
+    Example:
+        >>> import torch
+        >>> from symfast.duplicates import equal_classes
+        >>> U = torch.tensor([[1.0], [-2.0], [-1.0]])
+        >>> {k: v.tolist() for k, v in equal_classes([(U, 0)], ("sign", "scale")).items()}
+        {'sign': [0, 1, 0], 'scale': [0, 1, 1]}
+    """
     units = units if isinstance(units, Units) else Units(units)
-    if up_to not in ("nothing", "sign", "scale"):
-        raise ValueError(f"up_to is {up_to!r}; choose 'nothing', 'sign' or 'scale'")
+    for way in ways:
+        if way not in ("nothing", "sign", "scale"):
+            raise ValueError(f"up_to is {way!r}; choose 'nothing', 'sign' or 'scale'")
     tol = equality_tolerance(units) if tol is None else tol
     if not 0 <= tol < 1:
         raise ValueError(f"tol is {tol}; a relative distance lies in [0, 1)")
-    labels = torch.arange(units.m)
     members = [unit_rows(tensor, dim) for tensor, dim in units]
     lines, norms = _on_lines(members)
+    return {way: _label(members, lines, norms, way, tol) for way in ways}
+
+
+def _label(members: list[Tensor], lines: Tensor, norms: Tensor, up_to: UpTo, tol: float) -> Tensor:
+    labels = torch.arange(len(norms))
     if up_to == "scale":
         lines = lines / norms.clamp(min=1e-300)[:, None]
     if up_to == "sign":

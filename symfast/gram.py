@@ -86,8 +86,8 @@ def dual_gram(units: UnitMatrix, block: int = BLOCK) -> Tensor:
     return result
 
 
-def row_blocks(units: Units, height: int) -> Iterator[Tensor]:
-    """Rows of U gathered in float64, ``height`` units at a time.
+def row_blocks(units: Units, height: int, first: int = 0) -> Iterator[Tensor]:
+    """Rows of U gathered in float64, ``height`` units at a time, from unit ``first`` on.
 
     Example:
         >>> import torch, symfast as sf
@@ -97,7 +97,7 @@ def row_blocks(units: Units, height: int) -> Iterator[Tensor]:
     """
     device = units.members[0][0].device
     members = [unit_rows(tensor, dim) for tensor, dim in units]
-    for start in range(0, units.m, height):
+    for start in range(first, units.m, height):
         parts = [rows[start : start + height].to(device, torch.float64) for rows in members]
         yield torch.cat(parts, 1) if len(parts) > 1 else parts[0]
 

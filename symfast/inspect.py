@@ -3,6 +3,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -44,7 +45,8 @@ def inspect(
             groups are found and proved first, and dormant units are counted.
         groups: groups to inspect, instead of finding them; with neither, every weight of at
             least two dims is a unit matrix of its own, its rows (dim 0) the units.
-        tol: relative distance at which units count as zero or equal; None: 16 eps.
+        tol: relative distance at which units count as zero or equal; None: 4 eps of the coarsest
+            dtype, and for zero at most 1e-6.
         pairs_up_to: largest m for which the nearest pair is searched (m^2 n multiplications).
         heads: for a file, the number of heads, or (query, key-value) heads, so that QK and VO
             are measured per head; None: from ``config.json`` beside the file, if there is one.
@@ -97,7 +99,10 @@ def _inspect_module(
     else:
         chosen = [present(group, model) for group in groups]
     total, done, found = sum(group.m * group.n for group in chosen), 0, []
+    places = [group.where for group in chosen]
     for group in chosen:
+        if places.count(group.where) > 1:  # the heads of a layer: tell them apart by their rows
+            group = replace(group, where=f"{group.where} [{group.members[0].name}]")
         found.append(diagnose(group, **options))
         done += group.m * group.n
         if progress is not None:
