@@ -21,7 +21,7 @@ from symfast.cli import app
 ROOT = Path(__file__).parents[1]
 PACKAGE = Path(symfast.__file__).parent
 #: On CUDA their reference runs, which is made of torch's own matrix products.
-CPU_ONLY = {"symfast::polar"}
+CPU_ONLY = {"symfast::polar_iterate"}
 needs_kernels = pytest.mark.skipif(not ops.has_kernels(), reason="no compiled kernels")
 
 
