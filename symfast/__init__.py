@@ -3,6 +3,8 @@
 
 from symfast import problems as problems
 from symfast import reference as reference
+from symfast.align import align as align
+from symfast.align import loss_barrier as loss_barrier
 from symfast.alignment import alignments as alignments
 from symfast.build import build_info as build_info
 from symfast.compress import CompressionProof as CompressionProof
