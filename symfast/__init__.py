@@ -20,6 +20,8 @@ from symfast.mirror import shrink as shrink
 from symfast.noise_balance import noise_balance as noise_balance
 from symfast.plan import Plan as Plan
 from symfast.polar import polar as polar
+from symfast.stability import StabilityReport as StabilityReport
+from symfast.stability import stability as stability
 from symfast.sweep import SweepResult as SweepResult
 from symfast.sweep import sweep as sweep
 from symfast.symmetry import Cluster as Cluster

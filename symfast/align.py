@@ -89,8 +89,9 @@ def match_models(
     element nearest to the anchor, until a round brings the groups less than 1e-9 nearer. A move
     that does not bring its group nearer, or that changes an output by more than rounding, is
     rolled back. The search runs twice, from the weights as they are and after a pass from the
-    input on that compares only what writes the units; the nearer end counts. Heads are permuted by their raw weights: a permutation hidden under rotations of
-    each head may be missed.
+    input on that compares only what writes the units; the nearer end counts. Heads are permuted by
+    their raw weights: a permutation hidden under rotations of each head may be missed, and of the
+    general linear freedom between two linear layers only rotation and scales are searched.
 
     Args:
         model: the model to be moved; it is not changed.
@@ -129,17 +130,15 @@ def match_models(
     search.run_both(target, rounds)
     aligned = copy.deepcopy(model)
     aligned.load_state_dict(exact.model.state_dict())
-    error = _change(make_exact(aligned, example_input).outputs(), wanted)
+    change = _change(make_exact(aligned, example_input).outputs(), wanted)
     limit = max((ROUNDED[p.dtype] for p in model.parameters() if p.dtype in ROUNDED), default=EXACT)
-    if not error <= limit:
+    if not change <= limit:
         raise RuntimeError(
-            f"the aligned model's outputs differ by {error:.1e} of their size, more than rounding "
+            f"the aligned model's outputs differ by {change:.1e} of their size, more than rounding "
             f"to its dtype explains ({limit:.0e}); the model is unchanged"
         )
     after = _distance(aligned, target)
-    return Alignment(
-        aligned, before, after, error, tuple(search.moves), tuple(search.rejected)
-    )
+    return Alignment(aligned, before, after, change, tuple(search.moves), tuple(search.rejected))
 
 
 class _Search:

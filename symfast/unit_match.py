@@ -62,7 +62,7 @@ def match_(group: SymmetryGroup, anchor: SymmetryGroup, kind: str, written: bool
 
 
 def _ratio(a: Tensor, b: Tensor) -> Tensor:
-    """a / b where both are positive, else 1."""
+    """A / b where both are positive, else 1."""
     usable = (a > 0) & (b > 0)
     return torch.where(usable, a / torch.where(usable, b, 1), 1)
 
