@@ -9,6 +9,7 @@ neurons are made equal, pushed 1e-3 apart, and training goes on with the same SG
 """
 
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +33,7 @@ class Trial:
         return (self.exponent < 0) == (self.growth < 1)
 
 
+@cache
 def digits() -> tuple[Tensor, Tensor]:
     from sklearn.datasets import load_digits
 
@@ -51,40 +53,62 @@ def loss(net: object, batch: tuple[Tensor, Tensor]) -> Tensor:
     return nn.functional.cross_entropy(net(batch[0]), batch[1])  # type: ignore[operator]
 
 
-def train(net: nn.Module, X: Tensor, y: Tensor, lam: float, steps: int, seed: int) -> None:
+def train(weights: list[Tensor], lam: float, steps: int, seed: int) -> None:
+    """Plain SGD on stacked networks (R, ...) in place; all see the same minibatches."""
+    X, y = digits()
     generator = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.SGD(net.parameters(), lr=LR, weight_decay=lam)
+    W, b, V, c = (w.requires_grad_() for w in weights)
     for _ in range(steps):
         rows = torch.randint(len(X), (BATCH,), generator=generator)
-        optimizer.zero_grad()
-        loss(net, (X[rows], y[rows])).backward()
-        optimizer.step()
+        logits = torch.tanh(X[rows] @ W.mT + b[:, None]) @ V.mT + c[:, None]  # (R, BATCH, 10)
+        target = y[rows].expand(len(W), -1)
+        # a sum over networks: each gets the gradient of its own mean over the batch
+        total = nn.functional.cross_entropy(logits.transpose(1, 2), target, reduction="sum")
+        slopes = torch.autograd.grad(total / BATCH, (W, b, V, c))
+        with torch.no_grad():
+            for w, slope in zip((W, b, V, c), slopes, strict=True):
+                w -= LR * (slope + lam * w)
+    for w in weights:
+        w.requires_grad_(False)
 
 
 def trials(lam: float, seed: int, steps: int = 1000) -> list[Trial]:
     """Train, predict for eight swaps, then test each prediction by a run of its own."""
     torch.manual_seed(seed)
     X, y = digits()
-    net = network()
-    train(net, X, y, lam, 2 * steps, seed)
+    net = network().requires_grad_(False)
+    weights = [p[None].clone() for p in net.parameters()]
+    train(weights, lam, 2 * steps, seed)
+    for p, w in zip(net.parameters(), weights, strict=True):
+        p.copy_(w[0])
     units = sf.Units([(net[0].weight, 0), (net[0].bias, 0), (net[2].weight, 1)])
     pairs = [(2 * i, 2 * i + 1) for i in range(HIDDEN // 2)]
     swaps = sf.Swap([a for a, _ in pairs], [b for _, b in pairs])
     batches = [(X[i : i + BATCH], y[i : i + BATCH]) for i in range(0, 40 * BATCH, BATCH)]
     report = sf.stability(net, loss, [(units, swaps)], batches, lr=LR, weight_decay=lam)
-    start = {name: value.clone() for name, value in net.state_dict().items()}
-    found = []
-    for pair, exponent in zip(pairs, report.exponent.tolist(), strict=True):
-        net.load_state_dict(start)
-        plan = sf.Plan([(units, sf.Swap([pair[0]], [pair[1]]))])
-        plan.project_()
-        with torch.no_grad():
-            for tensor, dim in units:
-                tensor.select(dim, pair[0]).add_(1e-3 * torch.randn(tensor.select(dim, 0).shape))
-        before = float(plan.norms()[0])
-        train(net, X, y, lam, steps, seed + 1)
-        found.append(Trial(lam, exponent, float(plan.norms()[0]) / before))
-    return found
+    # only now the runs: one network per pair, its two neurons made equal and pushed apart
+    weights = [p.expand(len(pairs), *p.shape).clone() for p in net.parameters()]
+    moved = [(weights[0], 0), (weights[1], 0), (weights[2], 1)]
+    for i, (a, b) in enumerate(pairs):
+        for w, dim in moved:
+            first, second = w[i].select(dim, a), w[i].select(dim, b)
+            middle = (first + second) / 2
+            second.copy_(middle)
+            first.copy_(middle + 1e-3 * torch.randn_like(middle))
+    before = distances(moved, pairs)
+    train(weights, lam, steps, seed + 1)
+    growth = distances(moved, pairs) / before
+    return [Trial(lam, *both) for both in zip(report.exponent.tolist(), growth.tolist(),
+            strict=True)]  # fmt: skip
+
+
+def distances(moved: list[tuple[Tensor, int]], pairs: list[tuple[int, int]]) -> Tensor:
+    """Distance of network i from the plane of pair i."""
+    return torch.stack([
+        torch.cat([w[i].select(d, a) - w[i].select(d, b) if w[i].ndim > 1
+                   else (w[i][a] - w[i][b])[None] for w, d in moved]).norm() / 2**0.5
+        for i, (a, b) in enumerate(pairs)
+    ])  # fmt: skip
 
 
 def main() -> None:

@@ -23,6 +23,9 @@ def lowest_modes(
         The lowest eigenvalues (B,), float64, and unit vectors (B, K): ``lowest`` of the lowest
         and one of the highest. An operator with fewer modes repeats its lowest.
 
+    Raises:
+        ValueError: if a product is not finite.
+
     Example:
         >>> import torch
         >>> from symfast.lanczos import lowest_modes
@@ -44,6 +47,8 @@ def lowest_modes(
         basis[j] = q
         r = apply(q)
         alpha = (q * r).sum(-1)
+        if not bool(alpha.isfinite().all()):
+            raise ValueError("the loss or its curvature is not finite at a projected point")
         # what is exhausted gets a value above all of its own, decoupled, and is never the lowest
         T[:, j, j] = torch.where(alive, alpha, torch.inf)
         for _ in range(2):
