@@ -15,6 +15,15 @@ from symfast.verify.case import Series as Series
 
 #: Case modules of this package, one a line so that additions merge.
 MODULES: tuple[str, ...] = (
+    "dcs",
+    "gating",
+    "identities",
+    "lasso",
+    "low_rank",
+    "pilot",
+    "plasticity",
+    "removal",
+    "scalar_law",
     "theorem",
     "escape",
     "noise",
