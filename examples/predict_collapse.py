@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Predict which mirrors SGD collapses onto, then train and count how often that came true.
 
-For several weight decays a tanh network learns scikit-learn's digits. `sf.stability` then judges
-eight disjoint swap mirrors per network. Only after that is every mirror put to the test: the two
-neurons are made equal, pushed 1e-3 apart, and training goes on with the same SGD.
+For several weight decays a tanh network learns scikit-learn's digits. In eight copies one pair of
+neurons each is made equal, and training goes on: equal neurons stay equal. `sf.stability` then
+judges the mirror of each pair. Only after that the two neurons are pushed 1e-4 apart, and further
+SGD shows whether their distance, once the leading mode has taken over, grows or falls.
 
     python examples/predict_collapse.py
 """
@@ -26,7 +27,7 @@ class Trial:
 
     weight_decay: float
     exponent: float
-    growth: float  # distance after over distance before
+    growth: float  # distance at the end over distance half way
 
     @property
     def right(self) -> bool:
@@ -72,34 +73,40 @@ def train(weights: list[Tensor], lam: float, steps: int, seed: int) -> None:
         w.requires_grad_(False)
 
 
-def trials(lam: float, seed: int, steps: int = 1000) -> list[Trial]:
-    """Train, predict for eight swaps, then test each prediction by a run of its own."""
+def trials(lam: float, seed: int, steps: int = 2000) -> list[Trial]:
+    """Train, make one pair equal in each of eight copies, settle, predict; then test each."""
     torch.manual_seed(seed)
     X, y = digits()
     net = network().requires_grad_(False)
     weights = [p[None].clone() for p in net.parameters()]
     train(weights, lam, 2 * steps, seed)
-    for p, w in zip(net.parameters(), weights, strict=True):
-        p.copy_(w[0])
-    units = sf.Units([(net[0].weight, 0), (net[0].bias, 0), (net[2].weight, 1)])
     pairs = [(2 * i, 2 * i + 1) for i in range(HIDDEN // 2)]
-    swaps = sf.Swap([a for a, _ in pairs], [b for _, b in pairs])
-    batches = [(X[i : i + BATCH], y[i : i + BATCH]) for i in range(0, 40 * BATCH, BATCH)]
-    report = sf.stability(net, loss, [(units, swaps)], batches, lr=LR, weight_decay=lam)
-    # only now the runs: one network per pair, its two neurons made equal and pushed apart
-    weights = [p.expand(len(pairs), *p.shape).clone() for p in net.parameters()]
+    weights = [w.repeat(len(pairs), *[1] * (w.ndim - 1)) for w in weights]
     moved = [(weights[0], 0), (weights[1], 0), (weights[2], 1)]
     for i, (a, b) in enumerate(pairs):
         for w, dim in moved:
             first, second = w[i].select(dim, a), w[i].select(dim, b)
-            middle = (first + second) / 2
-            second.copy_(middle)
-            first.copy_(middle + 1e-3 * torch.randn_like(middle))
+            second.copy_((first + second) / 2)
+            first.copy_(second)
+    train(weights, lam, steps, seed + 1)  # equal neurons stay equal, whatever the batches
+    exponents = []
+    batches = [(X[i : i + BATCH], y[i : i + BATCH]) for i in range(0, 40 * BATCH, BATCH)]
+    units = sf.Units([(net[0].weight, 0), (net[0].bias, 0), (net[2].weight, 1)])
+    for i, (a, b) in enumerate(pairs):
+        for p, w in zip(net.parameters(), weights, strict=True):
+            p.copy_(w[i])
+        report = sf.stability(
+            net, loss, [(units, sf.Swap([a], [b]))], batches, lr=LR, weight_decay=lam
+        )
+        exponents.append(float(report.exponent[0]))
+    for i, (a, _) in enumerate(pairs):  # only now the runs
+        for w, dim in moved:
+            w[i].select(dim, a).add_(1e-4 * torch.randn_like(w[i].select(dim, a)))
+    train(weights, lam, steps, seed + 2)  # the first half lets the leading mode take over
     before = distances(moved, pairs)
-    train(weights, lam, steps, seed + 1)
+    train(weights, lam, steps, seed + 3)
     growth = distances(moved, pairs) / before
-    return [Trial(lam, *both) for both in zip(report.exponent.tolist(), growth.tolist(),
-            strict=True)]  # fmt: skip
+    return [Trial(lam, *both) for both in zip(exponents, growth.tolist(), strict=True)]
 
 
 def distances(moved: list[tuple[Tensor, int]], pairs: list[tuple[int, int]]) -> Tensor:
