@@ -32,4 +32,5 @@ from symfast.symmetry import Swap as Swap
 from symfast.symmetry import symmetry_from_dict as symmetry_from_dict
 from symfast.threshold import PenaltyThreshold as PenaltyThreshold
 from symfast.threshold import penalty_threshold as penalty_threshold
+from symfast.tucker import tucker as tucker
 from symfast.units import Units as Units
