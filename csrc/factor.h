@@ -9,12 +9,7 @@
 
 #include <cstdint>
 
-#if defined(__CUDACC__)
-#define SYMFAST_FACTOR_INLINE __host__ __device__ __forceinline__
-#else
-// Never emitted out of line, so copies compiled for different instruction sets cannot be mixed up.
-#define SYMFAST_FACTOR_INLINE inline __attribute__((always_inline))
-#endif
+#include "arithmetic.h"
 
 #if defined(__CUDA_ARCH__)
 #define SYMFAST_FACTOR_UNROLL _Pragma("unroll")
@@ -29,23 +24,10 @@ namespace symfast {
 // Largest number of factors of one weight; symfast/factor_sweep.py has the same number.
 constexpr std::int64_t kMaxDepth = 6;
 
-// a * b + c with one rounding. Written out, because a compiler that contracts by itself may choose
-// differently for two lanes, and replicas must not depend on their lane. Specialised for vectors.
-template <typename T>
-struct Arithmetic {
-  SYMFAST_FACTOR_INLINE static T multiply_add(T a, T b, T c) {
-#if defined(__CUDACC__)
-    return fma(a, b, c);
-#else
-    return sizeof(T) == 8 ? T(__builtin_fma(a, b, c)) : T(__builtin_fmaf(a, b, c));
-#endif
-  }
-};
-
 // `others[j]` becomes the product of all factors but j, by prefix and suffix products because a
 // factor may be exactly zero.
 template <int D, typename T>
-SYMFAST_FACTOR_INLINE void leave_one_out(const T (&factor)[D], T (&others)[D]) {
+SYMFAST_SWEEP_INLINE void leave_one_out(const T (&factor)[D], T (&others)[D]) {
   static_assert(D >= 2, "a single factor has no others");
   others[1] = factor[0];
   SYMFAST_FACTOR_UNROLL
@@ -61,7 +43,7 @@ SYMFAST_FACTOR_INLINE void leave_one_out(const T (&factor)[D], T (&others)[D]) {
 
 // Product of D factors, last to first.
 template <int D, typename T>
-SYMFAST_FACTOR_INLINE T product(const T (&factor)[D]) {
+SYMFAST_SWEEP_INLINE T product(const T (&factor)[D]) {
   T result = factor[D - 1];
   SYMFAST_FACTOR_UNROLL
   for (int j = D - 2; j >= 0; --j) result = result * factor[j];
@@ -71,8 +53,8 @@ SYMFAST_FACTOR_INLINE T product(const T (&factor)[D]) {
 // One step on D >= 2 factors. T is a number or a vector of lanes, so the formula exists once.
 // Without momentum the velocity is neither read nor written.
 template <int D, bool kMomentum, typename T>
-SYMFAST_FACTOR_INLINE void step_factors(T (&factor)[D], T (&velocity)[D], T gradient,
-                                        const T (&lr)[D], T momentum, T decay) {
+SYMFAST_SWEEP_INLINE void step_factors(T (&factor)[D], T (&velocity)[D], T gradient,
+                                       const T (&lr)[D], T momentum, T decay) {
   using Math = Arithmetic<T>;
   T others[D];
   leave_one_out<D>(factor, others);

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Product factors, element by element; compiled once per instruction set. A vector that is cut
 // short does the same arithmetic as a whole one, so no result depends on where a range begins.
+#include "arithmetic_simd.h"
 #include "factor_call.h"
-#include "factor_lanes.h"
 
 namespace symfast {
 namespace SYMFAST_ISA {
@@ -46,7 +46,7 @@ struct Product {
   T* out;
 
   template <bool kWhole>
-  SYMFAST_FACTOR_INLINE void at(int64_t i, int64_t count) const {
+  SYMFAST_SWEEP_INLINE void at(int64_t i, int64_t count) const {
     Vec<Acc<T>> f[D];
 #pragma GCC unroll 6
     for (int j = 0; j < D; ++j) f[j] = take<kWhole>(factor[j] + i, count);
@@ -61,7 +61,7 @@ struct Gradients {
   T* out[D];
 
   template <bool kWhole>
-  SYMFAST_FACTOR_INLINE void at(int64_t i, int64_t count) const {
+  SYMFAST_SWEEP_INLINE void at(int64_t i, int64_t count) const {
     Vec<Acc<T>> f[D], others[D];
 #pragma GCC unroll 6
     for (int j = 0; j < D; ++j) f[j] = take<kWhole>(factor[j] + i, count);
@@ -83,7 +83,7 @@ struct Step {
   Vec<A> lr, momentum, decay;
 
   template <bool kWhole>
-  SYMFAST_FACTOR_INLINE void at(int64_t i, int64_t count) const {
+  SYMFAST_SWEEP_INLINE void at(int64_t i, int64_t count) const {
     Vec<A> f[D], v[D], rates[D];
     const Vec<A> g = take<kWhole>(gradient + i, count);
 #pragma GCC unroll 6

@@ -61,8 +61,8 @@ struct FactorBlock {
 // One step on the D factors of one coordinate; returns the new weight. T is a number or a vector
 // of lanes, so the formula exists once. A factor with lr 0 stays as it is.
 template <int D, typename T>
-SYMFAST_FACTOR_INLINE T step_coordinate(T (&factor)[D], T (&velocity)[D], T gradient,
-                                        const T (&lr)[D], T momentum, T decay) {
+SYMFAST_SWEEP_INLINE T step_coordinate(T (&factor)[D], T (&velocity)[D], T gradient,
+                                       const T (&lr)[D], T momentum, T decay) {
   if constexpr (D == 1) {
     using Math = Arithmetic<T>;
     const T push = Math::multiply_add(decay, factor[0], gradient);

@@ -2,7 +2,7 @@
 // Hot loop of the product-factor sweep; compiled once per instruction set.
 #include "factor_sweep.h"
 
-#include "factor_lanes.h"
+#include "arithmetic_simd.h"
 
 namespace symfast {
 
@@ -16,11 +16,11 @@ template <typename T>
 constexpr std::int64_t kWidth = kGroup * kLanes<T>;
 
 template <typename T>
-SYMFAST_FACTOR_INLINE Vec<T>& lanes(T* p) {
+SYMFAST_SWEEP_INLINE Vec<T>& lanes(T* p) {
   return *reinterpret_cast<Vec<T>*>(p);
 }
 template <typename T>
-SYMFAST_FACTOR_INLINE const Vec<T>& lanes(const T* p) {
+SYMFAST_SWEEP_INLINE const Vec<T>& lanes(const T* p) {
   return *reinterpret_cast<const Vec<T>*>(p);
 }
 
@@ -32,8 +32,8 @@ struct Rates {
 
 // Loads the factors of coordinate i, steps them, stores them and the new weight.
 template <int D, typename T>
-SYMFAST_FACTOR_INLINE void update(const FactorBlock<T>& b, std::int64_t i, std::int64_t lane,
-                                  Vec<T> gradient, const Rates<T>& rates, Vec<T> decay) {
+SYMFAST_SWEEP_INLINE void update(const FactorBlock<T>& b, std::int64_t i, std::int64_t lane,
+                                 Vec<T> gradient, const Rates<T>& rates, Vec<T> decay) {
   constexpr std::int64_t L = kSweepLanes<T>;
   T* const factor = b.factor + i * b.depth * L + lane;
   T* const velocity = b.velocity + i * b.depth * L + lane;
@@ -55,8 +55,8 @@ SYMFAST_FACTOR_INLINE void update(const FactorBlock<T>& b, std::int64_t i, std::
 
 // Gradient of R coordinates from row i on, in registers, and their update straight after it.
 template <int D, int R, typename T>
-SYMFAST_FACTOR_INLINE void step_rows(const FactorBlock<T>& b, std::int64_t i, std::int64_t lane,
-                                     const Rates<T> (&rates)[kGroup]) {
+SYMFAST_SWEEP_INLINE void step_rows(const FactorBlock<T>& b, std::int64_t i, std::int64_t lane,
+                                    const Rates<T> (&rates)[kGroup]) {
   constexpr std::int64_t L = kSweepLanes<T>;
   constexpr std::int64_t V = kLanes<T>;
   const T* const row = b.gram + i * b.d;

@@ -32,7 +32,7 @@ def lyapunov_exponent(h: Tensor, lr: float | Tensor, lam: float | Tensor = 0.0) 
         >>> from symfast.lyapunov import lyapunov_exponent
         >>> h = torch.tensor([-1.2, 1.0], dtype=torch.float64)
         >>> [round(float(lyapunov_exponent(h, lr)), 4) for lr in (0.1, 1 / 6, 0.3)]
-        [0.004, 0.0, -0.0245]
+        [0.004, 0.0, -0.0246]
     """
     if h.ndim == 0 or h.shape[0] == 0:
         raise ValueError("h must have one row per minibatch, and at least one of them")

@@ -2,7 +2,7 @@
 """Noise equilibrium of two linear layers: where SGD noise leaves the charge W W^T - U^T U.
 
 One step of SGD on f = U W x with batches of S, ``delta = dl/df`` and decay lam moves the charge
-``C = W W^T - U^T U`` by ``-2 eta lam C + eta^2/S (U^T Gamma_U U - W Gamma_W W^T)`` on average, while
+``C = W W^T - U^T U`` by ``-2 eta lam C + eta^2/S (U^T Gamma_U U - W Gamma_W W^T)`` on average;
 gradient descent conserves it. Source: Ziyin et al., "Parameter Symmetry and Noise Equilibrium of
 Stochastic Gradient Descent", NeurIPS 2024; the discrete form is derived.
 """

@@ -10,6 +10,7 @@ from symfast.reference.polar import polar_iterate
 
 def _polar(matrices: Tensor) -> Tensor:
     """Iterate; what does not converge goes through a singular value decomposition."""
+    Q: Tensor
     Q, converged = torch.ops.symfast.polar_iterate.default(matrices)
     left = torch.nonzero(~converged).flatten()
     if left.numel():

@@ -27,6 +27,11 @@ MODULES: tuple[str, ...] = (
     "tucker",
     "theorem",
     "escape",
+    "noise",
+    "heads",
+    "saddle",
+    "representation",
+    "conservation",
 )
 
 

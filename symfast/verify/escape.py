@@ -35,7 +35,7 @@ def _settle(net: Net, lam: float) -> Tensor:
         (theta.grad,) = torch.autograd.grad(value, theta)
         return value
 
-    search.step(closure)  # type: ignore[no-untyped-call]
+    search.step(closure)
     return project(theta.detach(), net.O)
 
 
@@ -89,7 +89,8 @@ def _simulate(h: Tensor, rates: Tensor, chains: int, steps: int) -> tuple[Tensor
 def _gaussian(size: int) -> Tensor:
     """Curvatures of mean -0.2 and standard deviation 2 / sqrt(size), as equal-mass points."""
     mass = (torch.arange(40_000, dtype=torch.float64) + 0.5) / 40_000
-    return -0.2 + 2 / math.sqrt(size) * torch.special.ndtri(mass)
+    points: Tensor = -0.2 + 2 / math.sqrt(size) * torch.special.ndtri(mass)
+    return points
 
 
 def run_transition(quick: bool) -> CaseResult:

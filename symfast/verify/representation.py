@@ -34,7 +34,7 @@ class Students:
     @staticmethod
     def _draw(seeds: int) -> list[Tensor]:
         return [
-            torch.randn(seeds, b, a, dtype=torch.float64) / a**0.5
+            torch.randn(seeds, b, a, dtype=torch.float64) / (3 * a) ** 0.5  # as torch.nn.Linear
             for a, b in zip(SIZES, SIZES[1:], strict=False)
         ]
 
@@ -53,13 +53,13 @@ class Students:
         target = self.forward(self.teacher, x)[-1]
         layers = self.forward(self.weights, x)
         noise = 0.3 * torch.randn_like(target)  # the same for every decay
-        g = [layers[-1] - target - noise]
+        g = [2 * (layers[-1] - target - noise)]
         for W, h in zip(self.weights[:0:-1], layers[-2:0:-1], strict=True):
             g.insert(0, (g[0] @ W) * (1 - h.square()))
         return layers[:-1], g
 
     def train(self, steps: int) -> None:
-        """SGD, batch 8, rate 0.02, decay lam, on half the mean squared error per sample."""
+        """SGD, batch 8, rate 0.02, decay lam, on the squared error summed over outputs."""
         for _ in range(steps):
             h, g = self.gradients(8)
             for i, W in enumerate(self.weights):
@@ -82,19 +82,21 @@ class Students:
 def run(quick: bool) -> CaseResult:
     """Train at four decays and correlate."""
     students = Students(2 if quick else 4)
-    students.train(8000 if quick else 12_000)
+    students.train(12_000)
     found, centred = students.align(), students.align(centred=True)
     by = dict(zip(NAMES, found, strict=True))
     rise = max(float((a - b).max()) for a, b in zip(found.T, found.T[1:], strict=False))
     weak = max(float(by[name][0]) for name in CREATED)
     checks = (
-        at_least("smallest of six alignments at decay 5e-3", SOURCE, float(found[:, 2].min()), 0.9),
-        at_least("smallest of six alignments at decay 2e-2", SOURCE, float(found[:, 3].min()), 0.9),
+        at_least("smallest of six alignments at decay 5e-3", SOURCE, float(found[:, 2].min()), 0.85,
+                 ">= .9 +- .05"),
+        at_least("smallest of six alignments at decay 2e-2", SOURCE, float(found[:, 3].min()), 0.85,
+                 ">= .9 +- .05"),
         at_most("HaZa, GaZa, GbZb without decay", SOURCE, weak, 0.65, "<= .6 +- .05"),
         at_most("largest fall of an alignment as decay grows", SOURCE, rise, 0.03),
         at_least("centred and normalised, decay 5e-3: smallest", SOURCE,
                  float(centred[:, 2].min()), 0.7),
-        at_most("control: Z with shuffled units", SOURCE, students.control(), 0.6, "small"),
+        at_most("control: Z with shuffled units", SOURCE, students.control(), 0.35, "0.14"),
     )  # fmt: skip
     x = [lam or 1e-4 for lam in DECAYS]  # zero decay is drawn at the left edge
     series = tuple(Series(name, x, by[name].tolist()) for name in NAMES)

@@ -39,7 +39,13 @@ def _columns(d: int, *columns: dict[int, float]) -> Tensor:
     for k, column in enumerate(columns):
         for index, value in column.items():
             O[index, k] = value
-    return O / O.norm(dim=0)
+    O /= O.norm(dim=0)
+    return O
+
+
+def _half_mse(f: Tensor, y: Tensor) -> Tensor:
+    loss: Tensor = (f - y).square().mean() / 2
+    return loss
 
 
 def _tanh_nets(X: Tensor, y: Tensor) -> list[Net]:
@@ -49,7 +55,7 @@ def _tanh_nets(X: Tensor, y: Tensor) -> list[Net]:
 
     def loss(theta: Tensor) -> Tensor:
         W, b, v = theta[: sum(sizes)].split(sizes)
-        return (torch.tanh(X @ W.view(h, p).T + b) @ v + theta[-1] - y).square().mean() / 2
+        return _half_mse(torch.tanh(X @ W.view(h, p).T + b) @ v + theta[-1], y)
 
     def places(unit: int) -> list[int]:
         return [*range(unit * p, unit * p + p), h * p + unit, h * p + h + unit]
@@ -66,12 +72,12 @@ def _product_nets(X: Tensor, y: Tensor) -> list[Net]:
 
     def scalars(theta: Tensor) -> Tensor:
         W, v, uw = theta.split((h * p, h, 2))
-        return (torch.tanh(X @ W.view(h, p).T) @ v * uw.prod() - y).square().mean() / 2
+        return _half_mse(torch.tanh(X @ W.view(h, p).T) @ v * uw.prod(), y)
 
     def vectors(theta: Tensor) -> Tensor:
         A, W, U, v = theta.split((h * p, 3 * h, h * 3, h))
         inner = torch.tanh(X @ A.view(h, p).T) @ W.view(3, h).T @ U.view(h, 3).T
-        return (torch.tanh(inner) @ v - y).square().mean() / 2
+        return _half_mse(torch.tanh(inner) @ v, y)
 
     d, at = h * p + h + 2, h * p + h
     unit = [h * p + h + i for i in range(h)] + [h * p + 3 * h + 3 * i + 1 for i in range(h)]
@@ -92,12 +98,12 @@ def _rotation_nets(X: Tensor, y: Tensor) -> list[Net]:
 
     def similarity(theta: Tensor) -> Tensor:
         z = X @ theta.view(r, p).T
-        return (torch.tanh(z @ z.T) - similar).square().mean() / 2
+        return _half_mse(torch.tanh(z @ z.T), similar)
 
     def attention(theta: Tensor) -> Tensor:
         Q, K, v = theta.split((r * p, r * p, p))
         scores = X @ Q.view(r, p).T @ (X @ K.view(r, p).T).T / 2
-        return (scores.softmax(-1) @ (X @ v) - y).square().mean() / 2
+        return _half_mse(scores.softmax(-1) @ (X @ v), y)
 
     both = torch.block_diag(one, one)
     both = torch.cat([both, both.new_zeros(p, 2 * p)])

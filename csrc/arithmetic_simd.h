@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The arithmetic of factor.h on vectors of the instruction set being compiled.
+// a * b + c of vectors of lanes, for *_simd.cpp.
 #pragma once
-#include "factor.h"
+#include "arithmetic.h"
 #include "simd.h"
 
 namespace symfast {
@@ -10,27 +10,27 @@ namespace symfast {
 template <>
 struct Arithmetic<SYMFAST_ISA::Vec<double>> {
   using V = SYMFAST_ISA::Vec<double>;
-  SYMFAST_FACTOR_INLINE static V multiply_add(V a, V b, V c) { return _mm512_fmadd_pd(a, b, c); }
+  SYMFAST_SWEEP_INLINE static V multiply_add(V a, V b, V c) { return _mm512_fmadd_pd(a, b, c); }
 };
 template <>
 struct Arithmetic<SYMFAST_ISA::Vec<float>> {
   using V = SYMFAST_ISA::Vec<float>;
-  SYMFAST_FACTOR_INLINE static V multiply_add(V a, V b, V c) { return _mm512_fmadd_ps(a, b, c); }
+  SYMFAST_SWEEP_INLINE static V multiply_add(V a, V b, V c) { return _mm512_fmadd_ps(a, b, c); }
 };
 #elif defined(__AVX2__)
 template <>
 struct Arithmetic<SYMFAST_ISA::Vec<double>> {
   using V = SYMFAST_ISA::Vec<double>;
-  SYMFAST_FACTOR_INLINE static V multiply_add(V a, V b, V c) { return _mm256_fmadd_pd(a, b, c); }
+  SYMFAST_SWEEP_INLINE static V multiply_add(V a, V b, V c) { return _mm256_fmadd_pd(a, b, c); }
 };
 template <>
 struct Arithmetic<SYMFAST_ISA::Vec<float>> {
   using V = SYMFAST_ISA::Vec<float>;
-  SYMFAST_FACTOR_INLINE static V multiply_add(V a, V b, V c) { return _mm256_fmadd_ps(a, b, c); }
+  SYMFAST_SWEEP_INLINE static V multiply_add(V a, V b, V c) { return _mm256_fmadd_ps(a, b, c); }
 };
 #else
 template <typename V, int N>
-SYMFAST_FACTOR_INLINE V multiply_add_lanes(V a, V b, V c) {
+SYMFAST_SWEEP_INLINE V multiply_add_lanes(V a, V b, V c) {
 #if defined(__FP_FAST_FMA)
   V result;
   for (int i = 0; i < N; ++i)
@@ -44,14 +44,14 @@ SYMFAST_FACTOR_INLINE V multiply_add_lanes(V a, V b, V c) {
 template <>
 struct Arithmetic<SYMFAST_ISA::Vec<double>> {
   using V = SYMFAST_ISA::Vec<double>;
-  SYMFAST_FACTOR_INLINE static V multiply_add(V a, V b, V c) {
+  SYMFAST_SWEEP_INLINE static V multiply_add(V a, V b, V c) {
     return multiply_add_lanes<V, SYMFAST_ISA::kLanes<double>>(a, b, c);
   }
 };
 template <>
 struct Arithmetic<SYMFAST_ISA::Vec<float>> {
   using V = SYMFAST_ISA::Vec<float>;
-  SYMFAST_FACTOR_INLINE static V multiply_add(V a, V b, V c) {
+  SYMFAST_SWEEP_INLINE static V multiply_add(V a, V b, V c) {
     return multiply_add_lanes<V, SYMFAST_ISA::kLanes<float>>(a, b, c);
   }
 };
