@@ -73,7 +73,7 @@ class SymmetryOptimizer(torch.optim.Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         # torch's __getstate__ keeps three entries and pickles nothing else
-        base: dict[str, Any] = super().__getstate__()  # type: ignore[no-untyped-call]
+        base: dict[str, Any] = super().__getstate__()
         return {**base, "_bundles": None, "_late": [], "_constraint": self._constraint}
 
     # ---- what a subclass says -----------------------------------------------------------------
@@ -91,7 +91,7 @@ class SymmetryOptimizer(torch.optim.Optimizer):
     # ---- the step ------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Step on every parameter that has a gradient, then hold the plan's constraint.
 
         Args:
