@@ -149,7 +149,9 @@ def imbalance(net: TwoLayerWeights) -> Tensor:
     u, tiny = _incoming(net), torch.finfo(net.W1.dtype).tiny
     if net.activation == "identity":
         left, right = u @ u.mT, net.W2.mT @ net.W2
-        return (left - right).norm(dim=(1, 2)) / (left.norm(dim=(1, 2)) + right.norm(dim=(1, 2)) + tiny)
+        return (left - right).norm(dim=(1, 2)) / (
+            left.norm(dim=(1, 2)) + right.norm(dim=(1, 2)) + tiny
+        )
     inside, outside = u.square().sum(2), net.W2.square().sum(1)
     return (inside - outside).abs().sum(1) / ((inside + outside).sum(1) + tiny)
 
@@ -164,9 +166,8 @@ def mirror_norms(net: TwoLayerWeights) -> dict[str, Tensor]:
     Example:
         >>> import torch
         >>> from symfast.problems.order_parameters import TwoLayerWeights, mirror_norms
-        >>> net = TwoLayerWeights(
-        ...     torch.eye(2)[None], torch.zeros(1, 2), torch.zeros(1, 1, 2), torch.zeros(1, 1), "relu"
-        ... )
+        >>> W1, rest = torch.eye(2)[None], (torch.zeros(1, 1, 2), torch.zeros(1, 1))
+        >>> net = TwoLayerWeights(W1, torch.zeros(1, 2), *rest, "relu")
         >>> round(float(mirror_norms(net)["pairs"][0, 0, 1]), 4)
         1.0
     """

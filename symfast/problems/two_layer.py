@@ -119,7 +119,11 @@ class TwoLayer:
         if len(Y) != len(X) or Y.ndim not in (1, 2):
             raise ValueError(f"{what}: targets must have a row for each of {len(X)} samples")
         if self.loss == "cross_entropy":
-            if Y.is_floating_point() or Y.ndim != 1 or not 0 <= int(Y.min()) <= int(Y.max()) < outputs:
+            if (
+                Y.is_floating_point()
+                or Y.ndim != 1
+                or not 0 <= int(Y.min()) <= int(Y.max()) < outputs
+            ):
                 raise ValueError(f"{what}: classes must be whole numbers from 0 to {outputs - 1}")
             return torch.nn.functional.one_hot(Y.long(), outputs).double().cpu()
         targets = Y.detach().double().cpu().reshape(len(Y), -1)
@@ -200,7 +204,7 @@ class TwoLayer:
         status = state["status"]
         replica_sweep_(
             self.X.to(**place).contiguous(),
-            self.targets.to(**place),
+            self.targets.to(**place).contiguous(),
             theta,
             state["first"],
             state["second"],
