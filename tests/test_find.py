@@ -37,6 +37,8 @@ def tokens() -> torch.Tensor:
     return torch.randint(11, (2, 5))
 
 
+torch.manual_seed(0)  # the models below are made at import
+
 # model, input, groups wanted as (where, m, kinds)
 CASES = {
     "relu": (
@@ -135,7 +137,11 @@ CASES = {
     "rotary": (
         Rotary(),
         torch.randn(2, 5, 16),
-        {("v -> o", 4, ALL), ("q + k + v -> heads -> o", 4, ("permutation",))},
+        {
+            ("q -> k", 2, ("sign_flip", "rescale")),  # a factor per pair that turns together
+            ("v -> o", 4, ALL),
+            ("v + q + k -> heads -> o", 4, ("permutation",)),
+        },
     ),
     "vision": (
         Vision(),
@@ -192,7 +198,7 @@ def test_a_part_of_a_symmetry_is_none(name: str) -> None:
         rest = tuple(member for member in bound.members if member is not largest)
         broken = sf.SymmetryGroup(rest, group.kinds)
         for kind in group.kinds:
-            changes = [proof.change([(broken, kind)]) for _ in range(3)]
+            changes = [proof.change([(broken, kind)]) for _ in range(8)]  # one may be 1
             assert max(changes) > 1e-6, (group, kind)
 
 
