@@ -273,6 +273,13 @@ def test_bad_models_are_refused_in_words() -> None:
     with pytest.raises(TypeError, match="give a torch.nn.Module"):
         sf.find_symmetries(torch.zeros(3), torch.zeros(3))  # type: ignore[arg-type]
 
+    class Choosing(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.argmax(-1)
+
+    with pytest.raises(TraceError, match="returns no floating-point tensor"):
+        sf.find_symmetries(Choosing(), torch.ones(3))
+
     class Branching(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return x if bool(x.sum() > 0) else -x
