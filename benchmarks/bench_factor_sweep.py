@@ -48,7 +48,7 @@ class Job:
         self.depths, self.seed_list, self.lam = (
             list(column) for column in zip(*cells, strict=True)
         )
-        self.start = self.problem.start(self.depths, self.seed_list).to(self.dtype)
+        self.start = self.problem.draw(self.depths, self.seed_list).to(self.dtype)
 
     @property
     def flops(self) -> float:

@@ -1,60 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Hot loop of the product-factor sweep; compiled once per instruction set.
 #include "factor_sweep.h"
-#include "simd.h"
+
+#include "arithmetic_simd.h"
 
 namespace symfast {
-
-#if defined(__AVX512F__)
-template <>
-struct Arithmetic<SYMFAST_ISA::Vec<double>> {
-  using V = SYMFAST_ISA::Vec<double>;
-  SYMFAST_SWEEP_INLINE static V multiply_add(V a, V b, V c) { return _mm512_fmadd_pd(a, b, c); }
-};
-template <>
-struct Arithmetic<SYMFAST_ISA::Vec<float>> {
-  using V = SYMFAST_ISA::Vec<float>;
-  SYMFAST_SWEEP_INLINE static V multiply_add(V a, V b, V c) { return _mm512_fmadd_ps(a, b, c); }
-};
-#elif defined(__AVX2__)
-template <>
-struct Arithmetic<SYMFAST_ISA::Vec<double>> {
-  using V = SYMFAST_ISA::Vec<double>;
-  SYMFAST_SWEEP_INLINE static V multiply_add(V a, V b, V c) { return _mm256_fmadd_pd(a, b, c); }
-};
-template <>
-struct Arithmetic<SYMFAST_ISA::Vec<float>> {
-  using V = SYMFAST_ISA::Vec<float>;
-  SYMFAST_SWEEP_INLINE static V multiply_add(V a, V b, V c) { return _mm256_fmadd_ps(a, b, c); }
-};
-#else
-template <typename V, int N>
-SYMFAST_SWEEP_INLINE V multiply_add_lanes(V a, V b, V c) {
-#if defined(__FP_FAST_FMA)
-  V result;
-  for (int i = 0; i < N; ++i)
-    result[i] =
-        sizeof(a[i]) == 8 ? __builtin_fma(a[i], b[i], c[i]) : __builtin_fmaf(a[i], b[i], c[i]);
-  return result;
-#else
-  return a * b + c;
-#endif
-}
-template <>
-struct Arithmetic<SYMFAST_ISA::Vec<double>> {
-  using V = SYMFAST_ISA::Vec<double>;
-  SYMFAST_SWEEP_INLINE static V multiply_add(V a, V b, V c) {
-    return multiply_add_lanes<V, SYMFAST_ISA::kLanes<double>>(a, b, c);
-  }
-};
-template <>
-struct Arithmetic<SYMFAST_ISA::Vec<float>> {
-  using V = SYMFAST_ISA::Vec<float>;
-  SYMFAST_SWEEP_INLINE static V multiply_add(V a, V b, V c) {
-    return multiply_add_lanes<V, SYMFAST_ISA::kLanes<float>>(a, b, c);
-  }
-};
-#endif
 
 namespace SYMFAST_ISA {
 namespace {

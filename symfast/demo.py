@@ -144,7 +144,7 @@ def time_opponents(problem: Factorized, result: SweepResult) -> tuple[list[Timin
     table = result.table
     depths, seeds = table.depth.tolist(), table.seed.tolist()
     lam = torch.tensor(table.weight_decay.to_numpy())
-    start, depth = problem.start(depths, seeds), torch.tensor(depths)
+    start, depth = problem.draw(depths, seeds), torch.tensor(depths)
     rates = [torch.full_like(lam, LR), torch.full_like(lam, MOMENTUM), lam]
 
     def with_op(op: Callable[..., Any], steps: int) -> tuple[Tensor, float]:

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from symfast import ops
 from symfast.cli import app
 from symfast.problems import Factorized
-from symfast.sweep import engine, sweep
+from symfast.sweep import sweep
 from symfast.sweep.data import load
 from symfast.sweep.store import SweepMismatchError
 
@@ -112,7 +112,7 @@ def test_init_dwf_stays_in_its_range() -> None:
     X = torch.randn(60, 50, dtype=torch.float64)
     problem = Factorized(X, X[:, 0], depth=(2, 4), init="dwf", scale=0.1)
     for depth in (2, 4):
-        product = problem.start([depth] * 20, list(range(20)))[:, :depth].prod(1)
+        product = problem.draw([depth] * 20, list(range(20)))[:, :depth].prod(1)
         assert float(product.abs().max()) < 0.2
         assert float(product.abs().min()) > 0.001
 
@@ -144,10 +144,9 @@ def test_finished_directory_is_reused(tmp_path: Path) -> None:
     assert manifest["versions"]["torch"] == torch.__version__
 
 
-def test_unfinished_directory_is_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    problem, grid = small(), {"weight_decay": [0.1, 0.2, 0.3], "seeds": 3, "steps": 100}
+def test_unfinished_directory_is_completed(tmp_path: Path) -> None:
+    problem, grid = small(), {"weight_decay": [0.1, 0.2, 0.3], "seeds": 3, "steps": 100, "chunk": 4}
     whole = sweep(problem, **grid)  # type: ignore[arg-type]
-    monkeypatch.setattr(engine, "CHUNK", 4)
     calls = 0
 
     def dies(done: int, total: int) -> None:

@@ -145,6 +145,48 @@ class Shared(nn.Module):
         return self.last(x)
 
 
+class Rotary(nn.Module):
+    """Rotary positions: pairs of key and query units turn with time, so they cannot mix."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v, self.o = (nn.Linear(16, 16) for _ in range(4))
+        self.register_buffer("speed", torch.tensor([1.0, 0.1]), persistent=False)
+
+    def heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (4, 4)).transpose(1, 2)
+
+    def turn(self, x: Tensor) -> Tensor:
+        angles = torch.outer(torch.arange(x.shape[2]).to(x), self.speed.to(x))  # type: ignore[arg-type]
+        angle = torch.cat([angles, angles], -1)
+        return x * angle.cos() + torch.cat([-x[..., 2:], x[..., :2]], -1) * angle.sin()
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.heads(self.q(x)), self.heads(self.k(x)), self.heads(self.v(x))
+        mask = torch.full(2 * (x.shape[1],), float("-inf")).triu(1)
+        scores = self.turn(q) @ self.turn(k).transpose(-1, -2) / 2 + mask
+        return self.o((scores.softmax(-1) @ v).transpose(1, 2).flatten(2))
+
+
+class Vision(nn.Module):
+    """Patches, a class token, learned positions, and a gated linear unit."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch = nn.Conv2d(3, 8, 4, stride=4)
+        self.token, self.place = (
+            nn.Parameter(torch.randn(1, 1, 8)),
+            nn.Parameter(torch.randn(1, 5, 8)),
+        )
+        self.mix, self.back = nn.Linear(8, 12), nn.Linear(6, 8)
+        self.head = nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patch(x).flatten(2).transpose(1, 2)
+        x = torch.cat([self.token.expand(len(x), -1, -1), x], 1) + self.place
+        return self.head((x + self.back(F.glu(self.mix(x)))).mean(1))
+
+
 class Unknown(nn.Module):
     """Units sorted by value: an operator that is not followed."""
 

@@ -98,7 +98,7 @@ def _moved(algebra: str, found: list[Value], run: Run) -> tuple[list[Labels], ..
             blank = np.full((1,) * len(value.shape), PINNED, dtype=np.int64)
             labels = flows[number] if number < len(flows) else blank
             full = np.broadcast_to(labels, value.shape)
-            tensors.append(torch.from_numpy(np.ascontiguousarray(full)))
+            tensors.append(torch.from_numpy(np.array(full, order="C")))
         results.append([compress(out.numpy()) for out in run(tensors)])
     return tuple(results)
 
@@ -114,7 +114,7 @@ def _cat(tracer: Tracer, node: fx.Node, args: dict[str, Any]) -> Value:
     flows = {a: (*_listed(a, values, dim), *_united(tracer, a, values, dim)) for a in ALGEBRAS}
     varies = [any(v.varies[d] for v in values) for d in range(len(shape))]
     # parts without units differ from each other along the dim
-    varies[dim] = varies[dim] or (len(values) > 1 and not any(flows["permutation"]))
+    varies[dim] = varies[dim] or (len(values) > 1 and not flows["permutation"])
     return Value(shape, tuple(varies), flows, zero=all(v.zero for v in values))
 
 

@@ -32,6 +32,27 @@ def _div(tracer: Tracer, node: fx.Node, args: dict[str, Any]) -> Value:
     return multiply(tracer, a, replace(inverse, parameter=None))
 
 
+@rule("glu")
+def _glu(tracer: Tracer, node: fx.Node, args: dict[str, Any]) -> Value:
+    """One half of the units is gated by the other: ``a * sigmoid(b)``."""
+    del node
+    x = args["self"]
+    dim = args.get("dim", -1) % len(x.shape)
+    half = x.shape[dim] // 2
+    low, high = (_part(x, dim, start, half) for start in (0, half))
+    return multiply(tracer, low, unary(tracer, high, 0, "sigmoid"))
+
+
+def _part(x: Value, dim: int, start: int, size: int) -> Value:
+    """Return a range of a value's dim."""
+
+    def cut(f: Labels) -> Labels:
+        return f.take(range(start, start + size), axis=dim) if f.shape[dim] > 1 else f
+
+    shape = (*x.shape[:dim], size, *x.shape[dim + 1 :])
+    return Value(shape, x.varies, {a: tuple(cut(f) for f in v) for a, v in x.flows.items()})
+
+
 def multiply(tracer: Tracer, a: Value, b: Value) -> Value:
     """Multiply entries; a parameter that meets units on its own dims is their gain."""
     tracer.settle(a)

@@ -89,6 +89,8 @@ def _members(tracer: Tracer, classes: UnitClasses) -> dict[int, Entries]:
     entries: dict[int, Entries] = defaultdict(lambda: defaultdict(list))
     for key, labels in classes.keys.items():
         for index, label in enumerate(labels.tolist()):
+            if not classes.mask[classes.find(label)]:
+                continue  # most units of a large embedding cannot move at all
             name, exponent = _class_of(classes, label)
             entries[name][key, exponent].append(index)
     return {name: _cancel(_orient(tracer, parts)) for name, parts in entries.items()}

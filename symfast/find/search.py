@@ -68,6 +68,8 @@ def find_symmetries(model: nn.Module, example_input: Any, seed: int = 0) -> Symm
     proved, runs = prove_all(recipes, exact, seed)
     notes = list(tracer.notes)
     if recipes and runs == 1:
-        notes.append("the model gives different outputs on the same input: nothing can be proved")
+        notes.append(
+            "the outputs are NaN, or differ when the model runs twice: nothing can be proved"
+        )
     groups = [recipe.bind(model, kinds) for recipe, kinds in zip(recipes, proved, strict=True)]
     return SymmetryGroups(groups, notes, runs)

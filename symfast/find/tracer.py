@@ -4,12 +4,10 @@
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor, fx
 
-from symfast.find.classes import ALGEBRAS, PINNED, Key, Labels, UnitClasses
-from symfast.find.value import Flows, Value, no_flows, unit_dims
+from symfast.find.classes import ALGEBRAS, Key, Labels, UnitClasses
+from symfast.find.value import Value, no_flows, unit_dims
 
 Rule = Callable[["Tracer", fx.Node, dict[str, Any]], Any]
 RULES: dict[str, Rule] = {}
@@ -109,11 +107,6 @@ class Tracer:
         self.classes[algebra].forbid(labels, ALGEBRAS[algebra])
 
 
-def pinned(shape: tuple[int, ...]) -> Labels:
-    """Return labels for entries that cannot move."""
-    return np.full(shape, PINNED, dtype=np.int64)
-
-
 def split_varying(labels: Labels, value: Value) -> tuple[int, ...]:
     """Return the unit dims of ``labels`` along which ``value`` differs for reasons of its own."""
     offset = labels.ndim - len(value.shape)
@@ -123,18 +116,3 @@ def split_varying(labels: Labels, value: Value) -> tuple[int, ...]:
 def output_shapes(node: fx.Node) -> tuple[int, ...]:
     """Return the shape of a node's output on the example input."""
     return tuple(int(size) for size in node.meta["val"].shape)
-
-
-def flows_like(**flows: tuple[Labels, ...]) -> Flows:
-    """Return flows with the given algebras and nothing else."""
-    return no_flows() | flows
-
-
-def constant(value: Value) -> bool:
-    """Say whether a value is the same everywhere and no symmetry moves it."""
-    return not any(value.varies) and not any(value.flows.values())
-
-
-def to_tensor(labels: Labels) -> Tensor:
-    """Return labels as a tensor, for operators that only move entries."""
-    return torch.from_numpy(np.ascontiguousarray(labels))

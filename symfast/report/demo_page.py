@@ -58,7 +58,7 @@ def write_demo(
         ),
         TablePart("Claims", verdicts),
         TablePart("Time for the whole sweep", speed),
-        TablePart("Cells, averaged over seeds", cell_table(result.table)),
+        TablePart("Cells, averaged over seeds", cell_table(result.table, result.axes)),
     ]
     write_page(out / "report.html", "symfast demo", facts(result.config), parts)
 

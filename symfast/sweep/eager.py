@@ -44,7 +44,7 @@ def eager_sweep(
     if not len(depths) == len(seeds) == len(lam):
         raise ValueError("depths, seeds and lam must have one entry for each replica")
     gram, linear = problem.gram.to(dtype), problem.linear.to(dtype)
-    factors = problem.start(depths, seeds).to(dtype).requires_grad_()
+    factors = problem.draw(depths, seeds).to(dtype).requires_grad_()
     depth = torch.tensor(depths)[:, None, None]
     used = torch.arange(factors.shape[1])[:, None] < torch.where(problem.factored, depth, 1)
     decay = used * problem.factored * torch.tensor(lam, dtype=dtype)[:, None, None] / depth

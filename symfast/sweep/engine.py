@@ -1,69 +1,72 @@
 # SPDX-License-Identifier: Apache-2.0
 """The sweep engine: a grid of training runs, chunk by chunk, each chunk one kernel call."""
 
-import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from concurrent.futures import TimeoutError as NotYet
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
-from symfast.factor_sweep import STATUS, FactorSweep, factor_sweep
-from symfast.problems import Factorized
-from symfast.sweep.grid import Grid, Numbers, axis, seed_axis
+from symfast.problems.problem import Axis, Problem, Replicas
+from symfast.problems.theory import predictions
+from symfast.sweep.grid import Grid, Values, grid_of
 from symfast.sweep.result import SweepResult
+from symfast.sweep.train import Progress, Trainer
 
 if TYPE_CHECKING:
-    import numpy as np
-    import pandas as pd
+    from symfast.sweep.store import Store
 
-#: Called with (replica steps done, replica steps in all) a few times a second.
-Progress: TypeAlias = Callable[[int, int], None]
-#: Replicas of one kernel call; bounds the memory of a sweep of any size.
-CHUNK = 1 << 16
-POLL_SECONDS = 0.05
+#: Most replicas of one kernel call: enough to fill a machine, few enough to lose little to a kill.
+CHUNK = {"cpu": 1 << 14, "cuda": 1 << 16}
+#: Memory of the replicas of one kernel call.
+CHUNK_BYTES = 1 << 30
+#: Weights are kept by default if those of the whole sweep take at most this.
+WEIGHT_BYTES = 1 << 28
 
 
 def sweep(
-    problem: Factorized,
+    problem: Problem,
     *,
-    lr: Numbers = 0.1,
-    weight_decay: Numbers = 0.0,
-    momentum: Numbers = 0.9,
     seeds: int | Sequence[int] = 1,
     steps: int = 20_000,
-    tol: float = 0.0,
-    check_every: int = 100,
+    every: int | None = None,
     out: str | Path | None = None,
     dtype: torch.dtype = torch.float64,
     device: torch.device | str = "cpu",
+    keep_weights: bool | None = None,
+    chunk: int | None = None,
+    shard: tuple[int, int] | None = None,
+    ray: bool = False,
     progress: Progress | None = None,
+    **axes: Values | Any,
 ) -> SweepResult:
-    """Train every combination of hyperparameters, depths and seeds; one kernel call per chunk.
+    """Train every combination of hyperparameters with every seed; one kernel call per chunk.
 
-    Each replica runs ``steps`` of momentum SGD on its factors. ``weight_decay`` is lam in
-    ``loss + lam ||w||_{2/D}^{2/D}``: every factor gets torch's weight decay 2 lam / D, which is lam
-    itself for D = 2. Diverged replicas are rows with that status.
+    The other keywords are axes of the problem (``lr``, ``weight_decay``, ...; see
+    ``problem.axes``), each one value or several, and its options (``problem.options``). ``noise``
+    is short for ``label_noise``, or ``gradient_noise`` where labels have none. Diverged replicas
+    are rows with that status.
 
     Args:
-        problem: what to train; its depths are one axis of the sweep.
-        lr: one or several step sizes.
-        weight_decay: one or several penalty weights lam.
-        momentum: one or several.
+        problem: what to train, one of `symfast.problems`.
         seeds: their number, or the seeds themselves.
         steps: steps of every replica.
-        tol: a replica stops early once max |dw| between two checks is below; 0 never stops.
-        check_every: steps between two checks.
+        every: measure each time this many steps are done, into ``result.series``.
         out: directory for the results. A finished one of the same configuration is read, not
-            computed; an unfinished one is completed.
+            computed; an unfinished one is completed, also after a kill at any moment.
         dtype: torch.float64 or torch.float32.
         device: where the kernel runs.
+        keep_weights: whether to store the weights; None: if all of them take at most 256 MB.
+        chunk: replicas of one kernel call; None: what fits 1 GB, at most 16,384 (CUDA: 65,536).
+        shard: (rank, world size): compute only every world-size'th chunk, for several processes
+            with one ``out``; under torchrun that is
+            `symfast.sweep.cluster.shard_of_environment()`.
+        ray: compute the chunks on a Ray cluster, into ``out`` of this machine.
         progress: called with (replica steps done, in all) while the kernel runs.
+        **axes: values of the problem's axes and options.
 
     Raises:
+        TypeError: if the problem is none, or a keyword is neither an axis nor an option of it.
         ValueError: if an argument is out of range.
         SweepMismatchError: if ``out`` holds a different sweep.
         KeyboardInterrupt: on Ctrl-C; finished chunks stay in ``out``.
@@ -77,24 +80,76 @@ def sweep(
         >>> result.table.sparsity.tolist()
         [0.25, 0.25, 0.5, 0.5]
     """
-    if not isinstance(problem, Factorized):
+    if not isinstance(problem, Problem):
         raise TypeError(f"problem must be one of symfast.problems, not {type(problem).__name__}")
     if dtype not in (torch.float32, torch.float64):
         raise ValueError(f"dtype must be torch.float32 or torch.float64, not {dtype}")
-    if steps < 1 or check_every < 1 or not tol >= 0:
-        raise ValueError("steps and check_every must be at least 1 and tol must not be negative")
-    grid = Grid(
-        problem.depths,
-        axis("lr", lr),
-        axis("momentum", momentum),
-        axis("weight_decay", weight_decay),
-        seed_axis(seeds),
-    )
-    options = {"steps": steps, "tol": tol, "check_every": check_every}
-    train = _Trainer(problem, grid, options, dtype, _usable(device), progress)
+    if steps < 1 or (every is not None and every < 1) or (chunk is not None and chunk < 1):
+        raise ValueError("steps, every and chunk must be at least 1")
+    given, options = split_keywords(problem, axes)
+    grid = grid_of(problem.axes, given, seeds)
+    place = _usable(device)
+    kept = _keeps_weights(problem, grid, dtype) if keep_weights is None else keep_weights
+    train = Trainer(problem, grid, steps, every, options, dtype, place, kept, progress)
+    size = chunk or _chunk_size(problem, place)
+    if shard is not None and not 0 <= shard[0] < shard[1]:
+        raise ValueError(f"shard must be (rank, world size) with rank below it, not {shard}")
     if out is None:
-        return _collect(train, grid)
-    return _collect_stored(train, grid, Path(out))
+        if shard is not None or ray:
+            raise ValueError("shard and ray need out, the directory where all results meet")
+        return _collect(train, size)
+    return _collect_stored(train, size, Path(out), shard or (0, 1), ray)
+
+
+def split_keywords(
+    problem: Problem, keywords: Mapping[str, Any]
+) -> tuple[dict[str, Values], dict[str, Any]]:
+    """Return the values of the axes and the options, defaults filled in.
+
+    Raises:
+        TypeError: if a keyword is neither.
+        ValueError: if an option is negative or of another type.
+
+    Example:
+        >>> import torch
+        >>> from symfast.problems import Factorized
+        >>> from symfast.sweep.engine import split_keywords
+        >>> split_keywords(Factorized(torch.eye(2), torch.ones(2)), {"lr": 0.2, "tol": 1e-9})
+        ({'lr': 0.2}, {'tol': 1e-09, 'check_every': 100})
+    """
+    axes, options, given = problem.axes, dict(problem.options), {}
+    for name, value in keywords.items():
+        known = _alias(axes, name)
+        if known in given:
+            raise TypeError(f"{name} and {known} are the same axis; give one of them")
+        if known in axes:
+            given[known] = value
+        elif known in options:
+            options[known] = _option(known, value, options[known])
+        else:
+            there = ", ".join([*axes, *options])
+            kind = type(problem).__name__
+            raise TypeError(f"{kind} has no axis or option called {name!r}; it has {there}")
+    return given, options
+
+
+def _alias(axes: Mapping[str, Axis], name: str) -> str:
+    """What ``noise`` means for a problem."""
+    kinds = [kind for kind in ("label_noise", "gradient_noise") if kind in axes]
+    return kinds[0] if name == "noise" and kinds else name
+
+
+def _option(name: str, value: Any, default: Any) -> Any:
+    """An option of the type of its default; numbers must not be negative, counts at least 1."""
+    wanted = type(default)
+    if isinstance(default, bool | str) and not isinstance(value, wanted):
+        raise ValueError(f"{name} must be a {wanted.__name__}, not {value!r}")
+    if isinstance(default, int | float) and not isinstance(default, bool):
+        least = 1 if isinstance(default, int) else 0
+        if isinstance(value, bool) or not isinstance(value, int | float) or not value >= least:
+            raise ValueError(f"{name} must be a number of at least {least}, not {value!r}")
+        return wanted(value)
+    return value
 
 
 def _usable(device: torch.device | str) -> torch.device:
@@ -105,114 +160,58 @@ def _usable(device: torch.device | str) -> torch.device:
         raise ValueError(f"device {device} cannot be used: {error}") from error
 
 
-class _Trainer:
-    """Trains a range of replicas; remembers how many steps of the whole sweep are done."""
-
-    def __init__(
-        self,
-        problem: Factorized,
-        grid: Grid,
-        options: dict[str, Any],
-        dtype: torch.dtype,
-        device: torch.device,
-        progress: Progress | None,
-    ) -> None:
-        self.problem, self.grid, self.options = problem, grid, options
-        self.dtype, self.device, self.progress = dtype, device, progress
-        self.seconds = 0.0
-
-    def config(self) -> dict[str, Any]:
-        """Everything the numbers depend on."""
-        return {
-            "problem": self.problem.describe(),
-            "grid": self.grid.describe(),
-            "options": self.options,
-            "dtype": str(self.dtype),
-            "device": self.device.type,
-        }
-
-    def rows(self, replicas: range) -> tuple["pd.DataFrame", "np.ndarray[Any, Any]"]:
-        """Train replicas and measure them: table rows and model weights (rows, d)."""
-        import pandas as pd
-
-        columns = self.grid.columns(replicas)
-        found = self._train(replicas, columns)
-        w = found.weight.to("cpu", torch.float64)
-        depth = torch.tensor(columns["depth"])
-        lam = torch.tensor(columns["weight_decay"], dtype=torch.float64)
-        measured = {name: x.numpy() for name, x in self.problem.measure(w, depth, lam).items()}
-        table = pd.DataFrame(columns | measured)
-        table["residual"] = found.residual.double().cpu().numpy()
-        table["steps"] = found.steps.cpu().numpy()
-        table["status"] = [STATUS[i] for i in found.status.tolist()]
-        return table, self.problem.theta(w).numpy()
-
-    def _train(self, replicas: range, columns: dict[str, list[Any]]) -> FactorSweep:
-        """One kernel call in a thread of its own, so that this one can report and interrupt."""
-        place: dict[str, Any] = {"dtype": self.dtype, "device": self.device}
-        counter = torch.zeros(2, dtype=torch.int64, device=self.device)
-
-        def call() -> FactorSweep:
-            return factor_sweep(
-                self.problem.gram.to(**place),
-                self.problem.linear.to(**place),
-                self.problem.start(columns["depth"], columns["seed"]).to(**place),
-                depth=torch.tensor(columns["depth"], device=self.device),
-                factored=self.problem.factored.to(self.device),
-                lr=torch.tensor(columns["lr"], **place),
-                momentum=torch.tensor(columns["momentum"], **place),
-                lam=torch.tensor(columns["weight_decay"], **place),
-                progress=counter,
-                **self.options,
-            )
-
-        begin = time.perf_counter()
-        found = self._watch(call, counter, replicas.start)
-        self.seconds += time.perf_counter() - begin
-        return found
-
-    def _watch(self, call: Callable[[], FactorSweep], counter: Tensor, first: int) -> FactorSweep:
-        """Poll the kernel's counter; on Ctrl-C ask it to stop, wait for it, and raise."""
-        steps = self.options["steps"]
-        with ThreadPoolExecutor(1) as pool:
-            future = pool.submit(call)
-            try:
-                while True:
-                    try:
-                        found = future.result(timeout=POLL_SECONDS)
-                        break
-                    except NotYet:
-                        # Reading a device counter would wait for the kernel that writes it.
-                        if self.progress and counter.device.type == "cpu":
-                            self.progress(first * steps + int(counter[0]), len(self.grid) * steps)
-            except KeyboardInterrupt:
-                counter[1] = 1
-                raise
-        if self.progress:
-            self.progress(first * steps + int(counter[0]), len(self.grid) * steps)
-        return found
+def _chunk_size(problem: Problem, device: torch.device) -> int:
+    """Replicas of one kernel call."""
+    most = CHUNK.get(device.type, CHUNK["cpu"])
+    return max(1, min(most, CHUNK_BYTES // problem.replica_bytes))
 
 
-def _collect(train: _Trainer, grid: Grid) -> SweepResult:
+def _keeps_weights(problem: Problem, grid: Grid, dtype: torch.dtype) -> bool:
+    """Whether the weights of all replicas are few enough to be kept without being asked to."""
+    first: Replicas = grid.replicas(range(1), problem.axes)
+    one = problem.weights(problem.start(first, dtype=dtype, device=torch.device("cpu")))
+    return one.numel() * one.element_size() * len(grid) <= WEIGHT_BYTES
+
+
+def _collect(train: Trainer, size: int) -> SweepResult:
     """All chunks in memory."""
     import numpy as np
     import pandas as pd
 
-    parts = [train.rows(replicas) for replicas in grid.chunks(CHUNK)]
-    table = pd.concat([table for table, _ in parts], ignore_index=True)
-    weights = np.concatenate([weights for _, weights in parts])
-    return SweepResult(train.config(), table, weights, train.seconds)
+    parts = [train.part(rows) for rows in train.grid.chunks(size)]
+    table = pd.concat([part.table for part in parts], ignore_index=True)
+    kept = [part.weights for part in parts if part.weights is not None]
+    weights = np.concatenate(kept) if kept else None
+    rows = [part.series for part in parts if part.series is not None]
+    series = pd.concat(rows, ignore_index=True) if rows else None
+    theory = predictions(train.problem, dict(train.grid.axes))
+    return SweepResult(train.config(), table, weights, train.seconds, series=series, theory=theory)
 
 
-def _collect_stored(train: _Trainer, grid: Grid, out: Path) -> SweepResult:
+def _collect_stored(
+    train: Trainer, size: int, out: Path, shard: tuple[int, int], ray: bool
+) -> SweepResult:
     """Only the chunks that are not on disk yet, then one file."""
+    store = _open(train, size, out)
+    rank, world = shard
+    if ray:
+        from symfast.sweep.cluster import compute_on_ray
+
+        compute_on_ray(train, store)
+    for number, rows in enumerate(train.grid.chunks(store.chunk)):
+        if number % world != rank:
+            continue
+        if store.has(number):
+            train.skip(rows)
+        else:
+            store.write(number, train.part(rows))
+    store.join()
+    theory = predictions(train.problem, dict(train.grid.axes))
+    return store.result(train.config(), train.seconds, theory)
+
+
+def _open(train: Trainer, size: int, out: Path) -> "Store":
+    """The store of a sweep; one that exists keeps its chunk size."""
     from symfast.sweep.store import Store
 
-    store = Store(out, train.config())
-    if not store.finished:
-        chunks = list(grid.chunks(CHUNK))
-        for number, replicas in enumerate(chunks):
-            if not store.has(number):
-                store.write(number, *train.rows(replicas))
-        store.finish(len(chunks))
-    return SweepResult(train.config(), *store.read(), train.seconds, out)
+    return Store(out, train.config(), rows=len(train.grid), chunk=size)

@@ -1,162 +1,224 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The directory of a sweep: a manifest, parts while it runs, one parquet file when it is done."""
+"""The directory of a sweep: a manifest, parts while it runs, one parquet file when it is done.
 
-import json
-import os
-import platform
+Every file appears whole or not at all, and what is in it follows from the manifest alone. So a
+process may be killed at any moment, and several may work in one directory without locks: at worst
+two compute the same part and one replaces the other's file with its equal.
+"""
+
+import warnings
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 
-from symfast.build import build_info
+from symfast.sweep.files import create, read_json, remove_orphans, replacing
+from symfast.sweep.manifest import SweepMismatchError, flat, plain, versions
+from symfast.sweep.train import Part
 
-FORMAT = 1
-MANIFEST, TABLE = "manifest.json", "sweep.parquet"
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
+    from symfast.problems.theory import Prediction
+    from symfast.sweep.result import SweepResult
 
-class SweepMismatchError(ValueError):
-    """A directory already holds a different sweep; it is never overwritten."""
+__all__ = ["MANIFEST", "SERIES", "TABLE", "Store", "SweepMismatchError"]
 
-    def __init__(self, directory: Path, stored: dict[str, Any], wanted: dict[str, Any]) -> None:
-        names = sorted(set(stored) | set(wanted))
-        changed = [name for name in names if stored.get(name) != wanted.get(name)]
-        details = "; ".join(
-            f"{name}: stored {_short(stored.get(name))}, asked for {_short(wanted.get(name))}"
-            for name in changed
-        )
-        super().__init__(
-            f"{directory} holds another sweep ({details}). "
-            "Choose another directory, or delete this one to compute anew."
-        )
+FORMAT = 2
+MANIFEST, TABLE, SERIES = "manifest.json", "sweep.parquet", "series.parquet"
 
 
 class Store:
-    """A sweep on disk; every file appears whole or not at all, so a killed run can be resumed.
+    """A sweep on disk, in parts of ``chunk`` rows until all are there.
 
     Raises:
         SweepMismatchError: if the directory belongs to a sweep with another configuration.
-        ValueError: if the directory exists without a readable manifest and is not empty.
+        ValueError: if the directory holds a table without a readable manifest.
 
     Example:
-        >>> import tempfile, pandas as pd, numpy as np
+        >>> import tempfile, pandas as pd
         >>> from symfast.sweep.store import Store
-        >>> store = Store(tempfile.mkdtemp(), {"steps": 10})
-        >>> store.write(0, pd.DataFrame({"loss": [0.5]}), np.ones((1, 2)))
-        >>> store.finish(1)
-        >>> store.read()[0].loss.tolist()
+        >>> from symfast.sweep.train import Part
+        >>> store = Store(tempfile.mkdtemp(), {"steps": 10}, rows=1, chunk=1)
+        >>> store.write(0, Part(pd.DataFrame({"loss": [0.5]}), None, None))
+        >>> store.join()
+        True
+        >>> store.table().loss.tolist()
         [0.5]
     """
 
-    def __init__(self, directory: str | Path, config: dict[str, Any]) -> None:
+    def __init__(
+        self, directory: str | Path, config: dict[str, Any], *, rows: int, chunk: int
+    ) -> None:
         self.directory = Path(directory)
-        config = json.loads(json.dumps(config))
-        manifest = self.directory / MANIFEST
-        if manifest.exists():
-            stored = _read_manifest(manifest)
-            if stored["config"] != config:
-                raise SweepMismatchError(self.directory, _flat(stored["config"]), _flat(config))
-            return
-        if self.directory.is_dir() and (self.directory / TABLE).exists():
+        self.rows = rows
+        if (self.directory / TABLE).exists() and not (self.directory / MANIFEST).exists():
             raise ValueError(f"{self.directory} has a {TABLE} but no {MANIFEST}; choose another")
         self.directory.mkdir(parents=True, exist_ok=True)
-        facts = {"format": FORMAT, "config": config, "seeds": config.get("grid", {}).get("seeds")}
-        facts |= {"versions": _versions(), "created": datetime.now(timezone.utc).isoformat()}
-        _write_atomically(manifest, json.dumps(facts, indent=2).encode())
+        wanted = plain(config)
+        facts = {"format": FORMAT, "config": wanted, "rows": rows, "chunk": chunk}
+        facts |= {"seeds": wanted.get("grid", {}).get("seeds")}
+        facts |= {"versions": versions(), "created": datetime.now(timezone.utc).isoformat()}
+        create(self.directory / MANIFEST, facts)
+        stored = _read_manifest(self.directory / MANIFEST)
+        if stored["config"] != wanted:
+            raise SweepMismatchError(self.directory, flat(stored["config"]), flat(wanted))
+        self.chunk: int = stored["chunk"]
+        self.parts = -(-rows // self.chunk)
+        if stored["versions"] != facts["versions"] and not self.finished:
+            warnings.warn(
+                f"{self.directory} was begun with {stored['versions']}; new parts come from "
+                f"{facts['versions']} and may differ in the last digits",
+                stacklevel=2,
+            )
+        remove_orphans(self.directory)
 
     @property
     def finished(self) -> bool:
         """Whether the whole table is there."""
         return (self.directory / TABLE).exists()
 
-    def has(self, part: int) -> bool:
-        """Whether one part is there."""
-        return self._part(part).exists()
+    def has(self, number: int) -> bool:
+        """Whether one part is there, alone or in the whole table."""
+        return self._part(number).exists() or self.finished
 
-    def write(self, part: int, table: pd.DataFrame, weights: "np.ndarray[Any, Any]") -> None:
-        """Store the rows of one part with their weights (rows, d)."""
-        rows = pa.Table.from_pandas(table, preserve_index=False)
-        flat = pa.array(np.ascontiguousarray(weights).reshape(-1))
-        column = pa.FixedSizeListArray.from_arrays(flat, weights.shape[1])
-        _write_table(self._part(part), rows.append_column("w", column))
+    def missing(self) -> list[int]:
+        """Return the numbers of the parts that are still to be computed."""
+        return [number for number in range(self.parts) if not self.has(number)]
 
-    def finish(self, parts: int) -> None:
-        """Join the parts to one file and remove them."""
-        _write_table(
-            self.directory / TABLE,
-            pa.concat_tables(pq.read_table(self._part(i)) for i in range(parts)),
+    def write(self, number: int, part: Part) -> None:
+        """Store one part: its series first, since the table says that the part is there.
+
+        Raises:
+            ValueError: if the part has not the rows of its number.
+        """
+        if len(part.table) != self._rows(number):
+            raise ValueError(f"part {number} has {self._rows(number)} rows, not {len(part.table)}")
+        rows = pa.Table.from_pandas(part.table, preserve_index=False)
+        if part.weights is not None:
+            values = pa.array(np.ascontiguousarray(part.weights).reshape(-1))
+            column = pa.FixedSizeListArray.from_arrays(values, part.weights.shape[1])
+            rows = rows.append_column("w", column)
+        if part.series is not None:
+            series = pa.Table.from_pandas(part.series, preserve_index=False)
+            _write_tables(self._series(number), [series])
+        _write_tables(self._part(number), [rows])
+
+    def join(self) -> bool:
+        """Join the parts to one file once all are there; return whether the sweep is finished."""
+        if not self.finished and not self.missing():
+            try:
+                if self._series(0).exists():
+                    series = (_read(self._series(i)) for i in range(self.parts))
+                    _write_tables(self.directory / SERIES, series)
+                _write_tables(self.directory / TABLE, self._checked_parts())
+            except FileNotFoundError:  # another process has joined them meanwhile
+                if not self.finished:
+                    raise
+        if self.finished:
+            for number in range(self.parts):
+                self._part(number).unlink(missing_ok=True)
+                self._series(number).unlink(missing_ok=True)
+        return self.finished
+
+    def table(self) -> pd.DataFrame:
+        """Return the rows that are there, without weights, in the order of the grid."""
+        return self._frame(TABLE, self._part)
+
+    def series(self) -> pd.DataFrame | None:
+        """Return the time series that are there, or None if none were asked for."""
+        if not (self.directory / SERIES).exists() and not self._series(0).exists():
+            return None
+        return self._frame(SERIES, self._series)
+
+    def weights(self) -> "np.ndarray[Any, Any] | None":
+        """Return the weights (rows, p) that are there, or None if they were not kept."""
+        tables = [_read(path) for path in self._sources(TABLE, self._part)]
+        if not tables or "w" not in tables[0].column_names:
+            return None
+        column = pa.concat_tables(tables).column("w").combine_chunks()
+        values: np.ndarray[Any, Any] = column.flatten().to_numpy()
+        return values.reshape(len(column), -1)
+
+    def result(
+        self, config: dict[str, Any], seconds: float, theory: "Iterable[Prediction]" = ()
+    ) -> "SweepResult":
+        """Return the result; table, series and weights are read when they are asked for."""
+        from symfast.sweep.result import SweepResult
+
+        return SweepResult(
+            config, seconds=seconds, directory=self.directory, store=self, theory=list(theory)
         )
-        for i in range(parts):
-            self._part(i).unlink()
 
-    def read(self) -> tuple[pd.DataFrame, "np.ndarray[Any, Any]"]:
-        """Return the table and the weights (rows, d) of a finished sweep."""
-        rows = pq.read_table(self.directory / TABLE)
-        column = rows.column("w").combine_chunks()
-        weights = column.flatten().to_numpy().reshape(len(rows), -1)
-        return rows.drop_columns("w").to_pandas(), weights
+    def _frame(self, whole: str, part: Any) -> pd.DataFrame:
+        sources = self._sources(whole, part)
+        tables = [_without_weights(_read(path)) for path in sources]
+        return pa.concat_tables(tables).to_pandas() if tables else pd.DataFrame()
+
+    def _sources(self, whole: str, part: Any) -> list[Path]:
+        """The joined file, or the parts that are there."""
+        if self.finished:
+            return [self.directory / whole]
+        return [part(i) for i in range(self.parts) if self._part(i).exists()]
+
+    def _checked_parts(self) -> "Iterable[pa.Table]":
+        """Every part, its number of rows checked."""
+        for number in range(self.parts):
+            table = _read(self._part(number))
+            if len(table) != self._rows(number):
+                raise ValueError(
+                    f"{self._part(number)} holds {len(table)} rows instead of "
+                    f"{self._rows(number)}; delete it, and a rerun will compute it anew"
+                )
+            yield table
+
+    def _rows(self, number: int) -> int:
+        return min(self.chunk, self.rows - number * self.chunk)
 
     def _part(self, number: int) -> Path:
-        return self.directory / f"part-{number:05d}.parquet"
+        return self.directory / f"part-{number:06d}.parquet"
+
+    def _series(self, number: int) -> Path:
+        return self.directory / f"series-{number:06d}.parquet"
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
     """The stored manifest, or an error that names the file."""
+    stored = read_json(path)
+    wanted = {"format": int, "config": dict, "rows": int, "chunk": int, "versions": dict}
+    complete = isinstance(stored, dict) and all(
+        isinstance(stored.get(name), kind) for name, kind in wanted.items()
+    )
+    if not complete or stored["format"] != FORMAT or stored["chunk"] < 1:
+        raise ValueError(f"{path} is not a sweep manifest of format {FORMAT}; choose another place")
+    return dict(stored)
+
+
+def _read(path: Path) -> pa.Table:
+    """One parquet file, or an error that says which and what to do."""
     try:
-        stored = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
-    if not isinstance(stored, dict) or stored.get("format") != FORMAT or "config" not in stored:
-        raise ValueError(f"{path} is not a sweep manifest of format {FORMAT}")
-    return stored
+        return pq.read_table(path, partitioning=None)
+    except FileNotFoundError:
+        raise
+    except (OSError, pa.ArrowException) as error:
+        raise ValueError(
+            f"{path} is damaged ({error}); delete it, and a rerun will compute it anew"
+        ) from error
 
 
-def _versions() -> dict[str, str]:
-    """What produced the numbers."""
-    info = build_info()
-    return {
-        "symfast": str(info.get("version", info.get("symfast", "unknown"))),
-        "kernels": str(info.get("kernels")),
-        "cpu_capability": str(info.get("cpu_capability")),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-    }
+def _without_weights(table: pa.Table) -> pa.Table:
+    return table.drop_columns("w") if "w" in table.column_names else table
 
 
-def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested keys joined by dots, so that a mismatch can be named."""
-    flat: dict[str, Any] = {}
-    for name, value in config.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = value
-    return flat
-
-
-def _short(value: Any) -> str:
-    """At most 40 characters of a value."""
-    text = json.dumps(value)
-    return text if len(text) <= 40 else text[:37] + "..."
-
-
-def _write_atomically(path: Path, content: bytes) -> None:
-    """Write a neighbour file, flush it to disk, then rename it over ``path``."""
-    fresh = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with fresh.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)
-
-
-def _write_table(path: Path, table: pa.Table) -> None:
-    """One parquet file, whole or not at all."""
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
-    _write_atomically(path, sink.getvalue().to_pybytes())
+def _write_tables(path: Path, tables: "Iterable[pa.Table]") -> None:
+    """One parquet file of some tables, whole or not at all, one table in memory at a time."""
+    every = iter(tables)
+    first = next(every)
+    with replacing(path) as file, pq.ParquetWriter(file, first.schema, compression="zstd") as sink:
+        sink.write_table(first)
+        for table in every:
+            sink.write_table(table.cast(first.schema))

@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Problems whose whole training runs inside one kernel call; `symfast.sweep` trains them."""
+"""Least squares through product factors: the Lasso and its relatives by plain gradient descent."""
 
-import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from symfast.factor_sweep import MAX_DEPTH
+from symfast.factor_sweep import MAX_DEPTH, factor_sweep
+from symfast.problems.problem import FINISHED, Axis, Replicas, State, Stretch, data_hash
 
 #: A weight counts as present above this size (the fold of the sparsity literature).
 SUPPORT = 1e-4
@@ -94,30 +94,98 @@ class Factorized:
         """The depths to sweep over."""
         return self.depth if isinstance(self.depth, tuple) else (int(self.depth),)  # type: ignore[arg-type]
 
-    def start(self, depths: Sequence[int], seeds: Sequence[int]) -> Tensor:
+    @property
+    def axes(self) -> Mapping[str, Axis]:
+        """Depth, start, step size, momentum and penalty weight lam."""
+        return {
+            "depth": Axis(self.depths, low=1, high=MAX_DEPTH, integer=True, label="depth D"),
+            "scale": Axis(self.scale, label="scale of the start"),
+            "lr": Axis(0.1, label="learning rate η"),
+            "momentum": Axis(0.9, label="momentum"),
+            "weight_decay": Axis(0.0, label="penalty weight λ"),
+        }
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """``tol``: stop a replica once max |dw| between checks is below; ``check_every`` steps."""
+        return {"tol": 0.0, "check_every": 100}
+
+    @property
+    def replica_bytes(self) -> int:
+        """Factors and velocities, and a copy of each."""
+        return 8 * self.d * (4 * max(self.depths) + 4)
+
+    def draw(
+        self, depths: Sequence[int], seeds: Sequence[int], scales: Sequence[float] | None = None
+    ) -> Tensor:
         """Return the first factors (B, D, d) of one replica per (depth, seed); D = max(depths).
 
-        The draw depends on the seed (and for "dwf" the depth) alone, never on the other replicas.
+        The draw depends on the seed, the scale and for "dwf" the depth alone.
         """
-        factors = torch.ones(len(seeds), max(self.depths), self.d, dtype=torch.float64)
-        drawn: dict[tuple[int, int], Tensor] = {}
-        for row, key in enumerate(zip(depths, seeds, strict=True)):
+        chosen = [self.scale] * len(seeds) if scales is None else scales
+        factors = torch.ones(len(seeds), max(depths), self.d, dtype=torch.float64)
+        drawn: dict[tuple[int, int, float], Tensor] = {}
+        for row, key in enumerate(zip(depths, seeds, chosen, strict=True)):
             if key not in drawn:
                 drawn[key] = self._draw(*key)
             factors[row, : key[0]] = drawn[key]
         return factors
 
-    def _draw(self, depth: int, seed: int) -> Tensor:
+    def _draw(self, depth: int, seed: int, scale: float) -> Tensor:
         """First factors (depth, d) of one replica."""
         generator = torch.Generator().manual_seed(seed)
-        normal = torch.randn(self.d, generator=generator, dtype=torch.float64) * self.scale
+        normal = torch.randn(self.d, generator=generator, dtype=torch.float64) * scale
         factors = torch.ones(depth, self.d, dtype=torch.float64)
         if self.init == "keep":
             factors[-1] = torch.where(self.factored, normal, 1)
         else:
-            factors = _truncated(depth, self.d, self.scale, generator)
+            factors = _truncated(depth, self.d, scale, generator)
         factors[0] = torch.where(self.factored, factors[0], normal)
         return factors
+
+    def start(self, replicas: Replicas, *, dtype: torch.dtype, device: torch.device) -> State:
+        """Return factors and velocities (R, D, d), their product w (R, d), and how runs stand."""
+        depths = replicas.cells["depth"].long().tolist()
+        factors = self.draw(depths, replicas.seeds.tolist(), replicas.cells["scale"].tolist())
+        count = torch.zeros(len(replicas), dtype=torch.int64, device=device)
+        return {
+            "factors": factors.to(device, dtype),
+            "velocity": torch.zeros_like(factors, dtype=dtype, device=device),
+            "w": factors.prod(1).to(device, dtype),
+            "residual": torch.full((len(replicas),), math.inf, dtype=dtype, device=device),
+            "steps": count,
+            "status": torch.full_like(count, FINISHED),
+        }
+
+    def train(self, state: State, replicas: Replicas, stretch: Stretch) -> State:
+        """Run the persistent kernel on the replicas that have neither converged nor diverged."""
+        alive = (state["status"] == FINISHED).nonzero().flatten()
+        stretch.progress[0] += stretch.steps * (len(replicas) - len(alive))
+        like, cells = state["w"], replicas.select(alive.cpu()).cells
+        if len(alive) == 0:
+            return state
+        # A kernel on another device counts there: reading it meanwhile would wait for the kernel.
+        counter = stretch.progress.to(like.device)
+        found = factor_sweep(
+            self.gram.to(like),
+            self.linear.to(like),
+            state["factors"][alive],
+            velocity=state["velocity"][alive],
+            depth=cells["depth"].to(like.device, torch.int64),
+            factored=self.factored.to(like.device),
+            lr=cells["lr"].to(like),
+            momentum=cells["momentum"].to(like),
+            lam=cells["weight_decay"].to(like),
+            steps=stretch.steps,
+            progress=counter,
+            **stretch.options,
+        )
+        stretch.progress[0] = counter[0]
+        state["steps"][alive] += found.steps
+        names = {"w": found.weight, "factors": found.factors, "velocity": found.velocity}
+        for name, x in (names | {"residual": found.residual, "status": found.status}).items():
+            state[name][alive] = x
+        return state
 
     def theta(self, w: Tensor) -> Tensor:
         """Weights (B, d) of the model from trained coordinates (B, d)."""
@@ -131,21 +199,28 @@ class Factorized:
         """``||w||_{2/D}^{2/D}`` (B,) over the factored coordinates."""
         return (w.abs() ** (2 / depth)[:, None])[:, self.factored].sum(-1)
 
-    def measure(self, w: Tensor, depth: Tensor, lam: Tensor) -> dict[str, Tensor]:
-        """Order parameters (B,) of trained coordinates w (B, d), all in float64.
+    def measure(self, state: State, replicas: Replicas) -> dict[str, Tensor]:
+        """Order parameters (R,), in float64.
 
         loss, objective = loss + lam * penalty, sparsity (share of factored coordinates of size
-        <= 1e-4), zeros (share that is exactly zero after the fold), violation = max |O^T theta|.
+        <= 1e-4), zeros (share that is exactly zero after the fold), violation = max |O^T theta|,
+        residual = max |dw| between the last two checks.
         """
-        inside = w[:, self.factored].abs()
-        loss = self.loss(w)
+        w = state["w"].to("cpu", torch.float64)
+        inside, loss = w[:, self.factored].abs(), self.loss(w)
+        penalty = self.penalty(w, replicas.cells["depth"])
         return {
             "loss": loss,
-            "objective": loss + lam * self.penalty(w, depth),
+            "objective": loss + replicas.cells["weight_decay"] * penalty,
             "sparsity": (inside <= SUPPORT).double().mean(-1),
             "zeros": (inside == 0).double().mean(-1),
             "violation": inside.amax(-1),
+            "residual": state["residual"].to("cpu", torch.float64),
         }
+
+    def weights(self, state: State) -> Tensor:
+        """Return the model's weights theta (R, d) in float64."""
+        return self.theta(state["w"].to("cpu", torch.float64))
 
     def threshold(self) -> float:
         """Smallest lam for which depth 2 meets the constraint exactly.
@@ -164,11 +239,7 @@ class Factorized:
 
     def describe(self) -> dict[str, Any]:
         """Plain facts that identify the problem, data included, for a manifest."""
-        tensors = [self.X, self.y] + ([] if self.frame is None else [torch.as_tensor(self.frame)])
-        digest = hashlib.sha256()
-        for x in tensors:
-            digest.update(repr(tuple(x.shape)).encode())
-            digest.update(x.double().contiguous().numpy().tobytes())
+        frame = [] if self.frame is None else [torch.as_tensor(self.frame)]
         return {
             "kind": "Factorized",
             "samples": len(self.X),
@@ -177,7 +248,7 @@ class Factorized:
             "depths": list(self.depths),
             "init": self.init,
             "scale": self.scale,
-            "data_sha256": digest.hexdigest(),
+            "data_sha256": data_hash(self.X, self.y, *frame),
         }
 
 

@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: Apache-2.0
+// philox.h on SIMD lanes. A word sits in a 64-bit lane, where one instruction multiplies it to 64
+// bits; two vectors of words interleave into one vector of 32-bit lanes for the normal numbers.
+#pragma once
+#include "philox.h"
+#include "simd.h"
+
+#if defined(__SSE2__)
+#include <emmintrin.h>
+#endif
+
+namespace symfast {
+namespace SYMFAST_ISA {
+
+typedef uint64_t Words64 __attribute__((vector_size(kVectorBytes)));
+typedef int32_t Int32 __attribute__((vector_size(kVectorBytes)));
+
+}  // namespace SYMFAST_ISA
+
+#if defined(__SSE2__)
+template <>
+struct PhiloxMath<SYMFAST_ISA::Words64> {
+  using W = SYMFAST_ISA::Words64;
+  SF_INLINE W product(W a, uint32_t m) {
+#if defined(__AVX512F__)
+    return (W)_mm512_mul_epu32((__m512i)a, _mm512_set1_epi64(m));
+#elif defined(__AVX2__)
+    return (W)_mm256_mul_epu32((__m256i)a, _mm256_set1_epi64x(m));
+#else
+    return (W)_mm_mul_epu32((__m128i)a, _mm_set1_epi64x(m));
+#endif
+  }
+};
+#endif
+
+template <>
+struct NormalMath<SYMFAST_ISA::Vec<float>> {
+  using F = SYMFAST_ISA::Vec<float>;
+  using Int = SYMFAST_ISA::Int32;
+  using Word = SYMFAST_ISA::Bits32;
+  SF_INLINE F to_float(Int i) { return __builtin_convertvector(i, F); }
+  SF_INLINE Int bits(F x) { return (Int)x; }
+  SF_INLINE F number(Int i) { return (F)i; }
+  SF_INLINE F multiply_add(F a, F b, F c) {
+#if defined(__AVX512F__)
+    return (F)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(__AVX2__)
+    return (F)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#else
+    for (int i = 0; i < SYMFAST_ISA::kLanes<float>; ++i) c[i] = __builtin_fmaf(a[i], b[i], c[i]);
+    return c;
+#endif
+  }
+  SF_INLINE F square_root(F x) {
+#if defined(__AVX512F__)
+    return (F)_mm512_sqrt_ps((__m512)x);
+#elif defined(__AVX2__)
+    return (F)_mm256_sqrt_ps((__m256)x);
+#elif defined(__SSE2__)
+    return (F)_mm_sqrt_ps((__m128)x);
+#else
+    for (int i = 0; i < SYMFAST_ISA::kLanes<float>; ++i) x[i] = __builtin_sqrtf(x[i]);
+    return x;
+#endif
+  }
+};
+
+namespace SYMFAST_ISA {
+
+// 32-bit lanes 2 l and 2 l + 1 from lane l of two vectors of words.
+SF_INLINE Bits32 interleave_words(Words64 even, Words64 odd) {
+  return (Bits32)((even & 0xffffffffu) | odd << 32);
+}
+
+// The numbers of the anchor's group, in the order of elements: see anchor_normal.
+SF_INLINE void anchor_group(const RandomStream& stream, int64_t group, float* z) {
+  constexpr int B = kVectorBytes / 8;
+  Words64 block;
+  for (int i = 0; i < B; ++i) block[i] = static_cast<uint64_t>(8 * group + i);
+#pragma GCC unroll 4
+  for (int part = 0; part < 8; part += B) {
+    const auto words = random_block(stream, block + static_cast<uint64_t>(part));
+    for (int v = 0; v < 2; ++v) {
+      const auto pair = coarse_normal_pair<Vec<float>>(
+          interleave_words(words.word[2 * v], words.word[2 * v + 1]));
+      store(z + 32 * v + 2 * part, pair.first);
+      store(z + 32 * v + 16 + 2 * part, pair.second);
+    }
+  }
+}
+
+// The numbers of two groups of noise, 64 elements: see noise_normal.
+SF_INLINE void noise_group(const RandomStream& stream, int64_t group, float* z) {
+  constexpr int B = kVectorBytes / 8;
+  Words64 block;
+  for (int i = 0; i < B; ++i) block[i] = static_cast<uint64_t>(16 * group + i);
+#pragma GCC unroll 8
+  for (int part = 0; part < 16; part += B) {
+    const auto words = random_block(stream, block + static_cast<uint64_t>(part));
+    const auto pair = normal_pair<Vec<float>>(interleave_words(words.word[0], words.word[2]),
+                                              interleave_words(words.word[1], words.word[3]));
+    float* first = z + 32 * (part / 8) + 2 * (part % 8);
+    store(first, pair.first);
+    store(first + 16, pair.second);
+  }
+}
+
+// Uniform numbers of 64 elements, as 2 u - 1: see anchor_spread.
+SF_INLINE void spread_group(const RandomStream& stream, int64_t group, float* z) {
+  constexpr int B = kVectorBytes / 8;
+  Words64 block;
+  for (int i = 0; i < B; ++i) block[i] = static_cast<uint64_t>(16 * group + i);
+#pragma GCC unroll 8
+  for (int part = 0; part < 16; part += B) {
+    const auto words = random_block(stream, block + static_cast<uint64_t>(part));
+    for (int v = 0; v < 2; ++v) {
+      const auto word = interleave_words(words.word[2 * v], words.word[2 * v + 1]);
+      const Int32 whole = (Int32)(word >> 8) - (1 << 23);
+      store(z + 32 * (part / 8) + 16 * v + 2 * (part % 8),
+            __builtin_convertvector(whole, Vec<float>) * 0x1p-23f);
+    }
+  }
+}
+
+}  // namespace SYMFAST_ISA
+}  // namespace symfast

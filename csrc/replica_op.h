@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0
+// The torch side of symfast::replica_sweep_, shared by the CPU and the CUDA registration: checks
+// that protect memory, plain pointers for the kernel.
+#pragma once
+
+#include <cstdint>
+
+#include "replica.h"
+#include "tensor.h"
+
+namespace symfast {
+
+struct ReplicaInputs {
+  Tensor x, y, theta, first, second, rates, schedule, kind, seed, cell, batch, status, taken, progress;
+  std::int64_t hidden;
+  bool bias;
+  std::int64_t activation, loss, rule, first_step;
+};
+
+namespace replica_detail {
+
+inline void check_tensor(const Tensor& x, const char* name, std::int64_t rows, std::int64_t columns,
+                         ScalarType dtype, const Tensor& like) {
+  const bool vector = columns < 0;
+  const bool fits = vector ? x.dim() == 1 && x.size(0) == rows
+                           : x.dim() == 2 && x.size(0) == rows && x.size(1) == columns;
+  require(fits, "replica_sweep_: ", name, " has the wrong shape ", sizes_of(x));
+  require(x.scalar_type() == dtype, "replica_sweep_: ", name, " has the wrong dtype");
+  require(x.device() == like.device(), "replica_sweep_: ", name, " must be on the device of theta");
+  require(x.is_contiguous(), "replica_sweep_: ", name, " must be contiguous");
+}
+
+inline ReplicaShape shape_of(const ReplicaInputs& in) {
+  require(in.x.dim() == 2 && in.y.dim() == 2 && in.x.size(0) == in.y.size(0) && in.x.size(0) > 0,
+          "replica_sweep_: x and y must be matrices with a row for each sample");
+  const ReplicaShape shape{in.x.size(1), in.hidden, in.y.size(1), in.bias};
+  require(shape.inputs >= 1 && shape.inputs <= kMostInputs && shape.hidden >= 1 &&
+              shape.hidden <= kMostHidden && shape.outputs >= 1 && shape.outputs <= kMostOutputs,
+          "replica_sweep_: a network may have up to ", kMostInputs, " inputs, ", kMostHidden,
+          " hidden units and ", kMostOutputs, " outputs");
+  return shape;
+}
+
+inline void check(const ReplicaInputs& in) {
+  const auto& theta = in.theta;
+  require(theta.dim() == 2, "replica_sweep_: theta must have shape (replicas, parameters)");
+  const auto dtype = theta.scalar_type();
+  require(dtype == ScalarType::Double || dtype == ScalarType::Float,
+          "replica_sweep_: theta must be float32 or float64");
+  require(in.activation >= 0 && in.activation <= 2 && in.loss >= 0 && in.loss <= 1 &&
+              in.rule >= 0 && in.rule <= 2 && in.first_step >= 0,
+          "replica_sweep_: unknown activation, loss or rule, or a negative step");
+  const auto shape = shape_of(in);
+  const auto replicas = theta.size(0), parameters = shape.parameters();
+  require(in.schedule.dim() == 2, "replica_sweep_: schedule must have shape (kinds, steps)");
+  check_tensor(theta, "theta", replicas, parameters, dtype, theta);
+  check_tensor(in.first, "first", replicas, parameters, dtype, theta);
+  check_tensor(in.second, "second", replicas, in.rule == 0 ? 0 : parameters, dtype, theta);
+  check_tensor(in.x, "x", in.x.size(0), shape.inputs, dtype, theta);
+  check_tensor(in.y, "y", in.x.size(0), shape.outputs, dtype, theta);
+  check_tensor(in.rates, "rates", kRates, replicas, dtype, theta);
+  check_tensor(in.schedule, "schedule", in.schedule.size(0), in.schedule.size(1), dtype, theta);
+  check_tensor(in.kind, "kind", replicas, -1, ScalarType::Long, theta);
+  check_tensor(in.seed, "seed", replicas, -1, ScalarType::Long, theta);
+  check_tensor(in.cell, "cell", replicas, -1, ScalarType::Long, theta);
+  check_tensor(in.batch, "batch", replicas, -1, ScalarType::Long, theta);
+  check_tensor(in.status, "status", replicas, -1, ScalarType::Long, theta);
+  check_tensor(in.taken, "taken", replicas, -1, ScalarType::Long, theta);
+  check_tensor(in.progress, "progress", 2, -1, ScalarType::Long, theta);
+}
+
+template <typename T>
+void run(const ReplicaInputs& in, const Tensor* gradient,
+         void (*launch)(const ReplicaArguments<T>&, const Tensor&)) {
+  const ReplicaModel model{shape_of(in), static_cast<Activation>(in.activation),
+                           static_cast<Loss>(in.loss), static_cast<Rule>(in.rule)};
+  const ReplicaArguments<T> arguments{in.x.const_data_ptr<T>(),
+                                      in.y.const_data_ptr<T>(),
+                                      in.theta.mutable_data_ptr<T>(),
+                                      in.first.mutable_data_ptr<T>(),
+                                      in.second.mutable_data_ptr<T>(),
+                                      in.rates.const_data_ptr<T>(),
+                                      in.schedule.const_data_ptr<T>(),
+                                      in.kind.const_data_ptr<std::int64_t>(),
+                                      in.seed.const_data_ptr<std::int64_t>(),
+                                      in.cell.const_data_ptr<std::int64_t>(),
+                                      in.batch.const_data_ptr<std::int64_t>(),
+                                      in.status.mutable_data_ptr<std::int64_t>(),
+                                      in.taken.mutable_data_ptr<std::int64_t>(),
+                                      gradient ? gradient->mutable_data_ptr<T>() : nullptr,
+                                      in.progress.mutable_data_ptr<std::int64_t>(),
+                                      model,
+                                      in.x.size(0),
+                                      in.schedule.size(0),
+                                      in.theta.size(0),
+                                      in.first_step,
+                                      in.schedule.size(1)};
+  if (arguments.replicas > 0) launch(arguments, in.theta);
+}
+
+}  // namespace replica_detail
+
+// Checks the inputs and calls the launcher of the dtype; a GPU brings scratch memory.
+inline void run_replicas(const ReplicaInputs& in, const Tensor* gradient,
+                         void (*launch_double)(const ReplicaArguments<double>&, const Tensor&),
+                         void (*launch_float)(const ReplicaArguments<float>&, const Tensor&)) {
+  replica_detail::check(in);
+  if (in.theta.scalar_type() == ScalarType::Double)
+    return replica_detail::run<double>(in, gradient, launch_double);
+  replica_detail::run<float>(in, gradient, launch_float);
+}
+
+}  // namespace symfast

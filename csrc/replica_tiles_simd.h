@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: Apache-2.0
+// Small matrix products of lanes for replica_simd.cpp: tiles of sums in registers. Every sum runs
+// over k in order whatever the tile, so results do not depend on how a matrix is cut.
+#pragma once
+#include "arithmetic_simd.h"
+#include "simd.h"
+
+namespace symfast {
+namespace SYMFAST_ISA {
+namespace {
+
+// Rows of a tile; with four columns as many sums as registers can hold.
+#if defined(__AVX512F__)
+constexpr int kTileRows = 4;
+#else
+constexpr int kTileRows = 2;
+#endif
+
+template <typename T>
+SF_INLINE Vec<T>& lanes(T* p) {
+  return *reinterpret_cast<Vec<T>*>(p);
+}
+template <typename T>
+SF_INLINE const Vec<T>& lanes(const T* p) {
+  return *reinterpret_cast<const Vec<T>*>(p);
+}
+
+// Where entry (row or column, k) of a factor lies, in numbers.
+struct Stride {
+  std::int64_t line, k;
+};
+
+// sum[r][c] += sum_k a(r, k) b(c, k): a holds lanes, b lanes or numbers common to all lanes.
+template <bool kShared, int R, int C, typename T>
+SF_INLINE void multiply(Vec<T> (&sum)[R][C], const T* a, Stride as, const T* b, Stride bs,
+                        std::int64_t length) {
+  for (std::int64_t k = 0; k < length; ++k) {
+    Vec<T> left[R];
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+      left[r] = lanes(a + r * as.line + k * as.k);
+      keep(left[r]);
+    }
+#pragma GCC unroll 8
+    for (int c = 0; c < C; ++c) {
+      Vec<T> right;
+      if constexpr (kShared) {
+        right = b[c * bs.line + k * bs.k] - Vec<T>{};
+      } else {
+        right = lanes(b + c * bs.line + k * bs.k);
+      }
+      if constexpr (R > 1) keep(right);
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r)
+        sum[r][c] = Arithmetic<Vec<T>>::multiply_add(left[r], right, sum[r][c]);
+    }
+  }
+}
+
+// Calls body<count>(start) over 0 .. size in pieces of `most`, then of powers of two below it.
+template <int most, typename Body>
+SF_INLINE void cut(std::int64_t size, const Body& body) {
+  std::int64_t start = 0;
+  for (; start + most <= size; start += most) body.template operator()<most>(start);
+  if constexpr (most > 4) {
+    if (start + 4 <= size) {
+      body.template operator()<4>(start);
+      start += 4;
+    }
+  }
+  if constexpr (most > 2) {
+    if (start + 2 <= size) {
+      body.template operator()<2>(start);
+      start += 2;
+    }
+  }
+  if constexpr (most > 1) {
+    if (start < size) body.template operator()<1>(start);
+  }
+}
+
+// Columns beside R rows: single rows need more of them for as many independent sums.
+template <int R>
+constexpr int kTileColumns = R == 1 ? 8 : 4;
+
+// Calls body<R, C>(row, column) over a whole matrix.
+template <typename Body>
+SF_INLINE void tile(std::int64_t rows, std::int64_t columns, const Body& body) {
+  cut<kTileRows>(rows, [&]<int R>(std::int64_t row) {
+    cut<kTileColumns<R>>(columns, [&]<int C>(std::int64_t column) {
+      body.template operator()<R, C>(row, column);
+    });
+  });
+}
+
+}  // namespace
+}  // namespace SYMFAST_ISA
+}  // namespace symfast

@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Learning-rate schedules, one per replica."""
+
+import torch
+from torch import Tensor
+
+from symfast.problems.problem import Stretch
+
+SCHEDULES = ("constant", "cosine", "step")
+
+
+def schedule(kinds: Tensor, stretch: Stretch) -> Tensor:
+    """Return the factor (steps, R) of the learning rate of every step of a stretch.
+
+    constant: 1. cosine: ``(1 + cos(pi t / T)) / 2`` at step t of T. step: 1, then 1/10 from half
+    of the run on, 1/100 from three quarters on.
+
+    Args:
+        kinds: (R,) index into SCHEDULES.
+        stretch: which steps, of how many.
+
+    Example:
+        >>> import torch
+        >>> from symfast.problems.problem import Stretch
+        >>> from symfast.problems.schedule import schedule
+        >>> stretch = Stretch(first=2, steps=2, total=4, progress=torch.zeros(2))
+        >>> schedule(torch.tensor([0, 2]), stretch).tolist()
+        [[1.0, 0.10000000000000002], [1.0, 0.010000000000000002]]
+    """
+    t = torch.arange(stretch.first, stretch.first + stretch.steps, dtype=torch.float64)
+    t = t / stretch.total
+    cosine = (1 + (torch.pi * t).cos()) / 2
+    stairs = 0.1 ** ((t >= 0.5).double() + (t >= 0.75).double())
+    return torch.stack([torch.ones_like(t), cosine, stairs], 1)[:, kinds.long()]

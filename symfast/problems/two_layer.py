@@ -1,0 +1,291 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two-layer networks: thousands of whole trainings in one kernel call."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, get_args
+
+import torch
+from torch import Tensor
+
+from symfast.problems.order_parameters import TwoLayerWeights, mirror_norms, order_parameters
+from symfast.problems.problem import (
+    DIVERGED,
+    FINISHED,
+    Axis,
+    Replicas,
+    State,
+    Stretch,
+    data_hash,
+)
+from symfast.problems.schedule import SCHEDULES, schedule
+from symfast.reference.replica import predict, split
+from symfast.replica import (
+    MOST_HIDDEN,
+    MOST_INPUTS,
+    MOST_OUTPUTS,
+    Activation,
+    Loss,
+    Rule,
+    parameter_count,
+    replica_sweep_,
+)
+
+#: Hidden values that are held at once when replicas are measured.
+MEASURE_NUMBERS = 1 << 24
+
+
+@dataclass(frozen=True, eq=False)
+class TwoLayer:
+    """Train many replicas of ``f(x) = W2 act(W1 x + b1) + b2``, each whole training in the kernel.
+
+    Every replica has its own learning rate, decay, momentum, noise, batch size, schedule, seed and
+    scale of the start. Minibatches are drawn with replacement from (seed, step) alone, so cells of
+    one seed see the same data; label and gradient noise are drawn from (seed, cell, step). A
+    replica gives the same bits alone and in a sweep, on one kind of processor. Weight decay acts
+    on all parameters, biases included, as in torch.optim. The start is torch.nn.Linear's,
+    ``U(-1/sqrt(fan_in), 1/sqrt(fan_in))``, times the scale.
+
+    Args:
+        X: (n, i) inputs, i up to 256.
+        Y: (n, o) or (n,) targets, o up to 64; for cross_entropy (n,) whole numbers, the classes.
+        hidden: number of hidden units h, up to 256.
+        activation: "identity", "relu" or "tanh".
+        bias: whether b1 and b2 exist.
+        test: (X, Y) that are only measured.
+        loss: "mse", the mean of (f - y)^2 over samples and outputs as torch has it, or
+            "cross_entropy".
+        optimizer: "sgd", "adam" (decay coupled, through the moments) or "adamw" (decoupled).
+
+    Raises:
+        ValueError: if the data do not fit together, are not finite, or are too wide.
+
+    Example:
+        >>> import torch
+        >>> from symfast.problems.two_layer import TwoLayer
+        >>> X = torch.randn(64, 3)
+        >>> problem = TwoLayer(X, X[:, :1], hidden=4, activation="tanh")
+        >>> problem.parameters, sorted(problem.axes)[:3]
+        (21, ['batch_size', 'gradient_noise', 'label_noise'])
+    """
+
+    X: Tensor
+    Y: Tensor
+    hidden: int
+    activation: Activation = "relu"
+    bias: bool = True
+    test: tuple[Tensor, Tensor] | None = None
+    loss: Loss = "mse"
+    optimizer: Rule = "sgd"
+    targets: Tensor = field(init=False, repr=False)  # (n, o)
+
+    def __post_init__(self) -> None:
+        """Check names, sizes and data."""
+        for name, value, kinds in (
+            ("activation", self.activation, Activation),
+            ("loss", self.loss, Loss),
+            ("optimizer", self.optimizer, Rule),
+        ):
+            if value not in get_args(kinds):
+                raise ValueError(
+                    f"{name} must be one of {', '.join(get_args(kinds))}, not {value!r}"
+                )
+        outputs = self._outputs()
+        object.__setattr__(self, "targets", self._checked(self.X, self.Y, "X and Y", outputs))
+        if self.test is not None:
+            self._checked(*self.test, "the test data", outputs)
+            if self.test[0].shape[1] != self.inputs:
+                raise ValueError(f"test inputs must have {self.inputs} columns, like X")
+        for name, size, most in (
+            ("inputs", self.inputs, MOST_INPUTS),
+            ("hidden", self.hidden, MOST_HIDDEN),
+            ("outputs", self.outputs, MOST_OUTPUTS),
+        ):
+            if not 1 <= size <= most:
+                raise ValueError(f"{name} must be 1 to {most}, not {size}")
+
+    def _outputs(self) -> int:
+        """Number of outputs, by the classes of the training targets if they are classes."""
+        if self.loss == "mse":
+            return 1 if self.Y.ndim == 1 else self.Y.shape[-1]
+        if self.Y.is_floating_point() or self.Y.ndim != 1 or self.Y.numel() == 0:
+            raise ValueError("for cross_entropy Y must hold one whole number, a class, per sample")
+        return int(self.Y.max()) + 1
+
+    def _checked(self, X: Tensor, Y: Tensor, what: str, outputs: int) -> Tensor:
+        """Targets as a float64 matrix, of zeros and ones for classes."""
+        if X.ndim != 2 or 0 in X.shape or not X.is_floating_point():
+            raise ValueError(f"{what}: inputs must be a matrix of floats, samples by features")
+        if len(Y) != len(X) or Y.ndim not in (1, 2):
+            raise ValueError(f"{what}: targets must have a row for each of {len(X)} samples")
+        if self.loss == "cross_entropy":
+            if Y.is_floating_point() or Y.ndim != 1 or not 0 <= int(Y.min()) <= int(Y.max()) < outputs:
+                raise ValueError(f"{what}: classes must be whole numbers from 0 to {outputs - 1}")
+            return torch.nn.functional.one_hot(Y.long(), outputs).double().cpu()
+        targets = Y.detach().double().cpu().reshape(len(Y), -1)
+        if targets.shape[1] != outputs:
+            raise ValueError(f"{what}: targets must have {outputs} columns")
+        if not bool(X.isfinite().all()) or not bool(targets.isfinite().all()):
+            raise ValueError(f"{what}: there are values that are not finite; clean the data first")
+        return targets
+
+    @property
+    def inputs(self) -> int:
+        """Number of inputs."""
+        return self.X.shape[1]
+
+    @property
+    def outputs(self) -> int:
+        """Number of outputs."""
+        return self.targets.shape[1]
+
+    @property
+    def parameters(self) -> int:
+        """Number of parameters P."""
+        return parameter_count(self.inputs, self.hidden, self.outputs, self.bias)
+
+    @property
+    def axes(self) -> Mapping[str, Axis]:
+        """Rates, noise, batch size (0: all samples), schedule, and scale of the start."""
+        moments = self.optimizer != "sgd"
+        axes = {
+            "schedule": Axis("constant", choices=SCHEDULES),
+            "scale": Axis(1.0, label="scale of the start"),
+            "batch_size": Axis(0, integer=True, high=2**31, label="batch size"),
+            "momentum": Axis(0.9 if moments else 0.0, high=1 - 1e-9, label="momentum"),
+            "lr": Axis(0.001 if moments else 0.1, label="learning rate η"),
+            "gradient_noise": Axis(0.0, label="gradient noise σ"),
+        }
+        if self.loss == "mse":
+            axes["label_noise"] = Axis(0.0, label="label noise σ")
+        if moments:
+            axes |= {"beta2": Axis(0.999, high=1 - 1e-9), "eps": Axis(1e-8, low=1e-30)}
+        return axes | {"weight_decay": Axis(0.0, label="weight decay λ")}
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """None."""
+        return {}
+
+    @property
+    def replica_bytes(self) -> int:
+        """Parameters and moments, and what their measurement needs."""
+        return 8 * (8 * self.parameters + 4 * self.hidden * self.hidden)
+
+    def start(self, replicas: Replicas, *, dtype: torch.dtype, device: torch.device) -> State:
+        """Return theta (R, P) drawn by seed, times the scale, and moments of zero."""
+        seeds, at = replicas.seeds.unique(return_inverse=True)
+        drawn = torch.stack([self._draw(int(seed)) for seed in seeds])[at]
+        theta = (drawn * replicas.cells["scale"][:, None]).to(device, dtype)
+        zeros = torch.zeros(len(replicas), dtype=torch.int64, device=device)
+        second = torch.zeros_like(theta) if self.optimizer != "sgd" else theta[:, :0].clone()
+        moments = {"first": torch.zeros_like(theta), "second": second}
+        return {"theta": theta, **moments, "steps": zeros, "status": zeros.clone()}
+
+    def _draw(self, seed: int) -> Tensor:
+        """Start (P,) of one seed in float64."""
+        generator = torch.Generator().manual_seed(seed)
+        uniform = torch.rand(self.parameters, generator=generator, dtype=torch.float64) * 2 - 1
+        first = self.hidden * (self.inputs + self.bias)
+        uniform[:first] /= self.inputs**0.5
+        uniform[first:] /= self.hidden**0.5
+        return uniform
+
+    def train(self, state: State, replicas: Replicas, stretch: Stretch) -> State:
+        """Train all replicas for a stretch in one kernel call, in place."""
+        theta, cells = state["theta"], replicas.cells
+        place = {"dtype": theta.dtype, "device": theta.device}
+        kinds = torch.arange(len(SCHEDULES))
+        rates = {name: cells[name].to(**place) for name in self.axes if name not in _NOT_RATES}
+        status = state["status"]
+        replica_sweep_(
+            self.X.to(**place).contiguous(),
+            self.targets.to(**place),
+            theta,
+            state["first"],
+            state["second"],
+            rates=rates,
+            schedule=schedule(kinds, stretch).T.to(**place).contiguous(),
+            kind=cells["schedule"].long().to(theta.device),
+            seed=replicas.seeds.to(theta.device).contiguous(),
+            cell=(replicas.keys & 0xFFFFFFFF).to(theta.device),
+            batch=cells["batch_size"].long().to(theta.device),
+            status=status,
+            taken=state["steps"],
+            hidden=self.hidden,
+            bias=self.bias,
+            activation=self.activation,
+            loss=self.loss,
+            rule=self.optimizer,
+            first_step=stretch.first,
+            progress=stretch.progress,
+        )
+        if stretch.first + stretch.steps == stretch.total:  # the kernel looks every 64 steps only
+            lost = (status == FINISHED) & ~theta.isfinite().all(1)
+            status[lost] = DIVERGED
+        return state
+
+    def parts(self, theta: Tensor) -> TwoLayerWeights:
+        """W1 (R, h, i), b1 (R, h), W2 (R, o, h), b2 (R, o) of theta (R, P)."""
+        found = split(theta, self.inputs, self.hidden, self.outputs, self.bias)
+        return TwoLayerWeights(*found, activation=self.activation)
+
+    def measure(self, state: State, replicas: Replicas) -> dict[str, Tensor]:
+        """Order parameters (R,): losses and errors, and `order_parameters` of the weights.
+
+        Everything is measured in float64; a replica that diverged has NaN.
+        """
+        theta = state["theta"].double()
+        data = {"": (self.X, self.targets)}
+        if self.test is not None:
+            X, Y = self.test
+            data["test_"] = (X, self._checked(X, Y, "the test data", self.outputs))
+        found: dict[str, Tensor] = {}
+        for prefix, (X, Y) in data.items():
+            found |= self._losses(theta, X.to(theta), Y.to(theta), prefix)
+        return found | order_parameters(self.parts(theta))
+
+    def mirrors(self, state: State) -> dict[str, Tensor]:
+        """Norm ``||O^T theta||`` of every mirror: units (R, h), pairs (R, h, h), directions (R, k).
+
+        See `symfast.problems.order_parameters.mirror_norms`.
+        """
+        return mirror_norms(self.parts(state["theta"].double()))
+
+    def _losses(self, theta: Tensor, X: Tensor, Y: Tensor, prefix: str) -> dict[str, Tensor]:
+        """Loss, and the share of wrong classes, of theta (R, P)."""
+        rows = max(1, MEASURE_NUMBERS // (len(X) * self.hidden))
+        losses, errors = [], []
+        for part in theta.split(rows):
+            weights = split(part, self.inputs, self.hidden, self.outputs, self.bias)
+            f = predict(X, weights, get_args(Activation).index(self.activation))[1]
+            if self.loss == "mse":
+                losses.append((f - Y).square().mean((1, 2)))
+            else:
+                losses.append(-(f.log_softmax(-1) * Y).sum(-1).mean(-1))
+                wrong = (f.argmax(-1) != Y.argmax(-1)).double().mean(-1)
+                errors.append(torch.where(part.isfinite().all(1), wrong, torch.nan))
+        found = {f"{prefix}loss": torch.cat(losses)}
+        return found | ({f"{prefix}error": torch.cat(errors)} if errors else {})
+
+    def weights(self, state: State) -> Tensor:
+        """Return theta (R, P): W1, b1, W2, b2, row-major."""
+        return state["theta"]
+
+    def describe(self) -> dict[str, Any]:
+        """Plain facts that identify the problem, data included."""
+        test = () if self.test is None else self.test
+        return {
+            "kind": "TwoLayer",
+            "samples": len(self.X),
+            "sizes": [self.inputs, self.hidden, self.outputs],
+            "activation": self.activation,
+            "bias": self.bias,
+            "loss": self.loss,
+            "optimizer": self.optimizer,
+            "data_sha256": data_hash(self.X, self.targets, *test),
+        }
+
+
+#: Axes that are not rates of the kernel.
+_NOT_RATES = ("schedule", "scale", "batch_size")
