@@ -7,7 +7,8 @@ export SYMFAST_STRICT ?= 1
 export SKBUILD_BUILD_DIR ?= build/dev
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -q
-SOURCES := pyproject.toml CMakeLists.txt $(wildcard csrc/*) $(wildcard cmake/*)
+# a folder is newer when a module came or went, which the editable install has to learn
+SOURCES := pyproject.toml CMakeLists.txt $(wildcard csrc/* cmake/*) $(shell find symfast -type d ! -name __pycache__)
 
 .PHONY: demo test bench lint format sanitize cuda-report gpu clean
 demo: .venv/package

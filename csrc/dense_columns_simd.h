@@ -70,12 +70,11 @@ SF_INLINE void each_column_vector(int64_t width, const Tile& tile) {
   if (t < width) tile.template operator()<true>(t, width - t);
 }
 
-// Columns kernel on `width` columns: c (k, ldc) = A^T U, along memory.
+// Columns kernel on `width` columns: c (k, ldc) += A^T U, along memory.
 template <typename T>
-void columns_dots(const T* u, int64_t unit, const Acc<T>* at, int64_t next, int64_t units,
-                  int64_t k, int64_t width, Acc<T>* c, int64_t ldc) {
+void columns_dots_add(const T* u, int64_t unit, const Acc<T>* at, int64_t next, int64_t units,
+                      int64_t k, int64_t width, Acc<T>* c, int64_t ldc) {
   using A = Acc<T>;
-  for (int64_t i = 0; i < k * ldc; ++i) c[i] = 0;
   for (int64_t j = 0; j < units; j += kUnitBlock) {
     const int64_t count = units - j < kUnitBlock ? units - j : kUnitBlock;
     each_coefficient_block(k, [&]<int K>(int64_t q) {
@@ -85,6 +84,14 @@ void columns_dots(const T* u, int64_t unit, const Acc<T>* at, int64_t next, int6
       });
     });
   }
+}
+
+// c (k, ldc) = A^T U.
+template <typename T>
+void columns_dots(const T* u, int64_t unit, const Acc<T>* at, int64_t next, int64_t units,
+                  int64_t k, int64_t width, Acc<T>* c, int64_t ldc) {
+  for (int64_t i = 0; i < k * ldc; ++i) c[i] = 0;
+  columns_dots_add(u, unit, at, next, units, k, width, c, ldc);
 }
 
 // The same for more coefficients than fit the registers, all before the one rounding of a half

@@ -9,19 +9,9 @@
 
 #include <cstdint>
 
-#include "arithmetic.h"
-
-#if defined(__CUDA_ARCH__)
-#define SYMFAST_SWEEP_UNROLL _Pragma("unroll")
-#elif defined(__CUDACC__)
-#define SYMFAST_SWEEP_UNROLL
-#else
-#define SYMFAST_SWEEP_UNROLL _Pragma("GCC unroll 6")
-#endif
+#include "factor.h"
 
 namespace symfast {
-
-constexpr std::int64_t kMaxDepth = 6;
 
 // Lanes of one CPU block: 128 bytes of replicas, whatever the instruction set.
 template <typename T>
@@ -68,52 +58,19 @@ struct FactorBlock {
   const T* decay;     // (lanes), 2 lam / depth
 };
 
-// `others[j]` becomes the product of all factors but j, by prefix and suffix products because a
-// factor may be exactly zero.
-template <int D, typename T>
-SYMFAST_SWEEP_INLINE void leave_one_out(const T (&factor)[D], T (&others)[D]) {
-  static_assert(D >= 2, "a single factor has no others");
-  others[1] = factor[0];
-  SYMFAST_SWEEP_UNROLL
-  for (int j = 2; j < D; ++j) others[j] = others[j - 1] * factor[j - 1];
-  T suffix = factor[D - 1];
-  SYMFAST_SWEEP_UNROLL
-  for (int j = D - 2; j > 0; --j) {
-    others[j] = others[j] * suffix;
-    suffix = suffix * factor[j];
-  }
-  others[0] = suffix;
-}
-
-// Product of D factors, last to first.
-template <int D, typename T>
-SYMFAST_SWEEP_INLINE T product(const T (&factor)[D]) {
-  T result = factor[D - 1];
-  SYMFAST_SWEEP_UNROLL
-  for (int j = D - 2; j >= 0; --j) result = result * factor[j];
-  return result;
-}
-
 // One step on the D factors of one coordinate; returns the new weight. T is a number or a vector
 // of lanes, so the formula exists once. A factor with lr 0 stays as it is.
 template <int D, typename T>
 SYMFAST_SWEEP_INLINE T step_coordinate(T (&factor)[D], T (&velocity)[D], T gradient,
                                        const T (&lr)[D], T momentum, T decay) {
-  using Math = Arithmetic<T>;
   if constexpr (D == 1) {
+    using Math = Arithmetic<T>;
     const T push = Math::multiply_add(decay, factor[0], gradient);
     velocity[0] = Math::multiply_add(momentum, velocity[0], push);
     factor[0] = Math::multiply_add(-lr[0], velocity[0], factor[0]);
     return factor[0];
   } else {
-    T others[D];
-    leave_one_out<D>(factor, others);
-    SYMFAST_SWEEP_UNROLL
-    for (int j = 0; j < D; ++j) {
-      const T push = Math::multiply_add(gradient, others[j], decay * factor[j]);
-      velocity[j] = Math::multiply_add(momentum, velocity[j], push);
-      factor[j] = Math::multiply_add(-lr[j], velocity[j], factor[j]);
-    }
+    step_factors<D, true>(factor, velocity, gradient, lr, momentum, decay);
     return product<D>(factor);
   }
 }

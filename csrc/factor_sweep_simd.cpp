@@ -3,9 +3,9 @@
 #include "factor_sweep.h"
 
 #include "arithmetic_simd.h"
-#include "simd.h"
 
 namespace symfast {
+
 namespace SYMFAST_ISA {
 namespace {
 

@@ -11,10 +11,24 @@
 
 #include "plan.h"
 
+#if defined(__CUDA_ARCH__)
+#define SF_UNROLL_ROUNDS _Pragma("unroll")
+#elif defined(__CUDACC__)
+#define SF_UNROLL_ROUNDS
+#else
+#define SF_UNROLL_ROUNDS _Pragma("GCC unroll 10")
+#endif
+
 namespace symfast {
 
 // What a number is for: counters of different purposes never meet.
-enum RandomPurpose : uint32_t { kAnchor = 1, kGradientNoise = 2, kBatchIndex = 3, kLabelNoise = 4 };
+enum RandomPurpose : uint32_t {
+  kAnchor = 1,
+  kGradientNoise = 2,
+  kBatchIndex = 3,
+  kLabelNoise = 4,
+  kAnchorSpread = 5
+};
 
 template <typename W>
 struct PhiloxMath {
@@ -30,9 +44,7 @@ struct PhiloxWords {
 template <typename W>
 SF_HOST_DEVICE PhiloxWords<W> philox4x32(PhiloxWords<W> counter, uint32_t key0, uint32_t key1) {
   W x0 = counter.word[0], x1 = counter.word[1], x2 = counter.word[2], x3 = counter.word[3];
-#if !defined(__CUDACC__)
-#pragma GCC unroll 10
-#endif
+  SF_UNROLL_ROUNDS
   for (int round = 0; round < 10; ++round) {
     const W p0 = PhiloxMath<W>::product(x0, 0xD2511F53u);
     const W p1 = PhiloxMath<W>::product(x2, 0xCD9E8D57u);
@@ -55,7 +67,7 @@ struct RandomStream {
 // Block numbers below 2^56. `block` is a 64-bit lane with the whole number in it.
 template <typename W>
 SF_HOST_DEVICE PhiloxWords<W> random_block(const RandomStream& stream, W block) {
-  const W zero = block ^ block;
+  constexpr W zero{};
   const PhiloxWords<W> counter = {{block, zero + uint64_t{stream.step},
                                    zero + uint64_t{stream.parameter},
                                    (block >> 32) | (uint64_t{stream.purpose} << 24)}};
@@ -102,7 +114,7 @@ SF_HOST_DEVICE F normal_radius(Int n, int32_t width) {
   const Int bits = M::bits(M::to_float(n));
   const Int exponent = (bits - 0x3f3504f3) >> 23;  // mantissa in [sqrt(1/2), sqrt(2))
   const F f = M::number(bits - (exponent << 23)) - 1.0f;
-  const F zero = f - f;
+  constexpr F zero{};
   F p = zero - 0.1010688915848732f;  // minimax for log(1 + f) / f
   p = M::multiply_add(p, f, zero + 0.1622258424758911f);
   p = M::multiply_add(p, f, zero - 0.1725083291530609f);
@@ -122,7 +134,8 @@ template <typename F, typename Int>
 SF_HOST_DEVICE NormalPair<F> normal_pair(F radius, Int turn, Int k, float unit) {
   using M = NormalMath<F>;
   const F x = M::to_float(k) * unit;
-  const F z = x * x, zero = x - x;
+  const F z = x * x;
+  constexpr F zero{};
   F s = zero - 0.00019501821952871978f, c = zero - 0.0013579403748735785f;
   s = M::multiply_add(s, z, zero + 0.008332016877830029f);
   c = M::multiply_add(c, z, zero + 0.04165441915392876f);
@@ -175,6 +188,19 @@ SF_HOST_DEVICE float noise_normal(const RandomStream& stream, int64_t element) {
   const auto pair = normal_pair<float>(static_cast<uint32_t>(block.word[first]),
                                        static_cast<uint32_t>(block.word[first + 1]));
   return v ? pair.second : pair.first;
+}
+
+// 2 u - 1 with u in [0, 1) of 24 bits, exact.
+SF_HOST_DEVICE float spread_number(uint32_t word) {
+  return static_cast<float>(static_cast<int32_t>(word >> 8) - (1 << 23)) * 0x1p-23f;
+}
+
+// For the strength of an anchor's decay. A block gives 4 numbers: element 32 g + 16 v + l uses
+// block 8 g + l / 2 and its word 2 v + l % 2.
+SF_HOST_DEVICE float anchor_spread(const RandomStream& stream, int64_t element) {
+  const int64_t group = element >> 5, v = element >> 4 & 1, l = element & 15;
+  const auto block = random_block(stream, static_cast<uint64_t>(8 * group + l / 2));
+  return spread_number(static_cast<uint32_t>(block.word[2 * v + l % 2]));
 }
 
 }  // namespace symfast

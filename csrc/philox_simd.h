@@ -105,5 +105,22 @@ SF_INLINE void noise_group(const RandomStream& stream, int64_t group, float* z) 
   }
 }
 
+// Uniform numbers of 64 elements, as 2 u - 1: see anchor_spread.
+SF_INLINE void spread_group(const RandomStream& stream, int64_t group, float* z) {
+  constexpr int B = kVectorBytes / 8;
+  Words64 block;
+  for (int i = 0; i < B; ++i) block[i] = static_cast<uint64_t>(16 * group + i);
+#pragma GCC unroll 8
+  for (int part = 0; part < 16; part += B) {
+    const auto words = random_block(stream, block + static_cast<uint64_t>(part));
+    for (int v = 0; v < 2; ++v) {
+      const auto word = interleave_words(words.word[2 * v], words.word[2 * v + 1]);
+      const Int32 whole = (Int32)(word >> 8) - (1 << 23);
+      store(z + 32 * (part / 8) + 16 * v + 2 * (part % 8),
+            __builtin_convertvector(whole, Vec<float>) * 0x1p-23f);
+    }
+  }
+}
+
 }  // namespace SYMFAST_ISA
 }  // namespace symfast

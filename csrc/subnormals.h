@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Subnormal numbers as zero, for as long as an object lives, in the thread that made it.
+// Subnormal numbers count as zero while an object of this class lives (on its thread).
 #pragma once
+
 #include <cstdint>
 
 #if defined(__SSE2__)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from symfast import cli_sweep
+from symfast import cli_inspect, cli_sweep, cli_verify
 
 app = typer.Typer(
     help="Symmetries of neural networks as fast torch operators.",
@@ -69,3 +69,5 @@ def _print_warning(reason: str) -> None:
 
 
 cli_sweep.register(app)
+cli_inspect.register(app)
+cli_verify.register(app)

@@ -11,8 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from symfast.problems import Problem
     from symfast.sweep.result import SweepResult
     from symfast.sweep.train import Progress
+
+
+#: Longer tables of cells are cut on the terminal.
+MOST_LINES = 64
 
 
 class Precision(str, Enum):
@@ -38,6 +43,10 @@ def register(app: typer.Typer) -> None:
 
 
 def sweep_command(
+    context: typer.Context,
+    file: Annotated[
+        Path | None, typer.Argument(help="A sweep as TOML; see symfast.sweep.config_file.")
+    ] = None,
     data: Annotated[
         str,
         typer.Option(help="diabetes, wine, breast_cancer, a .csv (target last) or a .npz (X, y)."),
@@ -57,47 +66,54 @@ def sweep_command(
     dtype: Annotated[Precision, typer.Option(help="Arithmetic.")] = Precision.float64,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     out: Annotated[Path | None, typer.Option(help="Directory for table, figure and page.")] = None,
+    ray: Annotated[
+        bool, typer.Option("--ray", help="Compute on a Ray cluster, into --out.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
 ) -> None:
-    """Sweep the weight decay of a regression through product factors, in one kernel call.
+    """Sweep a training job over its hyperparameters, many runs in one kernel call.
+
+    What to sweep stands in FILE, or the flags describe the weight decay of a regression through
+    product factors. Under torchrun every process computes its share of the chunks into --out.
+    Ctrl-C leaves a directory that the same command completes.
 
     Exit codes: 0 all runs ended well, 1 some diverged or the sweep failed, 2 wrong arguments.
 
     Example: [bold]symfast sweep --data wine --depth 2 --depth 3 --out runs/wine[/bold]
     """
-    import torch
-
-    from symfast.problems import Factorized
     from symfast.sweep import sweep
-    from symfast.sweep.data import load
+    from symfast.sweep.cluster import shard_of_environment
 
     try:
-        X, y, _ = load(data)
-        problem = Factorized(X, y, depth=tuple(depth or [2]))
-        top = 1.12 * problem.threshold()  # a little above the penalty that empties the Lasso
-        grid = torch.logspace(0, -decades, penalties, dtype=torch.float64) * top
-        with progress_bar(shown=not (quiet or as_json)) as progress:
+        if file is None:
+            flags = {"lr": lr, "momentum": momentum, "seeds": seeds, "steps": steps, "tol": tol}
+            problem, arguments = _from_flags(data, tuple(depth or [2]), penalties, decades, flags)
+            arguments |= {"dtype": dtype.value, "device": device}
+        else:
+            problem, arguments = _from_file(context, file)
+        if out is not None:
+            arguments["out"] = out
+        out = None if arguments.get("out") is None else Path(arguments["out"])
+        with progress_bar(not (quiet or as_json), steps=arguments.get("steps")) as progress:
             result = sweep(
                 problem,
-                lr=lr,
-                momentum=momentum,
-                weight_decay=grid,
-                seeds=seeds,
-                steps=steps,
-                tol=tol,
-                dtype=getattr(torch, dtype.value),
-                device=device,
-                out=out,
                 progress=progress,
+                ray=ray,
+                shard=shard_of_environment(),
+                **(arguments | {"dtype": _dtype_of(arguments.get("dtype", "float64"))}),
             )
-        if out is not None:
+        if out is not None and not result.missing:
             write_outputs(result, out)
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise typer.BadParameter(str(error)) from error
-    except (RuntimeError, OSError) as error:
+    except (RuntimeError, OSError, ImportError) as error:
         typer.echo(f"symfast sweep failed: {error}", err=True)
         raise typer.Exit(1) from error
+    except KeyboardInterrupt:
+        kept = "" if out is None else f"; run it again to complete {out}"
+        typer.echo(f"interrupted{kept}", err=True)
+        raise typer.Exit(130) from None
     if as_json:
         typer.echo(json.dumps(summary(result), indent=2))
     elif not quiet:
@@ -105,6 +121,50 @@ def sweep_command(
     if (result.table.status == "diverged").any():
         typer.echo("Some runs diverged; a smaller --lr helps.", err=True)
         raise typer.Exit(1)
+
+
+def _from_flags(
+    data: str, depths: tuple[int, ...], penalties: int, decades: float, flags: dict[str, Any]
+) -> "tuple[Problem, dict[str, Any]]":
+    """A regression through product factors, its penalties below the largest useful one."""
+    import torch
+
+    from symfast.problems import Factorized
+    from symfast.sweep.data import load
+
+    X, y, _ = load(data)
+    problem = Factorized(X, y, depth=depths)
+    top = 1.12 * problem.threshold()  # a little above the penalty that empties the Lasso
+    grid = torch.logspace(0, -decades, penalties, dtype=torch.float64) * top
+    return problem, flags | {"weight_decay": grid}
+
+
+def _from_file(context: typer.Context, file: Path) -> "tuple[Problem, dict[str, Any]]":
+    """What the file says; flags that it would contradict are refused."""
+    from symfast.sweep.config_file import read_sweep_file
+
+    beside = {"file", "out", "device", "ray", "as_json", "quiet"}
+    given = [
+        name
+        for name in context.params
+        if name not in beside
+        and (source := context.get_parameter_source(name)) is not None
+        and source.name == "COMMANDLINE"
+    ]
+    if given:
+        raise ValueError(f"--{given[0]} and a file exclude each other: write it into {file}")
+    found = read_sweep_file(file)
+    source = context.get_parameter_source("device")
+    chosen = source is not None and source.name == "COMMANDLINE"
+    device = {"device": context.params["device"]} if chosen else {}
+    return found.problem, found.arguments | device
+
+
+def _dtype_of(name: Any) -> Any:
+    """A torch dtype by name, or the dtype itself."""
+    import torch
+
+    return getattr(torch, name) if isinstance(name, str) else name
 
 
 def demo_command(
@@ -123,7 +183,9 @@ def demo_command(
 
 
 @contextmanager
-def progress_bar(shown: bool, label: str = "sweep") -> "Iterator[Progress | None]":
+def progress_bar(
+    shown: bool, label: str = "sweep", steps: int | None = None
+) -> "Iterator[Progress | None]":
     """Yield a callback that moves a bar on stderr, or None where nobody would see it.
 
     Example:
@@ -149,10 +211,15 @@ def progress_bar(shown: bool, label: str = "sweep") -> "Iterator[Progress | None
     rate = TextColumn("{task.fields[rate]}")
     with Progress(*columns, rate, TimeRemainingColumn(), console=console) as bar:
         task = bar.add_task(label, total=None, rate="")
+        before: list[int] = []
 
         def move(done: int, total: int) -> None:
             seconds = bar.tasks[0].elapsed or 0.0
-            rate = f"{done / seconds / 1e6:,.0f}M steps/s" if seconds > 0.2 else ""
+            before.append(done)
+            fresh = (done - before[0]) / max(seconds, 1e-9)  # what was on disk cost no time
+            runs = f"{fresh / steps:,.1f} cells/s, " if steps else ""
+            rate = f"{runs}{fresh / 1e6:,.1f}M steps/s" if seconds > 0.2 else ""
+            del before[1:]
             bar.update(task, completed=done, total=total, rate=rate)
 
         yield move
@@ -199,9 +266,12 @@ def write_outputs(result: "SweepResult", out: Path) -> None:
         ['report.html', 'sparsity.png']
     """
     from symfast.report.page import png_bytes
+    from symfast.sweep.result import metrics
 
     out.mkdir(parents=True, exist_ok=True)
-    (out / "sparsity.png").write_bytes(png_bytes(result.plot("sparsity")))
+    there = metrics(result.table, result.axes)
+    metric = "sparsity" if "sparsity" in there else there[0]
+    (out / f"{metric}.png").write_bytes(png_bytes(result.plot(metric)))
     result.to_html(out / "report.html")
 
 
@@ -214,13 +284,18 @@ def _print(result: "SweepResult") -> None:
     from symfast.sweep.result import cell_table
 
     table = Table(title=repr(result))
-    names = ["depth", "weight_decay", "loss", "objective", "sparsity", "zeros", "diverged"]
+    shown = set(result.varied) | {"depth", "weight_decay", "loss", "objective", "sparsity"}
+    shown |= {"zeros", "test_loss", "error", "rank", "distinct", "diverged"}
+    cells = cell_table(result.table, result.axes)
+    names = [name for name in cells.columns if name in shown]
     for name in names:
         table.add_column(name, justify="right")
-    for row in cell_table(result.table, result.axes)[names].itertuples(index=False):
-        table.add_row(*(f"{x:.4g}" for x in row))
+    for row in cells[names].head(MOST_LINES).itertuples(index=False):
+        table.add_row(*(x if isinstance(x, str) else f"{x:.4g}" for x in row))
     console = Console()
     console.print(table)
+    if len(cells) > MOST_LINES:
+        console.print(f"and {len(cells) - MOST_LINES} more cells")
     kernels = "compiled kernels" if build_info()["kernels"] else "PURE PYTHON, no compiled kernels"
     origin = f"{result.seconds:.2f} s in the kernel" if result.seconds else "read from disk"
     console.print(f"{origin}; {result.config['dtype']} on {result.config['device']}, {kernels}")

@@ -18,6 +18,10 @@ class PlanError(ValueError):
     """A plan cannot be made of its entries, or not be applied as asked."""
 
 
+class ArtificialError(ValueError):
+    """A parameter cannot be given an artificial symmetry, or not the one asked for."""
+
+
 class NotATensorError(TypeError):
     """Something else was given where a tensor is wanted."""
 

@@ -83,7 +83,7 @@ class Part:
     """One (device, dtype, stage): one kernel launch per verb.
 
     The kernels know the tables by ``key`` as long as this part lives. A copy, or what comes out of
-    a pickle, has a key of its own.
+    a pickle, has a key of its own. ``extent`` (tasks, 2): mirrors and touched units, to cut by.
     """
 
     device: torch.device
@@ -91,6 +91,7 @@ class Part:
     stage: int
     tensors: list[torch.Tensor] = field(default_factory=list)
     tables: Tables = field(default_factory=Tables)
+    extent: torch.Tensor = field(default_factory=lambda: torch.zeros(0, 2, dtype=torch.int64))
     key: int = field(init=False)
 
     def store(self, tables: Tables) -> None:
@@ -246,6 +247,7 @@ class PartBuilder:
         grain = GRAINS.get(part.device.type, GRAINS["cpu"])
         chunks = cut(tasks, extent[:, 0], extent[:, 1], index, grain)
         frames = transposed_frames(self.frames, part.accumulate).to(part.device)
+        part.extent = torch.from_numpy(extent)
         part.store(
             Tables(
                 layout=layout_of(part.tensors),

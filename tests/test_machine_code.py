@@ -38,8 +38,7 @@ def installed() -> list[Kernel]:
     binary = Path(_C.__file__)
     if not ASKED and not machine_code.architectures(binary):
         pytest.skip("compiled without CUDA")
-    kernels = machine_code.read(binary)
-    return [k for k in kernels if k.name.startswith(("plan_", "mirror"))]
+    return machine_code.read(binary)
 
 
 @pytest.fixture(scope="module", params=[75, 100])
@@ -59,6 +58,10 @@ def check_resources(kernels: list[Kernel]) -> None:
         assert kernel.stack == kernel.local == 0, kernel.name
         opcodes = {instruction.split()[0] for instruction in kernel.instructions}
         assert opcodes <= {"LDG", "STG"}, kernel.name  # no local, no generic address, no atomic
+
+
+def check_registers(kernels: list[Kernel]) -> None:
+    for kernel in kernels:
         many = kernel.name.endswith("float64") or kernel.name.split()[1:2] in READING
         few = kernel.name.startswith("plan_index") and not many
         assert kernel.registers <= (THREE_BLOCKS if few else TWO_BLOCKS), kernel.name
@@ -66,7 +69,7 @@ def check_resources(kernels: list[Kernel]) -> None:
 
 def check_widths(kernels: list[Kernel]) -> None:
     for kernel in kernels:
-        if not kernel.name.startswith(("plan_", "mirror")):
+        if not kernel.streams:
             continue
         assert kernel.widest("LDG") == 128, kernel.name
         reads_only = "norms" in kernel.name or "coefficients" in kernel.name
@@ -82,8 +85,22 @@ def check_occupancy(kernels: list[Kernel]) -> None:
             assert kernel.flying >= 32 * 1024, kernel.name
 
 
+def test_installed_architectures(installed: list[Kernel]) -> None:
+    """Where CI asks for several, all of them are read."""
+    wanted = re.findall(r"\d+", os.environ.get("CUDAARCHS", ""))
+    assert {k.architecture for k in installed} >= set(map(int, wanted))
+
+
 def test_installed_kernels_use_no_local_memory(installed: list[Kernel]) -> None:
     check_resources(installed)
+
+
+def test_installed_kernels_keep_to_their_registers(installed: list[Kernel]) -> None:
+    """Those that memory limits by their launch bounds; sweeps so that three blocks fit an SM."""
+    streaming = [k for k in installed if k.streams]
+    check_registers(streaming)
+    for kernel in set(installed) - set(streaming):
+        assert 3 * kernel.threads * kernel.registers <= 65536, kernel.name
 
 
 def test_installed_kernels_move_16_bytes(installed: list[Kernel]) -> None:
@@ -91,7 +108,7 @@ def test_installed_kernels_move_16_bytes(installed: list[Kernel]) -> None:
 
 
 def test_installed_kernels_fill_the_memory_system(installed: list[Kernel]) -> None:
-    check_occupancy(installed)
+    check_occupancy([k for k in installed if k.streams])
 
 
 def test_every_verb_and_type_is_there(installed: list[Kernel]) -> None:
@@ -105,8 +122,9 @@ def test_every_verb_and_type_is_there(installed: list[Kernel]) -> None:
 
 def test_other_architectures(probed: list[Kernel]) -> None:
     check_resources(probed)
+    check_registers(probed)
     check_widths(probed)
-    check_occupancy([k for k in probed if k.name.startswith(("plan_", "mirror"))])
+    check_occupancy(probed)
 
 
 def test_shared_memory_is_what_launches_ask_for() -> None:

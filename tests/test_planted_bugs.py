@@ -2,10 +2,8 @@
 """The test of the emulator: every kind of bug, planted, is found by what is there to find it."""
 
 import ctypes
-import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parent / "emulation"))
 
 import emulated  # noqa: E402
 import problems  # noqa: E402
-from emulated import COEFFICIENTS, NORMS, PROX  # noqa: E402
+from emulated import PROX  # noqa: E402
 
 pytestmark = pytest.mark.skipif(emulated.compiler() is None, reason="no C++ compiler")
 
@@ -29,15 +27,6 @@ def planted_program(sanitizer: str) -> Path:
     return emulated.Build(
         ("planted.cpp", "planted_program.cpp"), sanitizer=sanitizer, program=True
     ).make()
-
-
-def run_program(program: Path, *arguments: object) -> SimpleNamespace:
-    """Exit code and everything that was printed."""
-    command = [str(program), *map(str, arguments)]
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=120, env=emulated.clean_environment()
-    )
-    return SimpleNamespace(code=done.returncode, words=done.stdout + done.stderr)
 
 
 @pytest.mark.parametrize(("bug", "words"), [
@@ -94,30 +83,13 @@ def test_orders_and_poison_find() -> None:
 ])  # fmt: skip
 def test_sanitizers_find(sanitizer: str, bugs: list[str]) -> None:
     program = planted_program(sanitizer)
-    sound = run_program(program, PLANTED.index("sound"), 0, 1)
-    assert sound.code == 0, sound.words
+    code, words = emulated.run_program(program, PLANTED.index("sound"), 0, 1)
+    assert code == 0, words
     for bug in bugs:
-        found = run_program(program, PLANTED.index(bug), 0, 2 if bug == "blocks_race" else 1)
-        assert found.code != 0
-        assert "Sanitizer" in found.words, bug
-
-
-@pytest.mark.parametrize("sanitizer", ["thread", "address"])
-def test_kernels_are_clean_under(sanitizer: str, tmp_path: Path) -> None:
-    verbs = (PROX, COEFFICIENTS, NORMS)
-    program = emulated.Build(
-        ("kernels.cpp", "program.cpp"), sanitizer=sanitizer, program=True, verbs=verbs
-    ).make()
-    calls = tmp_path / "calls"
-    emulator = emulated.load()
-    with calls.open("wb") as file:
-        for name in problems.PROBLEMS:
-            case = problems.problem(name, torch.float32)
-            for verb in verbs:
-                emulator.record(file, case.part, verb, case.amounts(), case.plan.mirrors)
-        file.write((-1).to_bytes(8, "little", signed=True))
-    done = run_program(program, calls, 2, 1)
-    assert done.code == 0, done.words[:3000]
+        blocks = 2 if bug == "blocks_race" else 1
+        code, words = emulated.run_program(program, PLANTED.index(bug), 0, blocks)
+        assert code != 0
+        assert "Sanitizer" in words, bug
 
 
 @pytest.mark.parametrize(("name", "edit"), [

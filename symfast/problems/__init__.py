@@ -4,7 +4,8 @@
 from symfast.problems.factorized import ORTHONORMAL as ORTHONORMAL
 from symfast.problems.factorized import SUPPORT as SUPPORT
 from symfast.problems.factorized import Factorized as Factorized
+from symfast.problems.module import Module as Module
 from symfast.problems.problem import Problem as Problem
 from symfast.problems.two_layer import TwoLayer as TwoLayer
 
-__all__ = ["ORTHONORMAL", "SUPPORT", "Factorized", "Problem", "TwoLayer"]
+__all__ = ["ORTHONORMAL", "SUPPORT", "Factorized", "Module", "Problem", "TwoLayer"]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 #: What a number is for, as in csrc/philox.h.
-ANCHOR, GRADIENT_NOISE, BATCH_INDEX, LABEL_NOISE = 1, 2, 3, 4
+ANCHOR, GRADIENT_NOISE, BATCH_INDEX, LABEL_NOISE, ANCHOR_SPREAD = 1, 2, 3, 4, 5
 
 _LOW = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
@@ -161,6 +161,27 @@ def noise_normals(seed: int, parameter: int, step: int, element: Tensor) -> Tens
         torch.where(lane % 2 == 1, words[..., 3], words[..., 1]),
     )
     return torch.where(v == 1, second, first)
+
+
+def anchor_spreads(seed: int, parameter: int, element: Tensor) -> Tensor:
+    """``2 u - 1`` with u uniform in [0, 1): how the decay to an anchor differs by element.
+
+    Args:
+        seed: 64 bits.
+        parameter: 32 bits.
+        element: int64, any shape: flat indices into the parameter.
+
+    Example:
+        >>> import torch
+        >>> from symfast.reference.philox import anchor_spreads
+        >>> s = anchor_spreads(3, 0, torch.arange(1000))
+        >>> bool((s >= -1).all()), bool((s < 1).all())
+        (True, True)
+    """
+    v, lane = element >> 4 & 1, element & 15
+    words = random_block(seed, ANCHOR_SPREAD, parameter, 0, 8 * (element >> 5) + lane // 2)
+    word = words.gather(-1, (2 * v + lane % 2).unsqueeze(-1)).squeeze(-1)
+    return (word >> 8).float() * 2.0**-23 - 1.0
 
 
 def _signed(word: Tensor) -> Tensor:

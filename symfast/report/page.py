@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
+from symfast.report.hover import HoverPart
+
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
@@ -52,7 +54,7 @@ class TextPart:
     kind: str = "text"
 
 
-Part: TypeAlias = FigurePart | TablePart | TextPart
+Part: TypeAlias = FigurePart | HoverPart | TablePart | TextPart
 
 
 def write_page(

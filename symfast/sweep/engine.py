@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from symfast.problems.problem import Axis, Problem, Replicas
+from symfast.problems.theory import predictions
 from symfast.sweep.grid import Grid, Values, grid_of
 from symfast.sweep.result import SweepResult
 from symfast.sweep.train import Progress, Trainer
@@ -35,6 +36,7 @@ def sweep(
     keep_weights: bool | None = None,
     chunk: int | None = None,
     shard: tuple[int, int] | None = None,
+    ray: bool = False,
     progress: Progress | None = None,
     **axes: Values | Any,
 ) -> SweepResult:
@@ -57,7 +59,9 @@ def sweep(
         keep_weights: whether to store the weights; None: if all of them take at most 256 MB.
         chunk: replicas of one kernel call; None: what fits 1 GB, at most 16,384 (CUDA: 65,536).
         shard: (rank, world size): compute only every world-size'th chunk, for several processes
-            with one ``out``.
+            with one ``out``; under torchrun that is
+            `symfast.sweep.cluster.shard_of_environment()`.
+        ray: compute the chunks on a Ray cluster, into ``out`` of this machine.
         progress: called with (replica steps done, in all) while the kernel runs.
         **axes: values of the problem's axes and options.
 
@@ -88,11 +92,13 @@ def sweep(
     kept = _keeps_weights(problem, grid, dtype) if keep_weights is None else keep_weights
     train = Trainer(problem, grid, steps, every, options, dtype, place, kept, progress)
     size = chunk or _chunk_size(problem, place)
+    if shard is not None and not 0 <= shard[0] < shard[1]:
+        raise ValueError(f"shard must be (rank, world size) with rank below it, not {shard}")
     if out is None:
-        if shard is not None:
-            raise ValueError("shard needs out, the directory where the processes' results meet")
+        if shard is not None or ray:
+            raise ValueError("shard and ray need out, the directory where all results meet")
         return _collect(train, size)
-    return _collect_stored(train, size, Path(out), shard or (0, 1))
+    return _collect_stored(train, size, Path(out), shard or (0, 1), ray)
 
 
 def split_keywords(
@@ -178,15 +184,20 @@ def _collect(train: Trainer, size: int) -> SweepResult:
     weights = np.concatenate(kept) if kept else None
     rows = [part.series for part in parts if part.series is not None]
     series = pd.concat(rows, ignore_index=True) if rows else None
-    return SweepResult(train.config(), table, weights, train.seconds, series=series)
+    theory = predictions(train.problem, dict(train.grid.axes))
+    return SweepResult(train.config(), table, weights, train.seconds, series=series, theory=theory)
 
 
-def _collect_stored(train: Trainer, size: int, out: Path, shard: tuple[int, int]) -> SweepResult:
+def _collect_stored(
+    train: Trainer, size: int, out: Path, shard: tuple[int, int], ray: bool
+) -> SweepResult:
     """Only the chunks that are not on disk yet, then one file."""
     store = _open(train, size, out)
     rank, world = shard
-    if not 0 <= rank < world:
-        raise ValueError(f"shard must be (rank, world size) with rank below it, not {shard}")
+    if ray:
+        from symfast.sweep.cluster import compute_on_ray
+
+        compute_on_ray(train, store)
     for number, rows in enumerate(train.grid.chunks(store.chunk)):
         if number % world != rank:
             continue
@@ -195,7 +206,8 @@ def _collect_stored(train: Trainer, size: int, out: Path, shard: tuple[int, int]
         else:
             store.write(number, train.part(rows))
     store.join()
-    return store.result(train.config(), train.seconds)
+    theory = predictions(train.problem, dict(train.grid.axes))
+    return store.result(train.config(), train.seconds, theory)
 
 
 def _open(train: Trainer, size: int, out: Path) -> "Store":

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Figures of a sweep: curves with seeds as bands, and heat maps. No global plotting state."""
 
-from itertools import cycle
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,6 +10,8 @@ from matplotlib.figure import Figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+    from symfast.problems.theory import Prediction
 
 #: Okabe and Ito's palette, distinguishable with every common colour blindness.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -27,6 +29,12 @@ LABELS = {
     "residual": "last change max|Δw|",
     "steps": "steps used",
     "seed": "seed",
+    "label_noise": "label noise σ",
+    "gradient_noise": "gradient noise σ",
+    "batch_size": "batch size",
+    "test_loss": "test loss",
+    "rank": "rank",
+    "distinct": "distinct hidden units",
 }
 
 
@@ -74,7 +82,13 @@ def band(
     ax.fill_between(middle.index, low, high, color=colour, alpha=0.2, linewidth=0)
 
 
-def curves(table: pd.DataFrame, metric: str, x: str, hue: str) -> Figure:
+def curves(
+    table: pd.DataFrame,
+    metric: str,
+    x: str,
+    hue: str | None = None,
+    theory: "Sequence[Prediction]" = (),
+) -> Figure:
     """One curve per value of ``hue``; diverged rows are left out and counted in the title.
 
     Raises:
@@ -90,20 +104,38 @@ def curves(table: pd.DataFrame, metric: str, x: str, hue: str) -> Figure:
     """
     for name in (metric, x):
         _check_column(table, name)
-    _check_column(table, hue)
     figure, (ax,) = new_figure()
     good = table[table.status != "diverged"]
-    for style, (value, rows) in zip(cycle(range(len(COLOURS))), good.groupby(hue), strict=False):
-        band(ax, rows, x, metric, style, f"{LABELS.get(hue, hue)} = {value:g}")
+    groups: list[tuple[Any, pd.DataFrame]] = [("", good)]
+    if hue is not None:
+        if hue not in table:
+            raise ValueError(f"no column called {hue!r}; there are {', '.join(table.columns)}")
+        groups = list(good.groupby(hue))
+    for style, (value, rows) in enumerate(groups):
+        text = f"{value:g}" if isinstance(value, int | float) else str(value)
+        band(ax, rows, x, metric, style, f"{LABELS.get(hue, hue)} = {text}" if hue else metric)
+    _draw_theory(ax, metric, x, theory)
     _log_if_wide(ax.set_xscale, table[x])
     ax.set_xlabel(LABELS.get(x, x))
     ax.set_ylabel(LABELS.get(metric, metric))
     seeds, lost = table.seed.nunique(), len(table) - len(good)
     note = f", {lost} diverged runs left out" if lost else ""
     ax.set_title(f"median and range over {seeds} seed{'s' * (seeds > 1)}{note}", fontsize=9)
-    if good[hue].nunique() > 0:
+    if len(good):
         ax.legend(frameon=False, fontsize=9)
     return figure
+
+
+def _draw_theory(ax: "Axes", metric: str, x: str, theory: "Sequence[Prediction]") -> None:
+    """Dashed curves and vertical lines where theory has something to say."""
+    for prediction in theory:
+        if prediction.x_name != x or prediction.metric not in ("", metric):
+            continue
+        look: dict[str, Any] = {"color": "black", "linestyle": "--", "linewidth": 1.2}
+        if prediction.y:
+            ax.plot(prediction.x, prediction.y, label=prediction.label, zorder=5, **look)
+        else:
+            ax.axvline(prediction.x[0], label=prediction.label, **look)
 
 
 def heat_map(table: pd.DataFrame, metric: str, x: str, y: str) -> Figure:

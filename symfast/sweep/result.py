@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
+    from symfast.problems.theory import Prediction
     from symfast.sweep.store import Store
 
 
@@ -50,10 +51,12 @@ class SweepResult:
         series: "pd.DataFrame | None" = None,
         directory: Path | None = None,
         store: "Store | None" = None,
+        theory: "Sequence[Prediction]" = (),
     ) -> None:
         if (table is None) == (store is None):
             raise ValueError("a result has either a table or a store to read it from")
         self.config, self.seconds, self.directory = config, seconds, directory
+        self.theory = list(theory)
         self._table, self._weights, self._series, self._store = table, weights, series, store
 
     @cached_property
@@ -97,16 +100,24 @@ class SweepResult:
         """Names of the hyperparameters."""
         return [name for name in self.config.get("grid", {}) if name != "seeds"]
 
+    @property
+    def varied(self) -> list[str]:
+        """Names of the hyperparameters with more than one value, those with most values first."""
+        grid = self.config.get("grid", {})
+        return sorted((n for n in self.axes if len(grid[n]) > 1), key=lambda n: -len(grid[n]))
+
     def plot(
-        self, metric: str, x: str = "weight_decay", y: str | None = None, hue: str = "depth"
+        self, metric: str, x: str | None = None, y: str | None = None, hue: str | None = None
     ) -> "Figure":
         """Draw one column over one hyperparameter (seeds as a band) or over two (a heat map).
 
+        What theory predicts in closed form is drawn dashed into curves.
+
         Args:
             metric: a column of the table, such as "sparsity".
-            x: hyperparameter on the horizontal axis.
+            x: hyperparameter on the horizontal axis; by default weight_decay, or what varies most.
             y: hyperparameter on the vertical axis of a heat map, or None for curves.
-            hue: one curve per value of this column.
+            hue: one curve per value of this column; by default depth, or what else varies.
 
         Raises:
             ValueError: if a column does not exist or holds no numbers.
@@ -122,12 +133,34 @@ class SweepResult:
         """
         from symfast.sweep.plot import curves, heat_map
 
-        if y is None:
-            return curves(self.table, metric, x, hue)
-        return heat_map(self.table, metric, x, y)
+        x = x or self._across()
+        if y is not None:
+            return heat_map(self.table, metric, x, y)
+        return curves(self.table, metric, x, hue or self._hue(x), self.theory)
 
-    def to_html(self, path: str | Path) -> Path:
-        """Write one self-contained page: configuration, figures and the table of cells.
+    def _across(self) -> str:
+        """What the horizontal axis shows unless told otherwise."""
+        if "weight_decay" in self.axes and "weight_decay" in (self.varied or ["weight_decay"]):
+            return "weight_decay"
+        return (self.varied or self.axes)[0]
+
+    def _hue(self, x: str) -> str | None:
+        """What curves differ by unless told otherwise."""
+        others = [name for name in ("depth", *self.varied) if name in self.axes and name != x]
+        return others[0] if others else None
+
+    def to_html(self, path: str | Path, metrics: "Sequence[str] | None" = None) -> Path:
+        """Write one self-contained page: diagrams that show their values, theory, cells, settings.
+
+        Two hyperparameters with more than three values each make heat maps, otherwise curves with
+        seeds as bands are drawn.
+
+        Args:
+            path: where to; directories are made as needed.
+            metrics: columns to draw; by default sparsity and loss, or the first six.
+
+        Raises:
+            ValueError: if a column does not exist or holds no numbers.
 
         Example:
             >>> import tempfile, torch
@@ -138,15 +171,9 @@ class SweepResult:
             >>> result.to_html(tempfile.mkdtemp() + "/page.html").name
             'page.html'
         """
-        from symfast.report.page import FigurePart, Part, TablePart, facts, write_page
+        from symfast.report.sweep_page import write_sweep
 
-        figures = [
-            FigurePart(self.plot(name), f"{name} over the sweep; bands span the seeds.")
-            for name in ("sparsity", "loss")
-        ]
-        cells = cell_table(self.table, self.axes)
-        parts: list[Part] = [*figures, TablePart("Cells, averaged over seeds", cells)]
-        return write_page(path, "symfast sweep", facts(self.config), parts)
+        return write_sweep(self, path, metrics)
 
 
 def cell_table(table: "pd.DataFrame", axes: "Sequence[str]") -> "pd.DataFrame":

@@ -23,6 +23,7 @@ from symfast.sweep.train import Part
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from symfast.problems.theory import Prediction
     from symfast.sweep.result import SweepResult
 
 __all__ = ["MANIFEST", "SERIES", "TABLE", "Store", "SweepMismatchError"]
@@ -143,11 +144,15 @@ class Store:
         values: np.ndarray[Any, Any] = column.flatten().to_numpy()
         return values.reshape(len(column), -1)
 
-    def result(self, config: dict[str, Any], seconds: float) -> "SweepResult":
+    def result(
+        self, config: dict[str, Any], seconds: float, theory: "Iterable[Prediction]" = ()
+    ) -> "SweepResult":
         """Return the result; table, series and weights are read when they are asked for."""
         from symfast.sweep.result import SweepResult
 
-        return SweepResult(config, seconds=seconds, directory=self.directory, store=self)
+        return SweepResult(
+            config, seconds=seconds, directory=self.directory, store=self, theory=list(theory)
+        )
 
     def _frame(self, whole: str, part: Any) -> pd.DataFrame:
         sources = self._sources(whole, part)
@@ -211,11 +216,9 @@ def _without_weights(table: pa.Table) -> pa.Table:
 
 def _write_tables(path: Path, tables: "Iterable[pa.Table]") -> None:
     """One parquet file of some tables, whole or not at all, one table in memory at a time."""
-    with replacing(path) as file:
-        writer = None
-        for table in tables:
-            if writer is None:
-                writer = pq.ParquetWriter(file, table.schema, compression="zstd")
-            writer.write_table(table.cast(writer.schema))
-        if writer is not None:
-            writer.close()
+    every = iter(tables)
+    first = next(every)
+    with replacing(path) as file, pq.ParquetWriter(file, first.schema, compression="zstd") as sink:
+        sink.write_table(first)
+        for table in every:
+            sink.write_table(table.cast(first.schema))

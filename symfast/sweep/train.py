@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NotYet
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
@@ -65,6 +65,10 @@ class Trainer:
         """Count a chunk that is on disk already."""
         self.done += len(rows) * self.steps
         self._report(0)
+
+    def without_progress(self) -> "Trainer":
+        """Return a fresh trainer that reports to nobody, as another process needs it."""
+        return replace(self, progress=None)
 
     def part(self, rows: range) -> Part:
         """Train one range of replicas and measure it."""

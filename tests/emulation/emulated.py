@@ -1,120 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Build the CUDA kernels for the CPU emulator and run them on CPU tensors."""
+"""Run the CUDA kernels, compiled for the CPU emulator, on CPU tensors."""
 
 import ctypes
-import fcntl
-import hashlib
-import os
-import shutil
-import struct
-import subprocess
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
+from compiled_kernels import CSRC as CSRC
+from compiled_kernels import FLAGS as FLAGS
+from compiled_kernels import HERE as HERE
+from compiled_kernels import KERNEL_FLAGS as KERNEL_FLAGS
+from compiled_kernels import RUNTIME as RUNTIME
+from compiled_kernels import TYPES as TYPES
+from compiled_kernels import Build as Build
+from compiled_kernels import clean_environment as clean_environment
+from compiled_kernels import compiler as compiler
+from compiled_kernels import run_program as run_program
+from recording import Recording
 
 from symfast.chunks import partial_count
 
-HERE = Path(__file__).parent
-CSRC = HERE.parents[1] / "csrc"
-CACHE = HERE.parents[1] / "build" / "emulation"
-RUNTIME = ("emulator.cpp", "memory.cpp", "sanitizer.cpp", "report.cpp")
-FLAGS = ("-std=c++20", "-g1", "-fPIC", "-DSYMFAST_EMULATOR", "-Wall", "-Wextra", "-Werror",
-         "-Wno-unknown-pragmas", "-Wno-maybe-uninitialized", f"-I{HERE}", f"-I{CSRC}")  # fmt: skip
-KERNEL_FLAGS = ("-fno-strict-aliasing", "-ffp-contract=off")
-TYPES = {
-    torch.float64: "double",
-    torch.float32: "float",
-    torch.bfloat16: "BFloat16",
-    torch.float16: "Float16",
-}
 REFLECT, PROJECT, SHRINK, PROX, COEFFICIENTS, NORMS = range(6)
 ORDERS = {"forward": 0, "reverse": 1, "random": 2}
-
-
-def compiler() -> str | None:
-    """The C++ compiler, or None."""
-    return shutil.which(os.environ.get("CXX", "g++"))
-
-
-def clean_environment() -> dict[str, str]:
-    """Without a sanitizer's runtime for Python: compilers and sanitized programs die of it."""
-    return {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
-
-
-@dataclass(frozen=True)
-class Build:
-    """What to compile beside the run time, which alone stays without the sanitizer.
-
-    ``edit`` is ``file:old=>new``: a bug planted in a copy of one kernel header.
-    """
-
-    sources: tuple[str, ...] = ("kernels.cpp",)
-    dtype: torch.dtype = torch.float32
-    sanitizer: str = ""
-    program: bool = False
-    edit: str = ""
-    verbs: tuple[int, ...] = tuple(range(6))
-
-    def make(self) -> Path:
-        """The library or program, from the cache if nothing changed."""
-        digest = hashlib.sha256(f"{self}{compiler()}{FLAGS}{KERNEL_FLAGS}".encode())
-        for folder in (HERE, CSRC):
-            for file in sorted(f for f in folder.iterdir() if f.suffix in (".h", ".cpp", ".cuh")):
-                if folder == HERE or file.suffix != ".cpp":
-                    digest.update(file.read_bytes())
-        names = "_".join(Path(source).stem for source in self.sources)
-        target = CACHE / f"{names}_{digest.hexdigest()[:16]}{'' if self.program else '.so'}"
-        CACHE.mkdir(parents=True, exist_ok=True)
-        with target.with_suffix(".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # another test process may be at it
-            if not target.exists():
-                self._compile(target)
-        return target
-
-    def _compile(self, target: Path) -> None:
-        work = target.with_name(f"{target.name}.{os.getpid()}")
-        work.mkdir(parents=True)
-        try:
-            self._compile_in(work, target)
-        finally:
-            shutil.rmtree(work)
-
-    def _compile_in(self, work: Path, target: Path) -> None:
-        include = [f"-I{_planted_copy(work, self.edit)}"] if self.edit else []
-        define = {"thread": ["-DEMULATOR_TSAN"], "address": ["-DEMULATOR_ASAN"]}
-        instrument = [f"-fsanitize={self.sanitizer}"] if self.sanitizer else []
-        jobs = [(name, ["-O2", *define.get(self.sanitizer, [])]) for name in RUNTIME]
-        # inlined accesses are told apart by where they are called from: where sectors are counted
-        optimise = "-O1" if self.dtype == torch.float32 else "-O0"
-        jobs += [(name, [optimise, *KERNEL_FLAGS, *instrument]) for name in self.sources]
-        running = []
-        for name, flags in jobs:
-            command = [str(compiler()), *include, *FLAGS, f"-DEMULATED_TYPE={TYPES[self.dtype]}",
-                       f"-DEMULATED_VERBS={sum(1 << verb for verb in self.verbs)}",
-                       *flags, "-c", str(HERE / name), "-o", str(work / f"{name}.o")]  # fmt: skip
-            running.append(subprocess.Popen(command, stderr=subprocess.PIPE, text=True))
-        for job in running:
-            _, errors = job.communicate()
-            if job.returncode:
-                raise RuntimeError(f"the emulated kernels do not compile:\n{errors[:4000]}")
-        link = [str(compiler()), *instrument, *([] if self.program else ["-shared"]),
-                *map(str, work.glob("*.o")), "-o", str(work / "out")]  # fmt: skip
-        subprocess.run(link, check=True)
-        (work / "out").rename(target)
-
-
-def _planted_copy(work: Path, edit: str) -> Path:
-    name, change = edit.split(":", 1)
-    old, new = change.split("=>")
-    copy = work / "csrc"
-    shutil.copytree(CSRC, copy, ignore=shutil.ignore_patterns("*.cpp", "*.cu"))
-    text = (copy / name).read_text()
-    if text.count(old) < 1:
-        raise RuntimeError(f"nothing to break: {old!r} is not in {name}")
-    (copy / name).write_text(text.replace(old, new))
-    return copy
 
 
 class _Plan(ctypes.Structure):
@@ -167,10 +74,13 @@ class Emulator:
     threads: int = 0
     count_sectors: bool = False
     names: dict[str, int] = field(default_factory=dict)
+    recording: Recording | None = None
 
     def start(self) -> None:
         """Forget the last call: counters, messages and allowed memory."""
         self.names = {}
+        if self.recording is not None:
+            self.recording.forget()
         self.library.emulator_forget()
         self.library.emulator_configure(
             ORDERS[self.order], self.seed, self.preempt, self.threads, int(self.count_sectors)
@@ -182,6 +92,8 @@ class Emulator:
             return 0
         number = self.names.setdefault(name, len(self.names))
         storage = tensor.untyped_storage()
+        if self.recording is not None:
+            self.recording.storages.append(storage)
         self.library.emulator_allow(
             ctypes.c_void_p(storage.data_ptr()), ctypes.c_int64(storage.nbytes()), number
         )
@@ -213,36 +125,13 @@ class Emulator:
         self.library.emulator_traffic(self.names[name], values)
         return Traffic(*values[:6]), Traffic(*values[6:])
 
-    def record(self, file: Any, part: Any, verb: int, amounts: torch.Tensor, mirrors: int) -> None:
-        """Append a call to a file that program.cpp runs."""
-
-        def memory(tensor: torch.Tensor) -> bytes:
-            storage = tensor.untyped_storage()
-            raw = bytes(storage) if storage.nbytes() else b""
-            return struct.pack("2q", len(raw), tensor.data_ptr() - storage.data_ptr()) + raw
-
-        file.write(struct.pack("2q", verb, len(part.tensors)))
-        for tensor in part.tensors:
-            file.write(memory(tensor))
-        tables = part.tables
-        out = torch.zeros(max(1, tables.numel), dtype=tables.frames.dtype)
-        partials = torch.zeros(max(1, workspace(tables)), dtype=torch.float64)
-        pointers = torch.zeros(max(1, len(part.tensors)), dtype=torch.int64)
-        sums = torch.zeros(mirrors, dtype=torch.float64)
-        number, tensors = 0, None
-        fields = [
-            tables.tasks, tables.chunks, tables.index, tables.chunks.shape[0], tables.frames,
-            int(tables.frames.numel() > 0), amounts, number, 1, out, partials, tensors,
-            len(part.tensors), pointers, mirrors, sums,
-        ]  # fmt: skip
-        file.write(struct.pack("q", len(fields)))
-        for value in fields:
-            if value is None:
-                file.write(struct.pack("q", 2))
-            elif isinstance(value, torch.Tensor):
-                file.write(struct.pack("q", 1) + memory(value))
-            else:
-                file.write(struct.pack("2q", 0, value))
+    def call(self, entry: str, arguments: ctypes.Structure, *numbers: int) -> None:
+        """Run one C function of the library, or record the call for a sanitized program."""
+        if self.recording is not None:
+            self.recording.write(entry, arguments, numbers)
+        else:
+            function = getattr(self.library, entry)
+            function(ctypes.byref(arguments), *map(ctypes.c_int64, numbers))
 
     def plan(
         self,
@@ -262,14 +151,17 @@ class Emulator:
         partials = torch.full((max(1, workspace(tables)),), float("nan"), dtype=torch.float64)
         sums = torch.full((mirrors,), float("nan"), dtype=torch.float64)
         pointers = torch.zeros(max(1, len(data)), dtype=torch.int64)
+        addresses = (ctypes.c_void_p * len(data))(*data)
+        if self.recording is not None:
+            self.recording.tables.append(addresses)
         call = _Plan(
             *(self.allow(n, getattr(tables, n)) for n in ("tasks", "chunks", "index")),
             tables.chunks.shape[0], self.allow("frames", tables.frames), tables.frames.numel() > 0,
             self.allow("amounts", amounts), amount, per, self.allow("out", out),
-            self.allow("partials", partials), (ctypes.c_void_p * len(data))(*data), len(data),
+            self.allow("partials", partials), addresses, len(data),
             self.allow("pointers", pointers), mirrors, self.allow("sums", sums),
         )  # fmt: skip
-        self.library.emulated_plan(ctypes.byref(call), ctypes.c_int64(verb))
+        self.call("emulated_plan", call, verb)
         return {COEFFICIENTS: out, NORMS: sums}.get(verb)
 
     def mirror(self, theta: torch.Tensor, frames: torch.Tensor, verb: int, *,
@@ -293,9 +185,7 @@ class Emulator:
             self.allow("amounts", amounts), self.allow("out", out), groups, rows, d, k,
             stage == 0, amounts is not None and amounts.numel() == 1, group, stage, None,
         )  # fmt: skip
-        self.library.emulated_mirror(
-            ctypes.byref(call), ctypes.c_int64(frames.dtype != theta.dtype), ctypes.c_int64(verb)
-        )
+        self.call("emulated_mirror", call, int(frames.dtype != theta.dtype), verb)
         return out
 
 

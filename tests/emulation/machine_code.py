@@ -44,6 +44,11 @@ class Kernel:
     blocks: int = 0  # resident per SM
 
     @property
+    def streams(self) -> bool:
+        """Whether memory limits it; sweeps work on the chip."""
+        return self.name.startswith(("plan_", "mirror"))
+
+    @property
     def threads(self) -> int:
         """Threads of a block."""
         return TEAM_THREADS if self.name.startswith("sweep_by_team") else THREADS
@@ -57,8 +62,8 @@ class Kernel:
 
     @property
     def flying(self) -> int:
-        """Bytes per SM that may be on their way from memory; sweeps work on the chip."""
-        if not self.name.startswith(("plan_", "mirror")):
+        """Bytes per SM that may be on their way from memory."""
+        if not self.streams:
             return 0
         amounts = self.name.startswith(("plan_index prox", "plan_index shrink"))
         few = amounts and not self.name.endswith("float64")

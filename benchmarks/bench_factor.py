@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The factor step against a product, its backward and torch's fused SGD, and against memory."""
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from machine import best, stream_bandwidth
+from torch import Tensor, nn
+
+import symfast as sf
+from symfast import build_info
+from symfast.factor_op import factor_step_
+
+LARGE = [(10_000_000,)]
+#: The parameters of a small residual network or transformer: 465 tensors of 16 to 60 thousand.
+SMALL = [((7919 * i) % 60_000 + 16,) for i in range(465)]
+LR, LAM = 1e-3, 1e-3
+ROWS: list[str] = []
+
+
+@pytest.fixture(scope="module", autouse=True)
+def table() -> Iterator[None]:
+    """Print what was measured at the end."""
+    ROWS.clear()
+    yield
+    print("\n".join(["", f"{torch.get_num_threads()} threads, {build_info()}", *ROWS]))
+
+
+class Peer:
+    """What people do: factors as parameters, the product in autograd, torch's fused SGD."""
+
+    def __init__(self, shapes: list[tuple[int, ...]], depth: int, momentum: float) -> None:
+        self.factors = [
+            [nn.Parameter(1 + 0.1 * torch.randn(s)) for _ in range(depth)] for s in shapes
+        ]
+        self.gradients = [1e-3 * torch.randn(s) for s in shapes]
+        flat = [f for fs in self.factors for f in fs]
+        self.optimizer = torch.optim.SGD(
+            flat, lr=LR, momentum=momentum, weight_decay=2 * LAM / depth, fused=True
+        )
+
+    def weights(self) -> list[Tensor]:
+        products = []
+        for factors in self.factors:
+            w = factors[0]
+            for f in factors[1:]:
+                w = w * f
+            products.append(w)
+        return products
+
+    def step(self) -> None:
+        """Product, its backward for given dl/dw, and the step."""
+        self.optimizer.zero_grad()
+        torch.autograd.backward(self.weights(), self.gradients)
+        self.optimizer.step()
+
+
+def kernel_state(peer: Peer, momentum: float) -> list[list[Tensor]]:
+    """The same numbers as the kernel wants them."""
+    factors = [torch.stack([f.detach() for f in fs]).contiguous() for fs in peer.factors]
+    velocities = [torch.zeros_like(f) for f in factors] if momentum else []
+    return [[f.prod(0) for f in factors], peer.gradients, factors, velocities]
+
+
+def interleaved(calls: list[Any], seconds: float) -> list[float]:
+    """Best time of each call, taken in turns so that a slow spell of the machine hits all."""
+    times = [[best(call, seconds=0.0, least=2)] for call in calls]
+    stop = time.perf_counter() + seconds
+    while time.perf_counter() < stop:
+        for i, call in enumerate(calls):
+            start = time.perf_counter()
+            call()
+            times[i].append(time.perf_counter() - start)
+    return [min(t) for t in times]
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("depth", [2, 3, 4])
+@pytest.mark.parametrize("shapes", [LARGE, SMALL], ids=["1 x 10M", "465 small"])
+def test_step(shapes: list[tuple[int, ...]], depth: int, momentum: float) -> None:
+    """The fused step, checked against the peer, then both timed in turns."""
+    peer = Peer(shapes, depth, momentum)
+    state = kernel_state(peer, momentum)
+    decay = 2 * LAM / depth
+
+    def fused() -> None:
+        factor_step_(*state, LR, momentum, decay)
+
+    for _ in range(3):
+        peer.step()
+        fused()
+    for factors, ours in zip(peer.factors, state[2], strict=True):
+        torch.testing.assert_close(
+            ours, torch.stack([f.detach() for f in factors]), rtol=1e-5, atol=1e-6
+        )
+
+    theirs, seconds = interleaved([peer.step, fused], 1.5)
+    numbers = sum(w.numel() for w in state[0])
+    per_weight = 8 * depth + 8 + (8 * depth if momentum else 0)
+    rate = per_weight * numbers / seconds / 1e9
+    note = ""
+    if shapes is LARGE:
+        # the step reads as many numbers as it writes, as a stream in place does
+        stream = stream_bandwidth(per_weight * numbers / 1e6, 0)
+        note = f", {rate / stream:.0%} of a stream's {stream:.1f} GB/s"
+    kind = "momentum" if momentum else "plain"
+    ROWS.append(
+        f"{len(shapes)} tensors, D = {depth}, {kind}: {seconds * 1e3:.2f} ms, torch fused "
+        f"{theirs * 1e3:.2f} ms ({theirs / seconds:.1f}x), {per_weight} B/weight, {rate:.1f} GB/s{note}"
+    )
+
+
+def test_optimizer_overhead() -> None:
+    """FactorSGD on the 465 tensors: what Python adds to the kernel."""
+    params = [nn.Parameter(1 + 0.1 * torch.randn(s)) for s in SMALL]
+    for p in params:
+        p.grad = 1e-3 * torch.randn_like(p)
+    optimizer = sf.FactorSGD([{"params": params, "depth": 2}], lr=LR, lam=LAM)
+    optimizer.step()
+    state = [params, [p.grad for p in params], [optimizer.state[p]["factors"] for p in params], []]
+    with torch.no_grad():
+        whole, kernel = interleaved(
+            [optimizer.step, lambda: factor_step_(*state, LR, 0.0, LAM)], 1.0
+        )
+    ROWS.append(
+        f"FactorSGD.step, 465 tensors, D = 2: {whole * 1e3:.2f} ms, kernel {kernel * 1e3:.2f}"
+    )

@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Optimizer steps against memory and against torch's fused ones; every result is asserted.
+
+``pytest -s benchmarks/bench_optim.py`` prints the tables of this run. All contenders of a row run
+in turns, so that a slow moment of the machine hits each of them; times are the best of the turns.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from machine import stream_bandwidth
+
+import symfast as sf
+
+pytestmark = pytest.mark.filterwarnings("default")
+#: Bytes a step must read and write once, and streams read beside those written back.
+BYTES = {"SGD": 12, "SGD momentum": 20, "Adam": 28, "AdamW": 28}
+RULES: dict[str, tuple[str, dict[str, float]]] = {
+    "SGD": ("SGD", {}),
+    "SGD momentum": ("SGD", {"momentum": 0.9}),
+    "Adam": ("Adam", {}),
+    "AdamW": ("AdamW", {"weight_decay": 0.01}),
+}
+rows: dict[str, list[tuple[Any, ...]]] = {}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def report() -> Iterator[None]:
+    """Print the collected rows at the end of the run."""
+    yield
+    for title, lines in rows.items():
+        print(f"\n{title}")
+        for line in lines:
+            print("| " + " | ".join(str(cell) for cell in line) + " |")
+
+
+def note(title: str, *cells: Any) -> None:
+    """Add a row to a table of this run."""
+    rows.setdefault(title, []).append(cells)
+
+
+def in_turns(*calls: Callable[[], object], seconds: float = 0.5) -> list[float]:
+    """The shortest time of each call, all of them called in turn."""
+    times = [float("inf")] * len(calls)
+    for call in calls:
+        call()
+    stop = time.perf_counter() + seconds * len(calls)
+    while time.perf_counter() < stop:
+        for i, call in enumerate(calls):
+            start = time.perf_counter()
+            call()
+            times[i] = min(times[i], time.perf_counter() - start)
+    return times
+
+
+def layers(shapes: list[tuple[int, ...]]) -> list[torch.nn.Parameter]:
+    """Parameters with gradients, the same numbers at every call."""
+    torch.manual_seed(0)
+    made = [torch.nn.Parameter(0.1 * torch.randn(*shape)) for shape in shapes]
+    for p in made:
+        p.grad = 1e-3 * torch.randn_like(p)
+    return made
+
+
+LARGE: list[tuple[int, ...]] = [(2048, 2048), (2048,), (2048, 2048)] * 2
+SMALL: list[tuple[int, ...]] = [(32, 16), (32,), (16, 32)] * 155
+
+
+def contenders(
+    name: str, shapes: list[tuple[int, ...]]
+) -> tuple[Callable[[], object], Callable[[], object]]:
+    """Our step and torch's fused one, on copies; they must agree."""
+    rule, options = RULES[name]
+    mine, theirs = layers(shapes), layers(shapes)
+    ours = getattr(sf.optim, rule)(mine, lr=1e-3, **options)
+    torchs = getattr(torch.optim, rule)(theirs, lr=1e-3, fused=True, **options)
+    for _ in range(3):
+        ours.step()
+        torchs.step()
+    for a, b in zip(mine, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
+    return ours.step, torchs.step
+
+
+@pytest.mark.parametrize("name", list(RULES))
+def test_large_tensors(benchmark: Any, name: str) -> None:
+    ours, theirs = contenders(name, LARGE)
+    n = sum(p.numel() for p in layers(LARGE))
+    mine, torchs = in_turns(ours, theirs)
+    moved = BYTES[name] * n / mine / 1e9
+    stream = stream_bandwidth(4 * n / 1e6 * (BYTES[name] / 4 - 1), 1)
+    note(
+        f"{n / 1e6:.1f}M parameters without a plan, against torch fused=True",
+        name,
+        f"{mine * 1e3:.2f} ms",
+        f"{mine / torchs:.2f} of torch",
+        f"{moved:.1f} GB/s, {moved / stream:.0%} of a stream reading 2, writing 1",
+    )
+    benchmark.pedantic(ours, rounds=2)
+
+
+@pytest.mark.parametrize("name", list(RULES))
+def test_small_tensors(benchmark: Any, name: str) -> None:
+    ours, theirs = contenders(name, SMALL)
+    mine, torchs = in_turns(ours, theirs, seconds=0.3)
+    note(
+        "465 small tensors without a plan, against torch fused=True",
+        name, f"{mine * 1e6:.0f} us", f"{mine / torchs:.2f} of torch",
+    )  # fmt: skip
+    benchmark.pedantic(ours, rounds=2)
+
+
+SYMMETRIES: dict[str, Callable[[int], sf.Swap | sf.SignFlip | sf.Direction]] = {
+    "swap neighbours": lambda m: sf.Swap(range(0, m, 2), range(1, m, 2)),
+    "swap halves": lambda m: sf.Swap(range(m // 2), range(m // 2, m)),
+    "sign flip": lambda m: sf.SignFlip(),
+    "direction k=1": lambda m: sf.Direction(torch.linalg.qr(torch.randn(m, 1)).Q),
+    "direction k=4": lambda m: sf.Direction(torch.linalg.qr(torch.randn(m, 4)).Q),
+}
+
+
+def every_hidden_unit(params: list[torch.nn.Parameter], symmetry: str) -> sf.Plan:
+    """Rows of the first layer, its bias, columns of the second, for every block of three."""
+    entries = []
+    for first, bias, second in zip(params[::3], params[1::3], params[2::3], strict=True):
+        units = sf.Units([(first, 0), (bias, 0), (second, 1)])
+        entries.append((units, SYMMETRIES[symmetry](len(bias))))
+    return sf.Plan(entries)
+
+
+@pytest.mark.parametrize("shapes", [LARGE, SMALL], ids=["large", "small"])
+@pytest.mark.parametrize("symmetry", list(SYMMETRIES))
+def test_plan(benchmark: Any, symmetry: str, shapes: list[tuple[int, ...]]) -> None:
+    mine, free, theirs = layers(shapes), layers(shapes), layers(shapes)
+    plan = every_hidden_unit(mine, symmetry)
+    apart = every_hidden_unit(theirs, symmetry)
+    constrained = sf.optim.AdamW(mine, lr=1e-3, plan=plan).step
+    unconstrained = sf.optim.AdamW(free, lr=1e-3).step
+    fused = torch.optim.AdamW(theirs, lr=1e-3, fused=True).step
+
+    def two_passes() -> None:
+        fused()
+        apart.project_()
+
+    times = in_turns(constrained, unconstrained, fused, two_passes, seconds=0.4)
+    assert plan.norms().max().item() < 1e-3
+    note(
+        f"AdamW, every hidden unit constrained, {sum(p.numel() for p in mine) / 1e6:.2f}M "
+        f"parameters in {len(shapes)} tensors",
+        symmetry,
+        f"{times[0] * 1e3:.2f} ms",
+        f"{times[0] / times[1]:.2f} of ours without constraint",
+        f"{times[0] / times[2]:.2f} of torch fused without constraint",
+        f"{times[0] / times[3]:.2f} of torch fused, then plan.project_",
+    )
+    benchmark.pedantic(constrained, rounds=2)
+
+
+def test_anchor(benchmark: Any) -> None:
+    mine, plain = layers(LARGE), layers(LARGE)
+    anchored = sf.optim.SGD(mine, lr=1e-3, weight_decay=0.01, anchor=sf.Anchor(0.1)).step
+    decayed = sf.optim.SGD(plain, lr=1e-3, weight_decay=0.01).step
+    noisy = sf.optim.SGD(layers(LARGE), lr=1e-3, weight_decay=0.01, noise=0.1).step
+    times = in_turns(anchored, decayed, noisy)
+    n = sum(p.numel() for p in mine)
+    assert not torch.equal(mine[0], plain[0])
+    note(
+        "Decay toward an anchor drawn in registers, 12 bytes per weight",
+        f"{times[0] * 1e3:.2f} ms", f"{12 * n / times[0] / 1e9:.1f} GB/s",
+        f"{times[0] / times[1]:.2f} of SGD with plain decay",
+        f"gradient noise instead {times[2] / times[1]:.2f}",
+    )  # fmt: skip
+    benchmark.pedantic(anchored, rounds=2)

@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: Apache-2.0
+// Steps on lists of parameters: a block works on a chunk of one parameter, 16 bytes an access. What
+// changes from step to step (settings, counters, found_inf) is read from device memory, so that a
+// captured graph replays the step.
+#pragma once
+#include "lanes.cuh"
+#include "update.h"
+
+namespace symfast {
+
+constexpr int64_t kUpdateChunk = 8192;
+// Words of a parameter in the table: addresses, size, and its first block.
+enum UpdateWord : int64_t {
+  kParameterAt,
+  kGradientAt,
+  kFirstAt,
+  kSecondAt,
+  kStepAt,
+  kNumel,
+  kFirstBlock,
+  kUpdateWords
+};
+constexpr int64_t kInlineTensors = 64;  // tables of more lie in device memory
+
+struct UpdateArguments {
+  const int64_t* table;  // null: `words`
+  int64_t tensors, rows;
+  const double* settings;
+  const int64_t* keys;
+  const float *grad_scale, *found_inf;  // or null
+  int64_t words[kInlineTensors * kUpdateWords];
+
+  SF_DEVICE int64_t word(int64_t tensor, UpdateWord which) const {
+    const int64_t at = tensor * kUpdateWords + which;
+    return table ? load(table + at) : words[at];
+  }
+};
+
+SF_DEVICE bool skips(const UpdateArguments& a) { return a.found_inf && load(a.found_inf) != 0.0f; }
+
+// One parameter as a thread sees it.
+template <typename T>
+struct UpdatePlace {
+  T* p;
+  const T* g;
+  T* m;
+  T* v;
+  int64_t begin, end;
+};
+
+template <Rule rule, Decay decay, Momentum momentum, bool random, int V, typename T>
+SF_DEVICE void update_pack(const StepNumbers<Accumulate<T>>& s, const UpdatePlace<T>& at, int64_t i,
+                           const RandomNumbers<Accumulate<T>>& z) {
+  using A = Accumulate<T>;
+  constexpr bool has_first = rule == kAdam || momentum != kNoMomentum;
+  Pack<T, V> p = load_pack<V>(at.p + i);
+  const Pack<T, V> g = load_pack<V>(at.g + i);
+  Pack<T, V> m{}, v{};
+  if constexpr (has_first) m = load_pack<V>(at.m + i);
+  if constexpr (rule == kAdam) v = load_pack<V>(at.v + i);
+#pragma unroll
+  for (int e = 0; e < V; ++e) {
+    A x = widen(p.get(e)), y = widen(m.get(e)), w = widen(v.get(e));
+    step_number<rule, decay, momentum, random>(s, z, A(widen(g.get(e))), x, y, w);
+    p.set(e, narrow<T>(x));
+    if constexpr (has_first) m.set(e, narrow<T>(y));
+    if constexpr (rule == kAdam) v.set(e, narrow<T>(w));
+  }
+  store_pack<V>(at.p + i, p);
+  if constexpr (has_first) store_pack<V>(at.m + i, m);
+  if constexpr (rule == kAdam) store_pack<V>(at.v + i, v);
+}
+
+template <Rule rule, Decay decay, Momentum momentum, typename T>
+SF_DEVICE void update_plain(const StepScalars& scalars, const UpdatePlace<T>& at) {
+  constexpr int P = kPack<T>;
+  const StepNumbers<Accumulate<T>> s(scalars);
+  const int thread = static_cast<int>(threadIdx.x);
+  const uintptr_t all = reinterpret_cast<uintptr_t>(at.p) | reinterpret_cast<uintptr_t>(at.g) |
+                        reinterpret_cast<uintptr_t>(at.m) | reinterpret_cast<uintptr_t>(at.v);
+  int64_t tail = at.begin;
+  if ((all & 15) == 0) {
+    tail = at.begin + (at.end - at.begin) / P * P;
+    for (int64_t i = at.begin + thread * P; i < tail; i += kBlock * P) {
+      update_pack<rule, decay, momentum, false, P>(s, at, i, {});
+    }
+  }
+  for (int64_t i = tail + thread; i < at.end; i += kBlock) {
+    update_pack<rule, decay, momentum, false, 1>(s, at, i, {});
+  }
+}
+
+// A thread takes the 8 elements of one block of the anchor: philox.h says which.
+template <Rule rule, Decay decay, Momentum momentum, typename T>
+SF_DEVICE void update_random(const StepScalars& r, const UpdatePlace<T>& at) {
+  using A = Accumulate<T>;
+  const StepNumbers<A> s(r);
+  for (int64_t b = at.begin / 8 + threadIdx.x; b * 8 < (at.end + 63) / 64 * 64; b += kBlock) {
+    const int64_t group = b / 8, j = b % 8;
+    const auto anchor = random_block({r.anchor_seed, kAnchor, r.parameter, 0}, uint64_t(b));
+    for (int h = 0; h < 2; ++h) {
+      const auto block = static_cast<uint64_t>(8 * (2 * group + h) + j);
+      const auto noise = random_block({r.noise_seed, kGradientNoise, r.parameter, r.step}, block);
+      const auto spread = random_block({r.anchor_seed, kAnchorSpread, r.parameter, 0}, block);
+      for (int odd = 0; odd < 2; ++odd) {
+        const auto at_word = [&](const PhiloxWords<uint64_t>& words, int first, int second) {
+          return static_cast<uint32_t>(odd ? words.word[second] : words.word[first]);
+        };
+        const auto a = coarse_normal_pair<float>(
+            h ? at_word(anchor, 2, 3) : at_word(anchor, 0, 1));
+        const auto n = normal_pair<float>(at_word(noise, 0, 2), at_word(noise, 1, 3));
+        const int64_t i = 64 * group + 32 * h + 2 * j + odd;
+        const RandomNumbers<A> near = {A(n.first), A(a.first),
+                                       A(spread_number(at_word(spread, 0, 1)))};
+        const RandomNumbers<A> far = {A(n.second), A(a.second),
+                                      A(spread_number(at_word(spread, 2, 3)))};
+        if (i < at.end) update_pack<rule, decay, momentum, true, 1>(s, at, i, near);
+        if (i + 16 < at.end) update_pack<rule, decay, momentum, true, 1>(s, at, i + 16, far);
+      }
+    }
+  }
+}
+
+template <Rule rule, Decay decay, Momentum momentum, typename T>
+SF_DEVICE void update_formed(const StepScalars& s, const UpdatePlace<T>& at) {
+  if (s.random) {
+    update_random<rule, decay, momentum>(s, at);
+  } else {
+    update_plain<rule, decay, momentum>(s, at);
+  }
+}
+
+template <Rule rule, Decay decay, typename T>
+SF_DEVICE void update_decayed(const StepScalars& s, const UpdatePlace<T>& at) {
+  if constexpr (rule == kAdam) {
+    update_formed<rule, decay, kNoMomentum>(s, at);
+  } else {
+    if (s.momentum_form == kNoMomentum) return update_formed<rule, decay, kNoMomentum>(s, at);
+    if (s.momentum_form == kMomentum) return update_formed<rule, decay, kMomentum>(s, at);
+    update_formed<rule, decay, kNesterov>(s, at);
+  }
+}
+
+// The parameter that has this block.
+SF_DEVICE int64_t tensor_of(const UpdateArguments& a, int64_t block) {
+  int64_t low = 0, high = a.tensors - 1;
+  while (low < high) {
+    const int64_t middle = (low + high + 1) / 2;
+    if (a.word(middle, kFirstBlock) <= block) {
+      low = middle;
+    } else {
+      high = middle - 1;
+    }
+  }
+  return low;
+}
+
+template <typename T, Rule rule>
+SF_KERNEL(kBlock, 2) update_kernel(SF_ARGUMENT UpdateArguments a) {
+  SF_SHARED(StepScalars, shared, [1]);
+  if (skips(a)) return;
+  const auto block = static_cast<int64_t>(blockIdx.x);
+  const int64_t t = tensor_of(a, block);
+  const int64_t row = load_table(a.keys + t * kKeys + kRow);
+  if (row < 0 || row >= a.rows) return;
+  if (threadIdx.x == 0) {
+    double settings[kSettings];
+    int64_t key[kKeys];
+#pragma unroll
+    for (int i = 0; i < kSettings; ++i) settings[i] = load(a.settings + row * kSettings + i);
+#pragma unroll
+    for (int i = 0; i < kKeys; ++i) key[i] = load_table(a.keys + t * kKeys + i);
+    const auto* step = reinterpret_cast<const float*>(a.word(t, kStepAt));
+    const double count = step ? double{load(step)} + 1.0 : 1.0;
+    shared[0] = step_scalars(rule, settings, key, count,
+                             a.grad_scale ? double{load(a.grad_scale)} : 1.0);
+  }
+  __syncthreads();
+  const StepScalars s = shared[0];
+  const int64_t begin = (block - a.word(t, kFirstBlock)) * kUpdateChunk;
+  const int64_t numel = a.word(t, kNumel);
+  const UpdatePlace<T> at = {
+      reinterpret_cast<T*>(a.word(t, kParameterAt)), reinterpret_cast<T*>(a.word(t, kGradientAt)),
+      reinterpret_cast<T*>(a.word(t, kFirstAt)), reinterpret_cast<T*>(a.word(t, kSecondAt)), begin,
+      begin + kUpdateChunk < numel ? begin + kUpdateChunk : numel};
+  if (s.decay_form == kNoDecay) return update_decayed<rule, kNoDecay>(s, at);
+  if constexpr (rule == kAdam) {
+    if (s.decay_form == kDecoupled) return update_decayed<rule, kDecoupled>(s, at);
+  }
+  update_decayed<rule, kCoupled>(s, at);
+}
+
+// The counters, when every block has read them.
+SF_KERNEL(kBlock, 1) count_steps(SF_ARGUMENT UpdateArguments a) {
+  if (skips(a)) return;
+  const int64_t t = static_cast<int64_t>(blockIdx.x) * kBlock + threadIdx.x;
+  if (t >= a.tensors) return;
+  auto* step = reinterpret_cast<float*>(a.word(t, kStepAt));
+  if (step) store(step, load(step) + 1.0f);
+}
+
+}  // namespace symfast

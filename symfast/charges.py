@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Conserved quantities of symmetry groups: what gradient flow cannot change."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from symfast.gram import BLOCK, gram, unit_rows
+from symfast.symmetry_group import Member, SymmetryGroup
+
+#: Activations with f(s x) = s f(x) for s > 0 and f(x) = 0 on one side.
+RELU_LIKE = ("relu", "ReLU")
+
+
+@dataclass(frozen=True, eq=False)
+class Charge:
+    """Conserved quantity of one group.
+
+    Attributes:
+        where: the group's place in the model.
+        kind: "rescale" (one number per unit), "rotation" (a matrix), "scale" (one number) or
+            "scale_invariance" (one number, ``|theta|^2``).
+        value: (m,), (m, m) or () float64.
+        imbalance: size of the charge relative to the parameters it is made of, 0 (balanced) to 1.
+        locked: (m,) bool, units whose outgoing sign gradient flow can never change; None where the
+            theorem does not apply (it needs a ReLU and a scalar output).
+    """
+
+    where: str
+    kind: str
+    value: Tensor
+    imbalance: float
+    locked: Tensor | None = None
+
+
+def charges(model: nn.Module | None, groups: Iterable[SymmetryGroup]) -> list[Charge]:
+    """Conserved quantities of every group with a continuous symmetry.
+
+    - rescale: ``c_j = |in_j|^2 + b_j^2 - |out_j|^2`` per unit
+    - rotation and rescale together (two linear layers, QK, VO: any invertible matrix fits between
+      them): ``C = W W^T + b b^T - V^T V`` with rows W written and columns V read (for an attention
+      head ``W_Q W_Q^T - W_K W_K^T``). Rotation alone has no such charge
+    - scale: ``|in|^2 + |b|^2 - |out|^2``; without readers ``|theta|^2``, which gradient steps can
+      only let grow
+
+    Gradient flow keeps them exactly; a gradient step of size eta changes them by O(eta^2), so a
+    trajectory of fixed length by O(eta). Weight decay lam shrinks them as exp(-2 lam t), noise
+    moves them to an equilibrium. A neuron of a scalar ReLU network with ``c_j < 0`` is
+    sign-locked: its outgoing weight can never pass zero.
+
+    Args:
+        model: the model the groups were found on, to read its present parameters; None to read
+            the tensors of the groups.
+        groups: groups as ``sf.find_symmetries`` returns them; those without one are left out.
+
+    Returns:
+        one `Charge` per group that has one, the most specific kind of each.
+
+    Raises:
+        ValueError: if a group does not belong to the model.
+
+    Source: Ziyin et al., "Parameter Symmetry and Noise Equilibrium of SGD", 2024; Nurisso et al.,
+        "Topological obstruction to the training of shallow ReLU networks", 2024.
+
+    Example:
+        >>> import torch
+        >>> import symfast as sf
+        >>> from symfast.symmetry_group import Member, SymmetryGroup
+        >>> w, v = torch.tensor([[3.0, 4.0], [1.0, 0.0]]), torch.tensor([[1.0, 2.0]])
+        >>> members = (Member(w, 0, "w", "in"), Member(v, 1, "v", "out"))
+        >>> charge = sf.charges(None, [SymmetryGroup(members, ("rescale",), activation="relu")])[0]
+        >>> charge.value.tolist(), charge.locked.tolist()
+        ([24.0, -3.0], [False, True])
+    """
+    found = (charge_of(present(group, model)) for group in groups)
+    return [charge for charge in found if charge is not None]
+
+
+def present(group: SymmetryGroup, model: nn.Module | None) -> SymmetryGroup:
+    """The group on the present parameters of ``model``; the group itself if model is None.
+
+    Raises:
+        ValueError: if the group's tensors are neither named in the model nor part of it.
+
+    Example:
+        >>> import torch
+        >>> from symfast.charges import present
+        >>> from symfast.symmetry_group import Member, SymmetryGroup
+        >>> layer = torch.nn.Linear(2, 2)
+        >>> group = SymmetryGroup((Member(layer.weight, 0, "weight", "in"),), ())
+        >>> present(group, layer) is group
+        True
+    """
+    if model is None:
+        return group
+    if all(member.source is not None for member in group.members):
+        return group.of(model)
+    storages = {p.untyped_storage().data_ptr() for p in [*model.parameters(), *model.buffers()]}
+    for member in group.members:
+        if member.tensor.untyped_storage().data_ptr() not in storages:
+            raise ValueError(
+                f"{member.name} of the group {group.where!r} is no parameter of this model; "
+                "find the groups on this model, or give None to read the groups' own tensors"
+            )
+    return group
+
+
+def charge_of(group: SymmetryGroup) -> Charge | None:
+    """Charge of one group, or None if none of its proved kinds is continuous.
+
+    Example:
+        >>> import torch
+        >>> from symfast.charges import charge_of
+        >>> from symfast.symmetry_group import Member, SymmetryGroup
+        >>> charge_of(SymmetryGroup((Member(torch.ones(2, 2), 0, "w", "in"),), ())) is None
+        True
+    """
+    writers, readers = sides(group)
+    if {"rescale", "rotation"} <= {*group.kinds} and writers and readers:
+        G_in, G_out = _side_gram(writers), _side_gram(readers)
+        value = G_in - G_out
+        total = float(G_in.norm() + G_out.norm())
+        return Charge(group.where, "rotation", value, _share(float(value.norm()), total))
+    if "rescale" in group.kinds and writers and readers:
+        return _rescale_charge(group, writers, readers)
+    if "scale" in group.kinds and writers:
+        inward = unit_squares(writers).sum()
+        outward = unit_squares(readers).sum() if readers else torch.zeros_like(inward)
+        kind = "scale" if readers else "scale_invariance"
+        value = inward - outward
+        return Charge(group.where, kind, value, _share(float(value.abs()), float(inward + outward)))
+    return None
+
+
+def sides(group: SymmetryGroup) -> tuple[list[Member], list[Member]]:
+    """Members that write the units (in, bias) and members that read them (out).
+
+    Example:
+        >>> import torch
+        >>> from symfast.charges import sides
+        >>> from symfast.symmetry_group import Member, SymmetryGroup
+        >>> group = SymmetryGroup((Member(torch.ones(2, 2), 0, "w", "in"),), ())
+        >>> [len(side) for side in sides(group)]
+        [1, 0]
+    """
+    writers = [member for member in group.members if member.role in ("in", "bias")]
+    readers = [member for member in group.members if member.role == "out"]
+    return writers, readers
+
+
+def unit_squares(members: Iterable[Member]) -> Tensor:
+    """Sum of squares per unit over the members, (m,) float64 on the device of the first.
+
+    Example:
+        >>> import torch
+        >>> from symfast.charges import unit_squares
+        >>> from symfast.symmetry_group import Member
+        >>> unit_squares([Member(torch.ones(2, 3), 0, "w", "in")]).tolist()
+        [3.0, 3.0]
+    """
+    total: Tensor | None = None
+    for member in members:
+        parts = unit_rows(member.tensor, member.dim)
+        height = max(1, BLOCK // max(parts.shape[1], 1))
+        squares = torch.cat([part.double().square().sum(1) for part in parts.split(height)])
+        total = squares if total is None else total + squares.to(total.device)
+    if total is None:
+        raise ValueError("a side of a group without members has no unit norms")
+    return total
+
+
+def _rescale_charge(group: SymmetryGroup, writers: list[Member], readers: list[Member]) -> Charge:
+    inward, outward = unit_squares(writers), unit_squares(readers)
+    value = inward - outward.to(inward.device)
+    scalar = sum(member.tensor.numel() for member in readers) == group.m
+    relu = group.activation in RELU_LIKE
+    locked = value < 0 if scalar and relu else None
+    total = float(inward.sum() + outward.sum())
+    return Charge(group.where, "rescale", value, _share(float(value.abs().sum()), total), locked)
+
+
+def _side_gram(members: list[Member]) -> Tensor:
+    return gram([(member.tensor, member.dim) for member in members])
+
+
+def _share(part: float, whole: float) -> float:
+    return part / whole if whole > 0 else 0.0

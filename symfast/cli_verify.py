@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command ``symfast verify``."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from symfast.verify.run import Progress, VerifyReport
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the application.
+
+    Example:
+        >>> import typer
+        >>> from symfast.cli_verify import register
+        >>> app = typer.Typer()
+        >>> register(app)
+        >>> len(app.registered_commands)
+        1
+    """
+    app.command("verify")(verify_command)
+
+
+def verify_command(
+    only: Annotated[
+        list[int] | None, typer.Option(help="Number of a case; repeatable.  [default: all]")
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Small sizes, under 2 minutes.")] = False,
+    html: Annotated[Path | None, typer.Option(help="Write one page, a figure per case.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Run the truth cases: every system of the field against its closed form.
+
+    Exit codes: 0 every check holds, 1 a check failed or a case raised, 2 wrong arguments.
+
+    Example: [bold]symfast verify --quick --html runs/verify.html[/bold]
+    """
+    from symfast.verify.run import verify
+
+    try:
+        with _bar(shown=not as_json) as progress:
+            report = verify(only or None, quick, progress=progress)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    if as_json:
+        typer.echo(report.to_json())
+    else:
+        print_report(report)
+    if html is not None:
+        try:
+            report.to_html(html)
+        except OSError as error:
+            typer.echo(f"the page could not be written: {error}", err=True)
+            raise typer.Exit(1) from error
+        typer.echo(f"written: {html}", err=True)
+    if not report.passed:
+        raise typer.Exit(1)
+
+
+@contextmanager
+def _bar(shown: bool) -> "Iterator[Progress | None]":
+    """Yield a callback that moves a bar on stderr, or None where nobody would see it."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    if not (shown and console.is_terminal):
+        yield None
+        return
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, TextColumn("{task.description}"), console=console) as bar:
+        task = bar.add_task("", total=None)
+
+        def move(done: int, total: int, name: str) -> None:
+            bar.update(task, completed=done, total=total, description=name)
+
+        yield move
+
+
+def print_report(report: "VerifyReport") -> None:
+    """Print the table claim, source, expected, measured, tolerance, verdict."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title="symfast verify")
+    names = ("case", "claim", "source", "expected", "measured", "tolerance", "verdict")
+    for name in names:
+        table.add_column(name, overflow="fold")
+    for row in report.rows:
+        measured = row["measured"]
+        row["measured"] = f"{measured:.4g}" if isinstance(measured, float) else str(measured)
+        style = None if row["verdict"] == "passed" else "bold red"
+        table.add_row(*(escape(str(row[name])) for name in names), style=style)
+    console = Console()
+    if not console.is_terminal:
+        console.width = 200  # a file or pipe has no width of its own
+    console.print(table)
+    console.print(str(report))

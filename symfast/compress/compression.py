@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`compress`: rewrite values, cut units, prove."""
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from symfast.compress.constants import drop_unread, drop_zero, fold_constants
+from symfast.compress.duplicates import merge_duplicates
+from symfast.compress.gauge import drop_gauge_biases
+from symfast.compress.rank import truncate_rank
+from symfast.compress.record import CompressionProof, Step
+from symfast.compress.surgery import Cut, patch_sizes_, plan_cuts, shrink_
+from symfast.compress.units import HiddenUnits
+from symfast.compress.workbench import Workbench
+from symfast.find import find_symmetries
+from symfast.find.graph import exact_arithmetic
+
+PASSES = 10
+
+
+def compress(
+    model: nn.Module, example_input: Any, tol: float = 0.0, seed: int = 0
+) -> tuple[nn.Module, CompressionProof]:
+    r"""Return a smaller module that computes the same function, and a proof.
+
+    On the proved symmetry groups of the model, in evaluation mode, until nothing changes:
+
+    - unread units (all reading weights 0) and zero units (all free writing weights 0) go
+    - constant units x_j = c go, ``b_next += W_next[:, j] c``
+    - duplicates x_j = s x_i (s = 1; s > 0 where rescaling is free, s = -1 where signs are) go,
+      ``W_next[:, i] += s W_next[:, j]``
+    - linear pairs ``B^T A`` of deficient rank, also query-key and value-output of each head, get
+      fewer units between them
+    - key biases, and biases before a batch norm, go
+
+    Each rewrite is checked in float64 on the example and three random inputs of its shape and
+    range; a rewrite or cut after which ``max|f' - f| > limit max|f|`` is put back and logged. The
+    limit is max(1e-12, 100 eps of the stored weights), or ``tol`` if larger. ``model`` is not
+    changed.
+
+    Args:
+        model: any nn.Module that torch.export can trace.
+        example_input: a tensor, a tuple of arguments or a mapping of keywords.
+        tol: also merge rows that differ by less than ``tol`` of their norm and drop singular
+            values below ``tol`` of the largest, as long as outputs change by less than ``tol``.
+        seed: of the random inputs and of the symmetry proofs.
+
+    Returns:
+        (small, proof): ``small`` has the class, dtypes and mode of ``model``, smaller parameters
+        and attributes to match; `CompressionProof` has errors, steps and sizes.
+
+    Raises:
+        TypeError: if ``model`` is not an nn.Module.
+        ValueError: if ``tol`` is negative or not a number.
+        TraceError: (a RuntimeError) if torch.export cannot trace the model.
+
+    Example:
+        >>> import symfast as sf, torch
+        >>> fc1, fc2 = torch.nn.Linear(3, 5), torch.nn.Linear(5, 2)
+        >>> with torch.no_grad():
+        ...     fc1.weight[4], fc1.bias[4] = 3 * fc1.weight[0], 3 * fc1.bias[0]
+        >>> model = torch.nn.Sequential(fc1, torch.nn.ReLU(), fc2)
+        >>> small, proof = sf.compress(model, torch.randn(8, 3))
+        >>> small[0].out_features, proof.parameters_before, proof.parameters_after
+        (4, 32, 26)
+    """
+    if not tol >= 0:
+        raise ValueError(f"tol is {tol}; give a number >= 0")
+    groups = find_symmetries(model, example_input, seed)
+    bench = Workbench(model, example_input, groups, seed)
+    spaces = [HiddenUnits(g, bench.groups) for g in bench.groups if "permutation" in g.kinds]
+    spaces = [hidden for hidden in spaces if "heads" not in hidden.group.activation]
+    _rewrite(bench, spaces, tol)
+    dropped = drop_gauge_biases(bench)
+    small, cuts = _cut(bench, spaces, tol)
+    for name in dropped:
+        owner, _, leaf = name.rpartition(".")
+        small.get_submodule(owner).register_parameter(leaf, None)
+    proof = CompressionProof(inputs=len(bench.inputs), steps=bench.steps, notes=groups.notes)
+    for cut in cuts:
+        for hidden, units in zip(cut.hidden, cut.units, strict=True):
+            where = hidden.group.where
+            proof.removed[where] = proof.removed.get(where, 0) + int(units.sum())
+    proof.max_error = bench.change(small)
+    _restore_types(small, model)
+    _measure(proof, bench, model, small)
+    return small, proof
+
+
+def _rewrite(bench: Workbench, spaces: Sequence[HiddenUnits], tol: float) -> None:
+    """Apply all value rewrites until nothing more can go."""
+    for _ in range(PASSES):
+        found = 0
+        for hidden in spaces:
+            found += drop_unread(bench, hidden)
+            found += drop_zero(bench, hidden)
+            found += fold_constants(bench, hidden)
+            found += merge_duplicates(bench, hidden, tol)
+            found += truncate_rank(bench, hidden, tol)
+        if not found:
+            return
+
+
+def _cut(
+    bench: Workbench, spaces: Sequence[HiddenUnits], tol: float
+) -> tuple[nn.Module, list[Cut]]:
+    """Cut everything at once, or what can be cut one by one if that fails."""
+    cuts = plan_cuts(spaces)
+    small, error, note = _try_cut(bench, cuts, tol)
+    if small is not None:
+        _log(bench, cuts, error, note)
+        return small, cuts
+    kept: list[Cut] = []
+    best = bench.copy()
+    for cut in cuts:
+        small, error, note = _try_cut(bench, [*kept, cut], tol)
+        if small is None:
+            where = cut.hidden[0].group.where
+            bench.steps.append(Step("cut", where, cut.count, error, 0.0, False, note))
+            continue
+        kept.append(cut)
+        best = small
+        _log(bench, [cut], error, note)
+    return best, kept
+
+
+def _log(bench: Workbench, cuts: Sequence[Cut], error: float, note: str) -> None:
+    for cut in cuts:
+        where = cut.hidden[0].group.where
+        bench.steps.append(Step("cut", where, cut.count, error, note=note))
+
+
+def _try_cut(
+    bench: Workbench, cuts: Sequence[Cut], tol: float
+) -> tuple[nn.Module | None, float, str]:
+    """Return the cut model, its error and a note; no model if it does not compute the same."""
+    error, note = float("inf"), ""
+    for patch in (False, True):
+        for widen in (False, True):
+            small = bench.copy()
+            if widen and not _keep_scale_(small, cuts):
+                continue
+            sizes = shrink_(small, cuts)
+            words = patch_sizes_(small, sizes) if patch else []
+            try:
+                error = bench.change(small)
+            except (RuntimeError, ValueError, IndexError) as failure:
+                note = f"the model does not run without them: {str(failure).splitlines()[0]}"
+                continue
+            if error <= max(bench.limit, tol):
+                return small, error, f"adapted {', '.join(words)}" if words else ""
+            note = "the outputs changed"
+    return None, error, note
+
+
+def _keep_scale_(model: nn.Module, cuts: Sequence[Cut]) -> bool:
+    """Multiply queries by sqrt(new / old head size), where scores are divided by its root."""
+    found = False
+    tensors = dict(model.named_parameters(remove_duplicate=False))
+    for cut in cuts:
+        for hidden, units in zip(cut.hidden, cut.units, strict=True):
+            keys = [m for m in hidden.readers if m.tensor.ndim == 1]
+            same = {m.source.dim for m in hidden.readers if m.source is not None} == {0}
+            if not (same or keys) or not hidden.linear:
+                continue
+            found = True
+            factor = ((hidden.m - int(units.sum())) / hidden.m) ** 0.5
+            with torch.no_grad():
+                for member in hidden.group.members:
+                    if member.role in ("in", "bias") and member.source is not None:
+                        member.source.of(tensors[member.source.parameter]).mul_(factor)
+    return found
+
+
+def _restore_types(small: nn.Module, model: nn.Module) -> None:
+    """Give the parameters, buffers and modules of ``small`` the types and modes of ``model``."""
+    before = dict(model.named_parameters(remove_duplicate=False))
+    default = next((p for p in before.values() if p.is_floating_point()), None)
+    for name, parameter in small.named_parameters():
+        old = before.get(name, default)
+        if old is not None:
+            parameter.data = parameter.data.to(old.dtype)
+            parameter.requires_grad_(old.requires_grad)
+    buffers = dict(model.named_buffers(remove_duplicate=False))
+    modes = {name: module.training for name, module in model.named_modules()}
+    for name, module in small.named_modules():
+        module.training = modes.get(name, model.training)
+        for leaf, buffer in module._buffers.items():
+            same = buffers.get(f"{name}.{leaf}" if name else leaf)
+            if buffer is not None and same is not None:
+                module._buffers[leaf] = buffer.to(same.dtype)
+
+
+def _measure(proof: CompressionProof, bench: Workbench, model: nn.Module, small: nn.Module) -> None:
+    stored = copy.deepcopy(small).double().eval()
+    proof.stored_error = bench.change(stored)
+    proof.parameters_before = sum(p.numel() for p in model.parameters())
+    proof.parameters_after = sum(p.numel() for p in small.parameters())
+    proof.flops_before = count_flops(bench.model, bench)
+    proof.flops_after = count_flops(stored, bench)
+
+
+def count_flops(model: nn.Module, bench: Workbench) -> int:
+    """Count the floating-point operations of products on the example input."""
+    with FlopCounterMode(display=False) as counter, exact_arithmetic(), torch.no_grad():
+        args, kwargs = bench.inputs[0]
+        model(*args, **kwargs)
+    return int(counter.get_total_flops())

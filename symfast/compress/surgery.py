@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Cut units out of a model: smaller parameters, and module attributes that say so."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from symfast.compress.units import HiddenUnits
+
+Axis = tuple[str, int]  # (parameter, dim)
+
+
+@dataclass
+class Cut:
+    """Units that leave together: one group, or the same number from each head of a layer.
+
+    Attributes:
+        hidden: the groups.
+        units: per group, which units go.
+    """
+
+    hidden: list[HiddenUnits]
+    units: list[Tensor] = field(default_factory=list)
+
+    @property
+    def count(self) -> int:
+        """Number of units that go."""
+        return sum(int(units.sum()) for units in self.units)
+
+    def removals(self) -> dict[Axis, set[int]]:
+        """Return which indices of which parameter dims go."""
+        gone: dict[Axis, set[int]] = defaultdict(set)
+        for hidden, units in zip(self.hidden, self.units, strict=True):
+            for member in hidden.group.members:
+                source = member.source
+                assert source is not None
+                indices = source.indices()[units].flatten().tolist()
+                gone[source.parameter, source.dim] |= set(indices)
+        return gone
+
+    def sizes(self) -> dict[int, int]:
+        """Return how sizes change: old -> new, of axes and of the units of one group."""
+        hidden, units = self.hidden[0], self.units[0]
+        return {hidden.m: hidden.m - int(units.sum())}
+
+
+def plan_cuts(spaces: Sequence[HiddenUnits]) -> list[Cut]:
+    """Choose what can leave: heads of one layer lose equally many units; one unit stays."""
+    together: dict[frozenset[Axis], list[HiddenUnits]] = defaultdict(list)
+    for hidden in spaces:
+        sources = [member.source for member in hidden.group.members]
+        if any(source is None or source.within is not None for source in sources):
+            continue  # a part of a grouped convolution cannot be cut alone
+        axes = frozenset((s.parameter, s.dim) for s in sources if s is not None)
+        together[axes].append(hidden)
+    cuts = []
+    for group in together.values():
+        count = min(min(int(h.gone.sum()), h.m - 1) for h in group)
+        if count:
+            chosen = []
+            for hidden in group:
+                units = torch.zeros(hidden.m, dtype=torch.bool)
+                units[hidden.gone.nonzero().flatten()[-count:]] = True
+                chosen.append(units)
+            cuts.append(Cut(group, chosen))
+    return cuts
+
+
+def shrink_(model: nn.Module, cuts: Sequence[Cut]) -> dict[int, int]:
+    """Cut in place; return how sizes changed (sizes that changed in two ways are left out)."""
+    gone: dict[Axis, set[int]] = defaultdict(set)
+    changes: dict[int, set[int]] = defaultdict(set)
+    for cut in cuts:
+        for axis, indices in cut.removals().items():
+            gone[axis] |= indices
+        for size, rest in cut.sizes().items():
+            changes[size].add(rest)
+    tensors: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
+    tensors.update(model.named_buffers(remove_duplicate=False))
+    smaller: dict[int, Tensor] = {}
+    for name in dict.fromkeys(name for name, _ in gone):
+        tensor = old = tensors[name]
+        for (parameter, dim), indices in gone.items():
+            if parameter == name:
+                keep = [i for i in range(old.shape[dim]) if i not in indices]
+                tensor = tensor.index_select(dim, torch.tensor(keep, device=tensor.device))
+                changes[old.shape[dim]].add(len(keep))
+        smaller[id(old)] = tensor.detach().clone()
+    _replace_(model, smaller)
+    return {old: min(new) for old, new in changes.items() if len(new) == 1}
+
+
+def _replace_(model: nn.Module, smaller: dict[int, Tensor]) -> None:
+    """Put the smaller tensors in the places of the old ones, tied ones by one parameter."""
+    made: dict[int, nn.Parameter] = {}
+    for module in model.modules():
+        touched = False
+        for name, old in list(module._parameters.items()):
+            if old is not None and id(old) in smaller:
+                fresh = made.setdefault(
+                    id(old), nn.Parameter(smaller[id(old)], requires_grad=old.requires_grad)
+                )
+                setattr(module, name, fresh)
+                touched = True
+        for name, buffer in list(module._buffers.items()):
+            if buffer is not None and id(buffer) in smaller:
+                module._buffers[name] = smaller[id(buffer)]
+                touched = True
+        if touched:
+            _describe_(module)
+
+
+def _describe_(module: nn.Module) -> None:
+    """Let the attributes of a torch layer say the sizes that its parameters have."""
+    shape = tuple(getattr(module, "weight", torch.empty(0)).shape)
+    if isinstance(module, nn.Linear):
+        module.out_features, module.in_features = shape
+    elif isinstance(module, nn.modules.conv._ConvNd):
+        far, near = (1, 0) if module.transposed else (0, 1)
+        if module.groups > 1 and shape[1] == 1 and not module.transposed:
+            module.groups = shape[0]
+        module.in_channels = shape[near] * (1 if module.transposed else module.groups)
+        module.out_channels = shape[far] * (module.groups if module.transposed else 1)
+    elif isinstance(module, nn.modules.batchnorm._NormBase):
+        stored = module.running_mean if module.running_mean is not None else module.weight
+        module.num_features = len(stored)
+    elif isinstance(module, nn.GroupNorm):
+        module.num_channels = shape[0]
+    elif isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
+        module.normalized_shape = shape
+    elif isinstance(module, nn.Embedding):
+        module.num_embeddings, module.embedding_dim = shape
+    elif isinstance(module, nn.PReLU):
+        module.num_parameters = shape[0]
+    elif isinstance(module, nn.RNNBase):
+        module.hidden_size = int(module.get_parameter("weight_hh_l0").shape[1])
+        module.input_size = int(module.get_parameter("weight_ih_l0").shape[1])
+
+
+def patch_sizes_(model: nn.Module, sizes: dict[int, int]) -> list[str]:
+    """Replace old sizes in whole-number attributes of the user's own modules."""
+    patched = []
+    for name, module in model.named_modules():
+        if type(module).__module__.startswith("torch.nn"):
+            continue
+        for attribute, value in list(vars(module).items()):
+            if _is_size(value) and value in sizes:
+                setattr(module, attribute, sizes[value])
+                patched.append(f"{name}.{attribute}".lstrip("."))
+    return patched
+
+
+def _is_size(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

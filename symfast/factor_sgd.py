@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: Apache-2.0
+"""SGD on factors of ordinary parameters: the module stays plain, the optimizer has them."""
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from symfast.codes import ACCUMULATE
+from symfast.factor_init import keep_factors
+from symfast.factor_op import factor_step_
+from symfast.reference.factor import MAX_DEPTH
+
+_DEFAULTS = {"lam": 0.0, "depth": 2, "momentum": 0.0, "beta": 1.0, "plain_decay": 0.0}
+
+
+class FactorSGD(Optimizer):
+    """SGD on the D factors of every weight, with the sparse penalty lam ||w||_{2/D}^{2/D}.
+
+    The parameter of the module is the product ``w = f_1 ... f_D``; the optimizer holds the factors
+    and after autograd has given ``g = dl/dw`` does everything in one pass over memory,
+    ``v_j <- momentum v_j + g prod_{e != j} f_e + (2 lam / D) f_j``, ``f_j <- f_j - lr v_j``,
+    ``w <- prod f``: 8 D + 8 bytes a float32 weight without momentum. It is what torch's SGD does on
+    `symfast.factorize`, without a parametrization: names, compile, DDP and tied weights are those
+    of the plain module. spred for D = 2 (Ziyin & Wang, ICML 2023), DWF for D > 2 (Kolb et al.,
+    ICLR 2025); `symfast.PenaltySchedule` on top is PILoT.
+
+    Factors start from the weights (see `symfast.factorize`, beta > 0) and again whenever somebody
+    else has written a parameter. They are float64 for float64 parameters, else float32; subnormal
+    numbers count as zero on the CPU, so penalised weights reach zero exactly. ``depth=1`` in a
+    group is plain SGD with ``plain_decay``, for biases and norm gains: parameters of one dim are
+    refused as factors unless their own group says ``depth``.
+
+    Args:
+        params: parameters or groups; `symfast.plain_groups` sorts a model's.
+        lr: step size >= 0; the parameter of any learning-rate scheduler.
+        lam: penalty >= 0, torch's convention: decay 2 lam / D on every factor.
+        depth: D, 2 to 6, or 1 for plain weights.
+        momentum: >= 0, without dampening.
+        beta: imbalance of the first factors >= 0.
+        plain_decay: coupled weight decay of groups with depth 1.
+
+    Raises:
+        ValueError: if an option is out of range or a parameter is no dense floating one.
+        RuntimeError: in ``step``, for sparse gradients; nothing has been changed then.
+
+    Example:
+        >>> import symfast as sf, torch
+        >>> layer = torch.nn.Linear(3, 1)
+        >>> optimizer = sf.FactorSGD(sf.plain_groups(layer), lr=0.1, lam=0.01)
+        >>> layer(torch.ones(2, 3)).sum().backward()
+        >>> optimizer.step()
+        >>> sorted(layer.state_dict())
+        ['bias', 'weight']
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float | Tensor = 1e-3,
+        *,
+        lam: float = 0.0,
+        depth: int = 2,
+        momentum: float = 0.0,
+        beta: float = 1.0,
+        plain_decay: float = 0.0,
+    ) -> None:
+        self._seen: dict[Tensor, tuple[int, int] | None] = {}
+        defaults = {"lr": lr, "lam": lam, "depth": depth, "momentum": momentum, "beta": beta}
+        super().__init__(params, {**defaults, "plain_decay": plain_decay})
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add parameters with options of their own."""
+        explicit = "depth" in param_group
+        before = len(self.param_groups)
+        super().add_param_group(param_group)
+        try:
+            _check_group(self.param_groups[-1], explicit)
+        except ValueError:
+            del self.param_groups[before:]
+            raise
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Step every parameter that has a gradient; a closure is run first, its loss returned."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            params = [p for p in group["params"] if p.grad is not None]
+            for p in params:
+                if p.grad.is_sparse:
+                    raise RuntimeError("FactorSGD takes dense gradients; use sparse=False")
+        for group in self.param_groups:
+            params = [p for p in group["params"] if p.grad is not None]
+            if group["depth"] == 1:
+                self._plain_step(params, group)
+            else:
+                self._factor_step(params, group)
+        return loss
+
+    def _plain_step(self, params: list[Tensor], group: dict[str, Any]) -> None:
+        lr, momentum = float(group["lr"]), group["momentum"]
+        for p in params:
+            assert p.grad is not None
+            push = p.grad if group["plain_decay"] == 0 else p.grad + group["plain_decay"] * p
+            if momentum:
+                velocity = self.state[p].setdefault("velocity", torch.zeros_like(p))
+                push = velocity.mul_(momentum).add_(push)
+            p.add_(push, alpha=-lr)
+
+    def _factor_step(self, params: list[Tensor], group: dict[str, Any]) -> None:
+        by_kind: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
+        for p in params:
+            self._refresh(p, group)
+            by_kind.setdefault((p.device, p.dtype), []).append(p)
+        momentum = float(group["momentum"])
+        for same in by_kind.values():
+            states = [self.state[p] for p in same]
+            weights = [p if p.is_contiguous() else p.contiguous() for p in same]
+            factor_step_(
+                weights,
+                [p.grad.contiguous() for p in same if p.grad is not None],
+                [state["factors"] for state in states],
+                [state["velocity"] for state in states] if momentum else [],
+                float(group["lr"]),
+                momentum,
+                2 * group["lam"] / group["depth"],
+            )
+            torch.autograd.graph.increment_version(same)  # graphs that saved them must not be used
+            for p, weight in zip(same, weights, strict=True):
+                if weight is not p:
+                    p.copy_(weight)
+                self._seen[p] = (p._version, p.data_ptr())
+
+    def _refresh(self, p: Tensor, group: dict[str, Any]) -> None:
+        """Factors of p: new at first, and when somebody else has written p since the last step."""
+        state = self.state[p]
+        if "factors" not in state:
+            self._split(p, group)
+        elif p not in self._seen:  # loaded: they hold if they still give the parameter
+            if not torch.equal(_product(state["factors"]).to(p.dtype), p):
+                self._split(p, group)
+        elif self._seen[p] != (p._version, p.data_ptr()):
+            self._split(p, group)
+        if group["momentum"] and "velocity" not in state:
+            state["velocity"] = torch.zeros_like(state["factors"])
+
+    def _split(self, p: Tensor, group: dict[str, Any]) -> None:
+        wide = p.detach().to(ACCUMULATE[p.dtype])
+        factors = torch.stack(keep_factors(wide, group["depth"], group["beta"]))
+        self.state[p]["factors"] = factors.contiguous()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load factors and velocities in their own dtype, whatever that of the parameters."""
+        super().load_state_dict(state_dict)
+        numbers = [i for group in state_dict["param_groups"] for i in group["params"]]
+        params = [p for group in self.param_groups for p in group["params"]]
+        for number, p in zip(numbers, params, strict=True):
+            for name, value in state_dict["state"].get(number, {}).items():
+                if isinstance(value, Tensor):  # torch has cast it to the parameter's dtype
+                    self.state[p][name] = value.to(p.device, copy=True).contiguous()
+        self._seen = {}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Fill in what older or copied optimizers lack."""
+        super().__setstate__(state)
+        self._seen = {}
+        for group in self.param_groups:
+            for name, value in _DEFAULTS.items():
+                group.setdefault(name, value)
+
+
+def _product(factors: Tensor) -> Tensor:
+    """The product in the order of the kernels, last to first."""
+    out = factors[-1]
+    for factor in reversed(factors[:-1].unbind()):
+        out = out * factor
+    return out
+
+
+def _check_group(group: dict[str, Any], explicit: bool) -> None:
+    for name in ("lr", "lam", "momentum", "beta", "plain_decay"):
+        value = float(group[name])
+        if not 0 <= value < math.inf:
+            raise ValueError(f"Invalid {name}: {value}; it must be finite and not negative")
+    depth = group["depth"]
+    if isinstance(depth, bool) or not isinstance(depth, int) or not 1 <= depth <= MAX_DEPTH:
+        raise ValueError(f"Invalid depth: {depth}; choose 2 to {MAX_DEPTH}, or 1 for plain SGD")
+    for p in group["params"]:
+        if p.dtype not in ACCUMULATE or p.layout != torch.strided:
+            raise ValueError(
+                f"FactorSGD takes dense floating parameters, got {p.dtype}, {p.layout}"
+            )
+        if depth > 1 and p.ndim < 2 and not explicit:
+            raise ValueError(
+                f"a parameter of shape {tuple(p.shape)} looks like a bias or a norm gain, which "
+                "should not be factored: put it into a group with depth=1 (sf.plain_groups does), "
+                "or say depth in its group"
+            )
+
+
+def plain_groups(model: torch.nn.Module) -> list[dict[str, Any]]:
+    """Groups for `FactorSGD`: weights of two or more dims are factored, all others are plain.
+
+    Norm layers' parameters are plain whatever their shape.
+
+    Example:
+        >>> import symfast as sf, torch
+        >>> [len(group["params"]) for group in sf.plain_groups(torch.nn.Linear(3, 2))]
+        [1, 1]
+    """
+    norms = [m for m in model.modules() if "Norm" in type(m).__name__]
+    gains = {id(p) for m in norms for p in m.parameters(recurse=False)}
+    factored: list[Tensor] = []
+    plain: list[Tensor] = []
+    for p in model.parameters():
+        (plain if p.ndim < 2 or id(p) in gains else factored).append(p)
+    groups: list[dict[str, Any]] = [{"params": factored}] if factored else []
+    return [*groups, {"params": plain, "depth": 1}] if plain else groups

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A plan as part of a step: which of its parts run inside the kernel, which after it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from symfast import plan_ops
+from symfast.chunks import GRAINS, Grain, cut
+from symfast.codes import PER_GROUP, PROJECT, PROX, SHRINK, UNIFORM
+from symfast.plan import Plan
+from symfast.plan_state import Target
+from symfast.tables import Part
+from symfast.units import Units
+
+VERBS = {"project": PROJECT, "shrink": SHRINK, "prox": PROX}
+#: Chunks of a step: parameter, gradient and two states of one stay in the second-level cache.
+FUSED_GRAIN = Grain(16384, 16, 1024)
+
+
+class Fused:
+    """The tables of one part, cut into chunks for a step; ``key`` names them to the kernels."""
+
+    def __init__(self, part: Part) -> None:
+        self.part = part
+        tables = part.tables
+        if part.device.type == "cpu" and part.extent.numel():
+            mirrors, members = part.extent.numpy().T
+            chunks = cut(
+                tables.tasks.numpy(), mirrors, members, tables.index.numpy(), FUSED_GRAIN
+            )
+            tables = replace(tables, chunks=torch.from_numpy(chunks))
+        self.key = plan_ops.store(tables)
+
+    def __del__(self) -> None:
+        plan_ops.drop(self.key)
+
+
+@dataclass(frozen=True)
+class Amount:
+    """What a verb is called with: one number, or a tensor by group."""
+
+    number: float = 0.0
+    tensor: Tensor | None = None
+    per: int = UNIFORM
+
+
+class Constraint:
+    """A plan on the parameters of an optimizer.
+
+    Raises:
+        ValueError: if the plan has replicas, or a symmetry acts across the shards of a DTensor.
+
+    Example:
+        >>> import symfast as sf, torch
+        >>> from symfast.optim.constraint import Constraint
+        >>> w = torch.ones(4, 2)
+        >>> len(Constraint(sf.Plan([(w, sf.SignFlip([0]))])).parts)
+        1
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        if plan.replicas is not None:
+            raise ValueError("an optimizer's plan must not have replicas; apply it after the step")
+        self.given = plan
+        self.plan = on_local_tensors(plan)
+        self.parts = self.plan._compiled.parts
+
+    def fusible(self) -> list[Part]:
+        """The parts that may run inside the step: those of the first stage."""
+        return [p for p in self.parts if p.stage == 0]
+
+    def apply(self, part: Part, verb: int, amount: Amount) -> None:
+        """Run a part on its own."""
+        tensor = amount.tensor
+        amounts = None if tensor is None else tensor.to(part.device, part.accumulate)
+        torch.ops.symfast.plan_apply_.default(
+            part.tensors, part.key, verb, amount.number, amounts, amount.per
+        )
+
+    def amount(self, verb: int, rate_of: Callable[[Tensor], Any]) -> Amount:
+        """The step's amount, lr times strength: one number if all parameters share it.
+
+        Raises:
+            ValueError: if the parameters of one entry have different ones.
+        """
+        if verb == PROJECT:
+            return Amount()
+        rates: list[Any] = []
+        for number, (target, _) in enumerate(self.given.entries):
+            tensors = [t for t, _ in target] if isinstance(target, Units) else [target]
+            found = [rate_of(t) for t in tensors]
+            if any(r is not found[0] and bool(r != found[0]) for r in found[1:]):
+                raise ValueError(
+                    f"the parameters of entry {number} of the plan are in groups with different "
+                    "lr times strength; give them the same"
+                )
+            rates += found[:1] * self.plan._compiled.entries[number].batch
+        if not rates or not any(isinstance(r, Tensor) for r in rates):
+            if len(set(rates)) <= 1:
+                return Amount(float(rates[0]) if rates else 0.0)
+            return Amount(tensor=torch.tensor(rates, dtype=torch.float64), per=PER_GROUP)
+        return Amount(tensor=torch.stack([r.reshape(()) for r in rates]), per=PER_GROUP)
+
+
+def on_local_tensors(plan: Plan) -> Plan:
+    """The plan on the local tensors of DTensors; the plan itself if there are none."""
+    if not any(hasattr(t, "to_local") for target, _ in plan.entries for t in _tensors(target)):
+        return plan
+    entries = [(_local_target(target, i), s) for i, (target, s) in enumerate(plan.entries)]
+    return Plan(entries, overlap=plan._overlap)
+
+
+def _tensors(target: Target) -> list[Tensor]:
+    return [t for t, _ in target] if isinstance(target, Units) else [target]
+
+
+def _local_target(target: Target, number: int) -> Target:
+    pairs = list(target) if isinstance(target, Units) else [(target, 0)]
+    for tensor, dim in pairs:
+        for placement in getattr(tensor, "placements", ()):
+            if placement.is_partial() or (
+                placement.is_shard() and (placement.dim == dim or not isinstance(target, Units))
+            ):
+                raise ValueError(
+                    f"entry {number} of the plan acts along dim {dim} of a DTensor that is placed "
+                    f"as {placement}: its units are on different processes. Shard another dim, "
+                    "or leave this parameter out of the plan"
+                )
+    local = [(t.to_local() if hasattr(t, "to_local") else t, dim) for t, dim in pairs]
+    return Units(local) if isinstance(target, Units) else local[0][0]
+
+
+__all__ = ["GRAINS", "Amount", "Constraint", "Fused", "VERBS", "on_local_tensors"]

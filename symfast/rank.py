@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ranks of a spectrum: stable, effective, numerical; and the spectrum of a product of two."""
+
+import torch
+from torch import Tensor
+
+from symfast.units import Units
+
+
+def stable_rank(values: Tensor) -> float:
+    """Stable rank ``sum s^2 / max s^2`` of singular values; 0 for a zero matrix.
+
+    Example:
+        >>> import torch
+        >>> from symfast.rank import stable_rank
+        >>> stable_rank(torch.tensor([2.0, 2.0, 0.0]))
+        2.0
+    """
+    top = values.max() if values.numel() else torch.zeros(())
+    return float((values / top).square().sum()) if top > 0 else 0.0
+
+
+def effective_rank(values: Tensor) -> float:
+    """Effective rank ``exp(-sum p log p)``, ``p = s / sum s`` (Roy, Vetterli 2007); 0 if all zero.
+
+    Example:
+        >>> import torch
+        >>> from symfast.rank import effective_rank
+        >>> round(effective_rank(torch.tensor([1.0, 1.0, 0.0])), 6)
+        2.0
+    """
+    total = values.sum()
+    if not total > 0:
+        return 0.0
+    p = values / total
+    return float(torch.special.entr(p).sum().exp())
+
+
+def numerical_rank(values: Tensor, tolerance: float) -> int:
+    """Number of singular values above ``tolerance`` times the largest.
+
+    Example:
+        >>> import torch
+        >>> from symfast.rank import numerical_rank
+        >>> numerical_rank(torch.tensor([1.0, 1e-3, 1e-9]), 1e-6)
+        2
+    """
+    return int((values > tolerance * values.max()).sum()) if values.numel() else 0
+
+
+def rank_tolerance(units: Units) -> float:
+    """Relative size below which a singular value counts as zero: ``max(m, n) * eps``.
+
+    eps belongs to the coarsest dtype among the members, as in ``numpy.linalg.matrix_rank``.
+
+    Example:
+        >>> import torch, symfast as sf
+        >>> from symfast.rank import rank_tolerance
+        >>> rank_tolerance(sf.Units([(torch.ones(4, 8), 0)])) == 8 * torch.finfo(torch.float32).eps
+        True
+    """
+    eps = max(float(torch.finfo(tensor.dtype).eps) for tensor, _ in units)
+    return max(units.m, units.n) * eps
+
+
+def product_spectrum(G_left: Tensor, G_right: Tensor) -> Tensor:
+    """Singular values of ``L^T R`` from ``L L^T`` and ``R R^T`` alone, largest first.
+
+    ``W_Q^T W_K`` of an attention head is (d, d); its spectrum needs only the two (d_h, d_h)
+    Gram matrices: with ``G = V diag(s) V^T`` and ``S = diag(s)^(1/2) V^T`` the singular values
+    are those of ``S_left S_right^T``. Values below ``1e-8`` of the product of the two largest
+    singular values are noise.
+
+    Args:
+        G_left: (..., m, m) Gram matrix of the rows of L.
+        G_right: (..., m, m) Gram matrix of the rows of R.
+
+    Returns:
+        (..., m) float64, descending.
+
+    Example:
+        >>> import torch
+        >>> from symfast.rank import product_spectrum
+        >>> four = torch.diag(torch.tensor([4.0, 0.0]))
+        >>> product_spectrum(four, torch.diag(torch.tensor([9.0, 1.0]))).tolist()
+        [6.0, 0.0]
+    """
+    values: Tensor = torch.linalg.svdvals(_root(G_left) @ _root(G_right).mT)
+    return values
+
+
+def _root(G: Tensor) -> Tensor:
+    """A matrix S (..., m, m) with S^T S = G."""
+    squares, V = torch.linalg.eigh(G.double())
+    root: Tensor = squares.clamp(min=0).sqrt()[..., None] * V.mT
+    return root

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Truth case 14: over many tasks, decay to zero loses rank and decay to an anchor does not."""
+
+import torch
+from torch import Tensor, nn
+
+from symfast.removal import remove_symmetry
+from symfast.verify.case import Case, CaseResult, at_least
+from symfast.verify.removal import digits
+
+SOURCE = "Ziyin, Xu, Chuang, ICLR 2025 (syre)"
+SIZES = (64, 64, 64, 64, 10)
+
+
+class Networks(nn.Module):
+    """Independent ReLU networks 64-64-64-64-10, one per seed, as stacked parameters."""
+
+    def __init__(self, seeds: int) -> None:
+        super().__init__()
+        self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
+        generators = [torch.Generator().manual_seed(100 + seed) for seed in range(seeds)]
+        for n, m in zip(SIZES, SIZES[1:], strict=False):
+            stack = [(2 * torch.rand(n, m, generator=g) - 1) / n**0.5 for g in generators]
+            self.weights.append(nn.Parameter(torch.stack(stack)))
+            self.biases.append(nn.Parameter(torch.zeros(seeds, 1, m)))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (seeds, batch, 10) and the last hidden layer."""
+        hidden = x
+        for i, (W, b) in enumerate(zip(self.weights, self.biases, strict=True)):
+            x = torch.baddbmm(b, x, W)
+            if i + 1 < len(self.weights):
+                x = hidden = x.relu()
+        return x, hidden
+
+
+def effective_rank(hidden: Tensor) -> Tensor:
+    """Exp of the entropy of the normalised singular values, of every (n, m) matrix."""
+    s = torch.linalg.svdvals(hidden.double())
+    p = s / s.sum(-1, keepdim=True)
+    return torch.exp(-(p * torch.where(p > 0, p, 1.0).log()).sum(-1))
+
+
+def last_task(sigma: float, seeds: int, tasks: int, steps: int) -> tuple[Tensor, Tensor]:
+    """Effective rank and accuracy (seeds,) after the last task of permuted pixels and labels."""
+    X, y = digits()
+    model = Networks(seeds)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=0.03)
+    if sigma:
+        remove_symmetry(optimizer, sigma, seed=1)
+    generators = [torch.Generator().manual_seed(seed) for seed in range(seeds)]
+    for _ in range(tasks):
+        pixels = torch.stack([torch.randperm(64, generator=g) for g in generators])
+        labels = torch.stack([torch.randperm(10, generator=g)[y] for g in generators])
+        inputs = torch.stack([X[:, order] for order in pixels])
+        for _ in range(steps):
+            rows = torch.stack([torch.randint(len(X), (64,), generator=g) for g in generators])
+            batch = inputs.gather(1, rows[..., None].expand(-1, -1, 64))
+            logits, _ = model(batch)
+            loss = nn.functional.cross_entropy(
+                logits.flatten(0, 1), labels.gather(1, rows).flatten(), reduction="sum"
+            )
+            optimizer.zero_grad()
+            (loss / 64).backward()
+            optimizer.step()
+    with torch.no_grad():
+        logits, hidden = model(inputs)
+        accuracy = (logits.argmax(-1) == labels).double().mean(1)
+    return effective_rank(hidden), accuracy
+
+
+def run(quick: bool) -> CaseResult:
+    """Five seeds, paired: the same start, tasks and batches with and without the anchor."""
+    tasks, steps = (12, 400)
+    plain = last_task(0.0, 5, tasks, steps)
+    free = last_task(0.05, 5, tasks, steps)
+    rank, accuracy = free[0] - plain[0], free[1] - plain[1]
+    means = f"{float(free[0].mean()):.1f} against {float(plain[0].mean()):.1f}"
+    right = f"{float(free[1].mean()):.3f} against {float(plain[1].mean()):.3f}"
+    return CaseResult((
+        at_least(f"seeds with higher effective rank ({means})", SOURCE, int((rank > 0).sum()), 4,
+                 "5 of 5"),
+        at_least("mean gain in effective rank", SOURCE, float(rank.mean()), 2.0, ">= 2"),
+        at_least(f"seeds with higher accuracy ({right})", SOURCE, int((accuracy > 0).sum()), 4,
+                 "5 of 5"),
+    ))  # fmt: skip
+
+
+CASES = (Case(14, "loss of plasticity", SOURCE, run),)

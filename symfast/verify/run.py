@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Run truth cases and hold what came out."""
+
+import json
+import math
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+from symfast.ops import has_kernels
+from symfast.verify import cases
+from symfast.verify.case import Case, CaseResult
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: Called before each case with (cases done, cases in all, name of the next), and at the end.
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One case that ran: its result, or the traceback of what it raised."""
+
+    case: Case
+    result: CaseResult | None
+    seconds: float
+    error: str = ""
+
+    @property
+    def verdict(self) -> Literal["passed", "FAILED", "ERROR"]:
+        """Passed only if the case ran and all of its checks hold."""
+        if self.result is None:
+            return "ERROR"
+        return "passed" if self.result.passed else "FAILED"
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """Everything `verify` measured.
+
+    Attributes:
+        outcomes: one per case, by number.
+        quick: whether the small sizes ran.
+    """
+
+    outcomes: tuple[Outcome, ...]
+    quick: bool
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def passed(self) -> bool:
+        """Whether there is a case and every one of them passed."""
+        return bool(self.outcomes) and all(x.verdict == "passed" for x in self.outcomes)
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """One plain row per check; a case that raised is one row with verdict ERROR."""
+        rows: list[dict[str, Any]] = []
+        for outcome in self.outcomes:
+            where = {"case": outcome.case.number, "name": outcome.case.name}
+            if outcome.result is None or not outcome.result.checks:
+                rows.append(where | {
+                    "claim": "the case runs and checks something", "source": outcome.case.source,
+                    "expected": "no error", "measured": outcome.error or "no checks",
+                    "tolerance": "", "verdict": "ERROR",
+                })  # fmt: skip
+                continue
+            for check in outcome.result.checks:
+                row = asdict(check)
+                verdict = "passed" if row.pop("passed") else "FAILED"
+                rows.append(where | row | {"verdict": verdict})
+        return rows
+
+    @property
+    def table(self) -> "pd.DataFrame":
+        """The rows as a pandas table: case, name, claim, source, expected, ..., verdict."""
+        import pandas as pd
+
+        return pd.DataFrame(self.rows)
+
+    def to_json(self) -> str:
+        """One JSON object: passed, quick, facts, seconds per case, checks. NaN becomes null."""
+        rows = [{k: _plain(v) for k, v in row.items()} for row in self.rows]
+        seconds = {str(x.case.number): round(x.seconds, 3) for x in self.outcomes}
+        whole = {"passed": self.passed, "quick": self.quick, "facts": self.facts,
+                 "seconds": seconds, "checks": rows}  # fmt: skip
+        return json.dumps(whole, indent=2, allow_nan=False)
+
+    def to_html(self, path: str | Path) -> Path:
+        """Write one self-contained page with a figure per case; needs matplotlib and jinja2."""
+        from symfast.report.verify_page import write_verify
+
+        return write_verify(Path(path), self)
+
+    def __str__(self) -> str:
+        failed = sum(row["verdict"] != "passed" for row in self.rows)
+        size = "quick" if self.quick else "full"
+        seconds = sum(x.seconds for x in self.outcomes)
+        return (
+            f"{len(self.outcomes)} cases ({size}), {len(self.rows)} checks, {failed} failed, "
+            f"{seconds:.0f} s"
+        )
+
+
+def _plain(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def verify(
+    only: Iterable[int] | int | None = None,
+    quick: bool = False,
+    *,
+    progress: Progress | None = None,
+) -> VerifyReport:
+    """Run the truth cases: every system of the field against its closed form.
+
+    A case that raises is reported as an error, the others still run. Everything runs on one
+    thread; the random state and the number of threads are left as they were.
+
+    Args:
+        only: numbers of the cases to run; all of them if left out.
+        quick: smaller sizes that still prove the claims, under 2 minutes on 2 cores.
+        progress: called with (cases done, cases in all, name of the next case).
+
+    Raises:
+        ValueError: if ``only`` names a case that does not exist, or none.
+
+    Example:
+        >>> import symfast as sf
+        >>> report = sf.verify(only=[19], quick=True)
+        >>> report.passed, report.rows[0]["case"]
+        (True, 19)
+    """
+    chosen = _choose(only)
+    outcomes: list[Outcome] = []
+    with torch.random.fork_rng(devices=[]), _one_thread():
+        for number, case in enumerate(chosen):
+            if progress is not None:
+                progress(number, len(chosen), case.name)
+            outcomes.append(_run(case, quick))
+    if progress is not None:
+        progress(len(chosen), len(chosen), "done")
+    facts = {"torch": torch.__version__, "kernels": has_kernels()}
+    return VerifyReport(tuple(outcomes), quick, facts)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Chains and replicas are small: a second thread costs more than it brings."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _choose(only: Iterable[int] | int | None) -> list[Case]:
+    known = {case.number: case for case in cases()}
+    if only is None:
+        return list(known.values())
+    numbers = sorted({only} if isinstance(only, int) else set(only))
+    missing = [number for number in numbers if number not in known]
+    if missing or not numbers:
+        names = ", ".join(map(str, known))
+        raise ValueError(f"there is no truth case {missing}; choose from {names}")
+    return [known[number] for number in numbers]
+
+
+def _run(case: Case, quick: bool) -> Outcome:
+    start = time.perf_counter()
+    torch.manual_seed(case.number)
+    try:
+        result, error = case.run(quick), ""
+    except Exception:  # one broken case must not hide the verdict on the others
+        result, error = None, traceback.format_exc(limit=-3)
+    return Outcome(case, result, time.perf_counter() - start, error)

@@ -1,0 +1,317 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Planted structure is found and removed, nothing else, and the function stays the same."""
+
+import copy
+import io
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from traced_models import GroupedQuery, Recurrent, Residual
+
+import symfast as sf
+
+
+def change(small: nn.Module, model: nn.Module, x: Tensor) -> float:
+    with torch.no_grad():
+        before, after = model.eval()(x), small.eval()(x)
+    return float((after - before).abs().max() / before.abs().max())
+
+
+def planted_mlp(dtype: torch.dtype = torch.float64) -> nn.Sequential:
+    """64 hidden units: 8 constant, 4 duplicate, 4 rescaled duplicates, 4 unread, 44 plain."""
+    model = nn.Sequential(nn.Linear(10, 64), nn.ReLU(), nn.Linear(64, 6)).to(dtype)
+    place = torch.randperm(64)
+    constant, double, scaled, unread, plain = place.split([8, 4, 4, 4, 44])
+    factor = torch.rand(4, dtype=dtype) * 3 + 0.1
+    with torch.no_grad():
+        weight, bias, reader = model[0].weight, model[0].bias, model[2].weight
+        weight[constant] = 0
+        weight[double], bias[double] = weight[plain[:4]], bias[plain[:4]]
+        weight[scaled] = factor[:, None] * weight[plain[4:8]]
+        bias[scaled] = factor * bias[plain[4:8]]
+        reader[:, unread] = 0
+    return model
+
+
+def test_planted_mlp_keeps_44_units() -> None:
+    model = planted_mlp()
+    before = copy.deepcopy(model.state_dict())
+    small, proof = sf.compress(model, torch.randn(32, 10, dtype=torch.float64))
+    assert (small[0].out_features, small[2].in_features) == (44, 44)
+    assert small[0].weight.shape == (44, 10)
+    assert proof.max_error <= 1e-12
+    assert change(small, model, 3 * torch.randn(500, 10, dtype=torch.float64)) <= 1e-12
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    actions = {step.action: step.units for step in proof.steps}
+    assert actions == {"unread": 4, "constant": 8, "duplicate": 8, "cut": 20}
+    assert proof.removed == {"0 -> relu -> 2": 20}
+    assert (proof.parameters_before, proof.parameters_after) == (1094, 44 * 17 + 6)
+    assert proof.flops_after * 64 == proof.flops_before * 44
+
+
+def test_planted_mlp_in_float32() -> None:
+    model = planted_mlp(torch.float32)
+    small, proof = sf.compress(model, torch.randn(32, 10))
+    assert small[0].weight.shape == (44, 10)
+    assert small[0].weight.dtype == torch.float32
+    assert small[0].weight.requires_grad
+    assert proof.max_error <= 1e-6
+    assert proof.stored_error <= 1e-6
+
+
+def test_nothing_planted_nothing_removed() -> None:
+    model = nn.Sequential(nn.Linear(10, 64), nn.ReLU(), nn.Linear(64, 32), nn.Linear(32, 40))
+    small, proof = sf.compress(model, torch.randn(32, 10))
+    assert proof.removed == {}
+    assert proof.steps == []
+    assert proof.max_error == 0.0
+    assert all(
+        torch.equal(a, b) for a, b in zip(model.parameters(), small.parameters(), strict=True)
+    )
+
+
+def test_compressing_again_removes_nothing() -> None:
+    x = torch.randn(32, 10, dtype=torch.float64)
+    small, _ = sf.compress(planted_mlp(), x)
+    again, proof = sf.compress(small, x)
+    assert proof.removed == {}
+    assert again[0].out_features == 44
+
+
+def test_flipped_duplicates_of_tanh_merge_but_scaled_ones_do_not() -> None:
+    model = nn.Sequential(nn.Linear(4, 9), nn.Tanh(), nn.Linear(9, 3)).double()
+    with torch.no_grad():
+        model[0].weight[5], model[0].bias[5] = -model[0].weight[1], -model[0].bias[1]
+        model[0].weight[6], model[0].bias[6] = 2 * model[0].weight[2], 2 * model[0].bias[2]
+    x = torch.randn(20, 4, dtype=torch.float64)
+    small, proof = sf.compress(model, x)
+    assert small[0].out_features == 8
+    assert change(small, model, x) <= 1e-12
+    assert proof.removed == {"0 -> tanh -> 2": 1}
+
+
+def test_flipped_duplicates_of_relu_stay() -> None:
+    model = nn.Sequential(nn.Linear(4, 9), nn.ReLU(), nn.Linear(9, 3)).double()
+    with torch.no_grad():
+        model[0].weight[5], model[0].bias[5] = -model[0].weight[1], -model[0].bias[1]
+    small, _ = sf.compress(model, torch.randn(20, 4, dtype=torch.float64))
+    assert small[0].out_features == 9
+
+
+@pytest.mark.parametrize("rank", [1, 3, 7])
+def test_rank_deficient_pair_gets_its_rank(rank: int) -> None:
+    model = nn.Sequential(nn.Linear(10, 12), nn.Linear(12, 9), nn.ReLU(), nn.Linear(9, 2)).double()
+    with torch.no_grad():
+        low = torch.randn(12, rank).double() @ torch.randn(rank, 10).double()
+        model[0].weight.copy_(low)
+    x = torch.randn(20, 10, dtype=torch.float64)
+    small, proof = sf.compress(model, x)
+    assert small[0].out_features == rank
+    assert small[2:3] is not None
+    assert small[3].in_features == 9
+    assert proof.max_error <= 1e-12
+
+
+def test_constants_cascade_and_make_biases() -> None:
+    """A dead second layer leaves the first unread; a reader without bias gets one."""
+    model = nn.Sequential(
+        nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.GELU(), nn.Linear(8, 3, bias=False)
+    ).double()
+    with torch.no_grad():
+        model[2].weight[:5] = 0
+        model[2].weight[5:, :6] = 0
+    x = torch.randn(20, 4, dtype=torch.float64)
+    small, proof = sf.compress(model, x)
+    assert (small[0].out_features, small[2].out_features) == (2, 3)
+    assert small[4].bias is not None
+    assert small[4].bias.requires_grad
+    assert change(small, model, x) <= 1e-12
+    assert proof.parameters_after == sum(p.numel() for p in small.parameters())
+
+
+class ConvNet(nn.Module):
+    """Valid convolution, batch norm, padded convolution, flatten with a size of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.norm = nn.Conv2d(2, 10, 3), nn.BatchNorm2d(10)
+        self.b, self.c = nn.Conv2d(10, 8, 3, padding=1), nn.Conv2d(8, 6, 2)
+        self.width = 6 * 9
+        self.head = nn.Linear(self.width, 4)
+        nn.init.normal_(self.norm.running_mean)  # type: ignore[arg-type]
+        nn.init.normal_(self.norm.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.norm(self.a(x)))
+        x = F.relu(self.c(F.relu(self.b(x))))
+        return self.head(x.reshape(-1, self.width))
+
+
+def test_convolutions_lose_dead_and_double_channels() -> None:
+    model = ConvNet().double()
+    with torch.no_grad():
+        model.a.weight[3], model.a.bias[3] = model.a.weight[1], model.a.bias[1]
+        for name in ("weight", "bias", "running_mean", "running_var"):
+            values = getattr(model.norm, name)
+            values[3] = values[1]
+        model.b.weight[2] = 0  # constant, read without padding
+        model.b.weight[4], model.b.bias[4] = 3 * model.b.weight[5], 3 * model.b.bias[5]
+        model.c.weight[1] = 0
+        model.c.bias[1] = -1.0  # relu(-1): zero
+    x = torch.randn(3, 2, 6, 6, dtype=torch.float64)
+    small, proof = sf.compress(model, x)
+    assert small.a.out_channels == small.norm.num_features == small.b.in_channels == 9
+    assert small.b.out_channels == small.c.in_channels == 6
+    assert small.c.out_channels == 5
+    assert small.head.in_features == small.width == 45
+    assert small.a.bias is None  # taken over by the stored mean
+    assert change(small, model, torch.randn(5, 2, 6, 6, dtype=torch.float64)) <= 1e-12
+    assert any("width" in step.note for step in proof.steps)
+
+
+def test_constant_before_padding_is_not_folded() -> None:
+    model = nn.Sequential(
+        nn.Conv2d(2, 5, 3), nn.ReLU(), nn.Conv2d(5, 3, 3, padding=1), nn.Flatten()
+    ).double()
+    with torch.no_grad():
+        model[0].weight[1], model[0].bias[1] = 0, 1.0
+        model[0].weight[2], model[0].bias[2] = 0, -1.0
+    x = torch.randn(2, 2, 6, 6, dtype=torch.float64)
+    small, _ = sf.compress(model, x)
+    assert small[0].out_channels == 4
+    assert change(small, model, x) <= 1e-12
+
+
+def test_head_ranks_and_key_bias() -> None:
+    """Heads written by hand: both key-query and value-output lose the planted dimensions."""
+
+    class Heads(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.q, self.k, self.v = (nn.Linear(12, 16) for _ in range(3))
+            self.o = nn.Linear(16, 12)
+
+        def heads(self, x: Tensor) -> Tensor:
+            return x.unflatten(-1, (4, -1)).transpose(1, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            q, k, v = self.heads(self.q(x)), self.heads(self.k(x)), self.heads(self.v(x))
+            mixed = F.scaled_dot_product_attention(q, k, v)
+            return self.o(mixed.transpose(1, 2).flatten(2))
+
+    model = Heads().double()
+    with torch.no_grad():
+        for layer in (model.q, model.v):
+            for head in range(4):
+                rows = slice(4 * head, 4 * head + 4)
+                mix = torch.randn(4, 2).double() @ torch.randn(2, 4).double()
+                layer.weight[rows] = mix @ layer.weight[rows]
+                layer.bias[rows] = mix @ layer.bias[rows]
+    x = torch.randn(2, 5, 12, dtype=torch.float64)
+    small, proof = sf.compress(model, x)
+    assert small.q.out_features == small.k.out_features == 8
+    assert small.v.out_features == small.o.in_features == 8
+    assert small.k.bias is None
+    assert change(small, model, torch.randn(3, 7, 12, dtype=torch.float64)) <= 1e-12
+    assert proof.max_error <= 1e-12
+
+
+def test_what_cannot_be_cut_is_put_back_and_logged() -> None:
+    """The head size is written into this model: its value stays whole, and the log says so."""
+    model = GroupedQuery().double()
+    with torch.no_grad():
+        model.v.weight[::4] = 0
+        model.v.bias[::4] = 0
+    x = torch.randn(2, 5, 6, dtype=torch.float64)
+    small, proof = sf.compress(model, x)
+    assert small.v.out_features == 8
+    assert change(small, model, x) <= 1e-12
+    assert any(step.action == "cut" and not step.kept for step in proof.steps)
+
+
+def test_recurrent_units_that_nobody_reads_go() -> None:
+    model = Recurrent(nn.LSTM).double()
+    with torch.no_grad():
+        model.out.weight[:, 2] = 0
+        model.rnn.weight_hh_l0[:, 2] = 0
+    x = torch.randn(5, 2, 3, dtype=torch.float64)
+    small, _ = sf.compress(model, x)
+    assert small.rnn.hidden_size == small.out.in_features == 3
+    assert small.rnn.weight_hh_l0.shape == (12, 3)
+    assert change(small, model, x) <= 1e-12
+
+
+def test_residual_stream_of_batch_norms_stays_whole() -> None:
+    model = Residual().double()
+    x = torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    small, proof = sf.compress(model, x)
+    assert small.conv.out_channels == 8
+    assert proof.max_error <= 1e-12
+
+
+def test_tolerance_merges_close_units_within_it() -> None:
+    model = nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 3)).double()
+    with torch.no_grad():
+        for j in range(3):
+            model[0].weight[9 + j] = model[0].weight[j] * (1 + 1e-4 * torch.randn(6))
+            model[0].bias[9 + j] = model[0].bias[j]
+    x = torch.randn(50, 6, dtype=torch.float64)
+    exact, _ = sf.compress(model, x)
+    assert exact[0].out_features == 12
+    small, proof = sf.compress(model, x, tol=1e-3)
+    assert small[0].out_features == 9
+    assert 1e-8 < change(small, model, x) <= 1e-3
+    hidden_input = torch.cat([x, torch.ones(50, 1, dtype=torch.float64)], 1)
+    moved = (small(x) - model(x)).norm(dim=1) / hidden_input.norm(dim=1)
+    assert float(moved.max()) <= proof.bound <= 1e-2
+
+
+def test_a_rewrite_that_changes_the_outputs_is_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If merging were wrong, the check would undo it."""
+    from symfast.compress import duplicates
+
+    monkeypatch.setattr(duplicates, "_compare", lambda *_: (1.7, 0.0))
+    model = planted_mlp()
+    small, proof = sf.compress(model, torch.randn(32, 10, dtype=torch.float64))
+    assert small[0].out_features == 64 - 12
+    assert any(step.action == "duplicate" and not step.kept for step in proof.steps)
+    assert proof.max_error <= 1e-12
+
+
+def test_small_model_saves_loads_exports_and_trains() -> None:
+    model = planted_mlp(torch.float32).train()
+    x = torch.randn(32, 10)
+    small, _ = sf.compress(model, x)
+    assert small.training
+    buffer = io.BytesIO()
+    torch.save(small.state_dict(), buffer)
+    buffer.seek(0)
+    plain = nn.Sequential(nn.Linear(10, 44), nn.ReLU(), nn.Linear(44, 6))
+    plain.load_state_dict(torch.load(buffer, weights_only=True))
+    assert torch.equal(plain(x), small(x))
+    program = torch.export.export(small, (x,))
+    torch.testing.assert_close(program.module()(x), small(x))
+    small(x).sum().backward()
+    assert all(p.grad is not None for p in small.parameters())
+
+
+@pytest.mark.filterwarnings("ignore")  # of the exporter, about its own dependencies
+def test_small_model_exports_to_onnx() -> None:
+    pytest.importorskip("onnxscript")
+    runtime = pytest.importorskip("onnxruntime")
+    x = torch.randn(32, 10)
+    small, _ = sf.compress(planted_mlp(torch.float32), x)
+    program = torch.onnx.export(small.eval(), (x,), dynamo=True, verbose=False)
+    assert program is not None
+    session = runtime.InferenceSession(program.model_proto.SerializeToString())
+    (name,) = [item.name for item in session.get_inputs()]
+    (out,) = session.run(None, {name: x.numpy()})
+    torch.testing.assert_close(torch.from_numpy(out), small(x).detach(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("tol", [-1.0, float("nan")])
+def test_bad_tolerance_is_refused(tol: float) -> None:
+    with pytest.raises(ValueError, match="give a number >= 0"):
+        sf.compress(planted_mlp(), torch.randn(2, 10), tol=tol)

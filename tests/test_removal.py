@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Decay toward an anchor: its step, what it refuses, and that checkpoints hold it."""
+
+import io
+
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+
+import symfast as sf
+from symfast.removal import anchor
+
+
+def test_step_with_plain_sgd_is_decay_toward_the_anchor() -> None:
+    p = nn.Parameter(torch.randn(5, 3, dtype=torch.float64))
+    start, g = p.detach().clone(), torch.randn(5, 3, dtype=torch.float64)
+    optimizer = torch.optim.SGD([p], lr=0.1, weight_decay=0.2)
+    sf.remove_symmetry(optimizer, 0.5, seed=3)
+    p.grad = g.clone()
+    optimizer.step()
+    wanted = start - 0.1 * (g + 0.2 * (start - anchor(p, 0, 0.5, 3)))
+    assert_close(p.detach(), wanted, rtol=1e-13, atol=1e-14)
+    assert torch.equal(p.grad, g)
+
+
+def test_adamw_decay_is_shifted_by_the_anchor() -> None:
+    start, g = torch.randn(7, dtype=torch.float64), torch.randn(7, dtype=torch.float64)
+    shifted, moved = (nn.Parameter(start.clone()) for _ in range(2))
+    theta0 = anchor(moved, 0, 0.3, 1)
+    with torch.no_grad():
+        shifted -= theta0
+    plain = torch.optim.AdamW([shifted], lr=0.01, weight_decay=0.1)
+    ours = torch.optim.AdamW([moved], lr=0.01, weight_decay=0.1)
+    sf.remove_symmetry(ours, 0.3, seed=1)
+    for _ in range(10):
+        shifted.grad, moved.grad = g.clone(), g.clone()
+        plain.step()
+        ours.step()
+    assert_close(moved.detach(), shifted.detach() + theta0, rtol=1e-12, atol=1e-13)
+
+
+def test_anchor_is_normal_and_depends_on_seed_and_number() -> None:
+    p = torch.zeros(200, 300)
+    a = anchor(p, 0, 2.0, 1)
+    assert abs(float(a.mean())) < 0.05
+    assert float(a.std()) == pytest.approx(2.0, rel=0.02)
+    assert torch.equal(a, anchor(p, 0, 2.0, 1))
+    assert not torch.equal(a, anchor(p, 1, 2.0, 1))
+    assert not torch.equal(a, anchor(p, 0, 2.0, 2))
+    assert anchor(torch.zeros(0), 0, 1.0, 1).shape == (0,)
+
+
+def test_save_load_continue_equals_continue() -> None:
+    def make(seed: int) -> tuple[nn.Parameter, torch.optim.Optimizer]:
+        p = nn.Parameter(torch.ones(4))
+        optimizer = torch.optim.SGD([p], lr=0.1, momentum=0.9, weight_decay=0.2)
+        sf.remove_symmetry(optimizer, 0.5, seed=seed)
+        return p, optimizer
+
+    p, optimizer = make(3)
+    p.grad = torch.ones(4)
+    optimizer.step()
+    buffer = io.BytesIO()
+    torch.save(optimizer.state_dict(), buffer)
+    buffer.seek(0)
+    q, again = make(8)  # another seed: the checkpoint's counts
+    with torch.no_grad():
+        q.copy_(p)
+    again.load_state_dict(torch.load(buffer, weights_only=True))
+    q.grad = torch.ones(4)
+    for _ in range(3):
+        optimizer.step()
+        again.step()
+    assert torch.equal(p, q)
+
+
+def test_groups_without_decay_and_removal() -> None:
+    p, q = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.SGD([{"params": [p], "weight_decay": 0.5}, {"params": [q]}], lr=0.1)
+    handle = sf.remove_symmetry(optimizer, 1.0)
+    p.grad, q.grad = torch.zeros(3), torch.zeros(3)
+    optimizer.step()
+    assert not torch.equal(p, torch.ones(3))
+    assert torch.equal(q, torch.ones(3))
+    handle.remove()
+    after = p.detach().clone()
+    optimizer.step()
+    assert torch.equal(p, after)
+    assert "anchor_seed" not in optimizer.param_groups[0]
+
+
+def test_refusals_change_nothing() -> None:
+    p = nn.Parameter(torch.ones(3))
+    decayed = torch.optim.SGD([p], lr=0.1, weight_decay=0.1)
+    for bad in ({"sigma": 0.0}, {"sigma": -1.0}, {"lam": -1.0}, {"lam": 0.5}):
+        with pytest.raises(ValueError, match="positive|toward zero"):
+            sf.remove_symmetry(decayed, **bad)
+    with pytest.raises(ValueError, match="give lam"):
+        sf.remove_symmetry(torch.optim.SGD([p], lr=0.1))
+    assert decayed.param_groups[0]["weight_decay"] == 0.1
+    sf.remove_symmetry(decayed)
+    with pytest.raises(ValueError, match="already"):
+        sf.remove_symmetry(decayed)

@@ -1,0 +1,19 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Truth cases of artificial symmetries and their removal, at their tolerances."""
+
+import pytest
+
+from symfast.verify import cases
+
+NUMBERS = [1, 2, 3, 8, 9, 10, 11, 12, 13, 14]
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_case(number: int) -> None:
+    case = next(case for case in cases() if case.number == number)
+    result = case.run(True)
+    assert result.checks
+    failed = [
+        f"{c.claim}: {c.measured}, wanted {c.tolerance}" for c in result.checks if not c.passed
+    ]
+    assert not failed
