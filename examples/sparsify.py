@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 import symfast as sf
 
-EPOCHS, BATCH, LR, MOMENTUM = 20, 64, 0.05, 0.9
+BATCH, LR, MOMENTUM = 64, 0.05, 0.9
 #: Factors of small weights are small, and so is what a step does to their product.
-FACTOR_LR, BETA = 0.15, 0.01
+FACTOR_LR, BETA = 0.3, 0.01
+WARM_UP = 50  # steps
 #: Weights below this are zero in the finished model, whatever the method.
 TOL = 1e-3
 STRENGTHS = {
@@ -93,40 +94,45 @@ def train(
     seed: int,
     after: Callable[[float], None] = lambda lr: None,
 ) -> None:
-    """Cross-entropy with a cosine learning rate; ``after(lr)`` runs behind every step."""
+    """Cross-entropy, linear warm-up and decay, clipped; ``after(lr)`` runs behind every step."""
     steps = epochs * -(-len(data[0]) // BATCH)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda i: min(1.0, (i + 1) / WARM_UP, 1.02 - i / steps)
+    )
     for x, y in batches(data, epochs, seed):
         optimizer.zero_grad()
         nn.functional.cross_entropy(model(x), y).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         after(float(optimizer.param_groups[0]["lr"]))
         schedule.step()
 
 
-def by_factors(model: nn.Module, data: Data, depth: int, lam: float, seed: int) -> None:
+def by_factors(
+    model: nn.Module, data: Data, depth: int, lam: float, seed: int, epochs: int
+) -> None:
     """Products of D factors: the module stays plain, the optimizer has the factors."""
     groups = sf.plain_groups(model)
     groups[1]["lr"] = LR  # biases and norm gains are no products
     optimizer = sf.FactorSGD(
         groups, lr=FACTOR_LR, lam=lam, depth=depth, momentum=MOMENTUM, beta=BETA
     )
-    train(model, optimizer, data, EPOCHS, seed)
+    train(model, optimizer, data, epochs, seed)
 
 
-def by_prox(model: nn.Module, data: Data, lam: float, seed: int) -> None:
+def by_prox(model: nn.Module, data: Data, lam: float, seed: int, epochs: int) -> None:
     """SGD, then soft-thresholding of every weight by one plan."""
     flat = [p.detach().view(-1) for p in weights_of(model)]
     plan = sf.Plan([(w, sf.SignFlip()) for w in flat])
     optimizer = torch.optim.SGD(model.parameters(), lr=LR, momentum=MOMENTUM)
     # momentum makes a step 1 / (1 - m) times as long: so must be the threshold
-    train(model, optimizer, data, EPOCHS, seed, lambda lr: plan.prox_(lr * lam / (1 - MOMENTUM)))
+    train(model, optimizer, data, epochs, seed, lambda lr: plan.prox_(lr * lam / (1 - MOMENTUM)))
 
 
-def by_magnitude(model: nn.Module, data: Data, keep: float, seed: int) -> None:
+def by_magnitude(model: nn.Module, data: Data, keep: float, seed: int, epochs: int) -> None:
     """Half of the epochs dense, then the largest weights of all layers alone."""
     optimizer = torch.optim.SGD(model.parameters(), lr=LR, momentum=MOMENTUM)
-    train(model, optimizer, data, EPOCHS // 2, seed)
+    train(model, optimizer, data, epochs // 2, seed)
     weights = weights_of(model)
     sizes = torch.cat([w.detach().abs().flatten() for w in weights])
     cut = sizes.kthvalue(max(1, round((1 - keep) * len(sizes)))).values
@@ -139,19 +145,19 @@ def by_magnitude(model: nn.Module, data: Data, keep: float, seed: int) -> None:
 
     prune(0.0)
     optimizer = torch.optim.SGD(model.parameters(), lr=LR, momentum=MOMENTUM)
-    train(model, optimizer, data, EPOCHS - EPOCHS // 2, seed + 1, prune)
+    train(model, optimizer, data, epochs - epochs // 2, seed + 1, prune)
 
 
-def run(name: str, method: str, strength: float, seed: int) -> dict[str, object]:
+def run(name: str, method: str, strength: float, seed: int, epochs: int = 40) -> dict[str, object]:
     """Train one model; its test accuracy and share of nonzero weights."""
     torch.manual_seed(seed)
     model, data, start = MODELS[name](), digits(seed), time.perf_counter()
     if method == "prox plan":
-        by_prox(model, data, strength, seed)
+        by_prox(model, data, strength, seed, epochs)
     elif method == "magnitude pruning":
-        by_magnitude(model, data, strength, seed)
+        by_magnitude(model, data, strength, seed, epochs)
     else:
-        by_factors(model, data, 2 if "2" in method else 4, strength, seed)
+        by_factors(model, data, 2 if "2" in method else 4, strength, seed, epochs)
     with torch.no_grad():
         for w in weights_of(model):
             w.masked_fill_(w.abs() < TOL, 0)
@@ -160,7 +166,7 @@ def run(name: str, method: str, strength: float, seed: int) -> dict[str, object]
     total = sum(w.numel() for w in weights_of(model))
     left = sum(int((w != 0).sum()) for w in weights_of(model))
     return {
-        "model": name, "method": method, "strength": strength, "seed": seed,
+        "model": name, "method": method, "strength": strength, "seed": seed, "epochs": epochs,
         "accuracy": round(float(right), 4), "share": left / total, "weights": left,
         "seconds": round(time.perf_counter() - start, 2),
     }  # fmt: skip
@@ -195,16 +201,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", action="append", choices=list(MODELS))
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--out", type=Path, default=Path("runs/sparsify"))
     given = parser.parse_args()
+    if given.epochs < 2 or given.seeds < 1:
+        parser.error("--epochs must be at least 2 and --seeds at least 1")
     given.out.mkdir(parents=True, exist_ok=True)
     rows = []
     for name in given.model or list(MODELS):
         for method, strengths in STRENGTHS.items():
             for strength in strengths:
                 for seed in range(given.seeds):
-                    rows.append(run(name, method, strength, seed))
-                    print(rows[-1], flush=True)
+                    rows.append(run(name, method, strength, seed, given.epochs))
+                    print(rows[-1], flush=True)  # noqa: T201
     with (given.out / "runs.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()

@@ -62,7 +62,7 @@ def tucker(module: nn.Module, name: str, ranks: int | Sequence[int], depth: int 
 
 
 class TuckerWeight(Artificial):
-    """The parametrization behind `tucker`: core, then v_n (R, I) and, if deep, M_n (R, k-1, I, I)."""
+    """The parametrization behind `tucker`: core, then v_n (R, I) and M_n (R, k-1, I, I) if deep."""
 
     def __init__(self, weight: Tensor, ranks: list[int], length: int) -> None:
         super().__init__(weight)

@@ -44,7 +44,7 @@ def mismatch(model: nn.Module, target: Tensor, seen: Tensor) -> Tensor:
 
 
 def drift(depth: int, eta: float, steps: int) -> tuple[float, float, float]:
-    """Largest change of an invariant and of a squared norm in gradient descent, and the loss drop."""
+    """Largest changes of an invariant and of a squared norm in training, and the loss drop."""
     target, seen, start = problem()
     model = tucker(Weight(20 * start), "weight", WIDE, depth=depth)
     found = next(attached(model))
