@@ -198,7 +198,7 @@ class TwoLayer:
     def train(self, state: State, replicas: Replicas, stretch: Stretch) -> State:
         """Train all replicas for a stretch in one kernel call, in place."""
         theta, cells = state["theta"], replicas.cells
-        place = {"dtype": theta.dtype, "device": theta.device}
+        place: dict[str, Any] = {"dtype": theta.dtype, "device": theta.device}
         kinds = torch.arange(len(SCHEDULES))
         rates = {name: cells[name].to(**place) for name in self.axes if name not in _NOT_RATES}
         status = state["status"]
@@ -232,7 +232,7 @@ class TwoLayer:
     def parts(self, theta: Tensor) -> TwoLayerWeights:
         """W1 (R, h, i), b1 (R, h), W2 (R, o, h), b2 (R, o) of theta (R, P)."""
         found = split(theta, self.inputs, self.hidden, self.outputs, self.bias)
-        return TwoLayerWeights(*found, activation=self.activation)
+        return TwoLayerWeights(found[0], found[1], found[2], found[3], self.activation)
 
     def measure(self, state: State, replicas: Replicas) -> dict[str, Tensor]:
         """Order parameters (R,): losses and errors, and `order_parameters` of the weights.
