@@ -50,6 +50,7 @@ from symfast.symmetry_group import Member as Member
 from symfast.symmetry_group import SymmetryGroup as SymmetryGroup
 from symfast.threshold import PenaltyThreshold as PenaltyThreshold
 from symfast.threshold import penalty_threshold as penalty_threshold
+from symfast.tucker import tucker as tucker
 from symfast.units import Units as Units
 from symfast.verify.run import VerifyReport as VerifyReport
 from symfast.verify.run import verify as verify
