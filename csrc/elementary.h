@@ -54,8 +54,7 @@ SYMFAST_SWEEP_INLINE V fill(typename Lanes<V>::Number x) {
 }
 
 template <typename V>
-SYMFAST_SWEEP_INLINE V clamp(V x, typename Lanes<V>::Number low,
-                             typename Lanes<V>::Number high) {
+SYMFAST_SWEEP_INLINE V clamp(V x, typename Lanes<V>::Number low, typename Lanes<V>::Number high) {
   const V least = fill<V>(low), most = fill<V>(high);
   const V above = x < least ? least : x;  // NaN stays NaN
   return above > most ? most : above;
@@ -95,8 +94,8 @@ SYMFAST_SWEEP_INLINE V exp_tail(V r) {
     constexpr A c[] = {A(1) / 2, A(1) / 6, A(1) / 24, A(1) / 120, A(1) / 720, A(1) / 5040};
     return polynomial(r, c);
   } else {
-    constexpr A c[] = {A(1) / 2,      A(1) / 6,       A(1) / 24,       A(1) / 120,
-                       A(1) / 720,    A(1) / 5040,    A(1) / 40320,    A(1) / 362880,
+    constexpr A c[] = {A(1) / 2,       A(1) / 6,        A(1) / 24,        A(1) / 120,
+                       A(1) / 720,     A(1) / 5040,     A(1) / 40320,     A(1) / 362880,
                        A(1) / 3628800, A(1) / 39916800, A(1) / 479001600, A(1) / 6227020800};
     return polynomial(r, c);
   }
@@ -116,8 +115,8 @@ SYMFAST_SWEEP_INLINE ExpParts<V> split_exp(V x) {
   const V shifted = Math::multiply_add(x, fill<V>(A(0x1.71547652b82fep0)), fill<V>(E::magic));
   const V n = shifted - fill<V>(E::magic);
   const V r = Math::multiply_add(n, fill<V>(-E::low), Math::multiply_add(n, fill<V>(-E::high), x));
-  const I bits = (__builtin_bit_cast(I, shifted) << E::mantissa) +
-                 __builtin_bit_cast(I, fill<V>(A(1)));
+  const I bits =
+      (__builtin_bit_cast(I, shifted) << E::mantissa) + __builtin_bit_cast(I, fill<V>(A(1)));
   return {__builtin_bit_cast(V, bits), Math::multiply_add(r * r, exp_tail(r), r)};
 }
 
@@ -133,7 +132,8 @@ SYMFAST_SWEEP_INLINE V exp_of(V x) {
 // Rational minimax fit of relative error 0.4 2^-24 on [-9.02, 9.02], beyond which tanh rounds to 1.
 template <typename V>
 SYMFAST_SWEEP_INLINE V tanh_rational(V x) {
-  constexpr float top[] = {0x1p0f, 0x1.120442p-3f, 0x1.c9f85ap-9f, 0x1.595564p-16f, 0x1.c9a3d4p-27f};
+  constexpr float top[] = {0x1p0f, 0x1.120442p-3f, 0x1.c9f85ap-9f, 0x1.595564p-16f,
+                           0x1.c9a3d4p-27f};
   constexpr float bottom[] = {0x1p0f, 0x1.de576ap-2f, 0x1.a7df26p-6f, 0x1.5841dcp-12f,
                               0x1.a0b868p-21f};
   const V inside = clamp(x, -9.02f, 9.02f);

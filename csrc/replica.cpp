@@ -38,8 +38,7 @@ using Train = void (*)(const ReplicaBlock<T>&, std::int64_t, std::int64_t, std::
 template <typename T>
 class Aligned {
  public:
-  explicit Aligned(std::int64_t count)
-      : memory_(static_cast<std::size_t>(count) + 64 / sizeof(T)) {
+  explicit Aligned(std::int64_t count) : memory_(static_cast<std::size_t>(count) + 64 / sizeof(T)) {
     void* start = memory_.data();
     std::size_t space = memory_.size() * sizeof(T);
     data_ = static_cast<T*>(std::align(64, sizeof(T), start, space));
@@ -72,7 +71,9 @@ Packing pack(const ReplicaArguments<T>& a, std::int64_t lanes) {
   std::stable_sort(packing.order.begin(), packing.order.end(),
                    [&](std::int64_t b, std::int64_t c) { return key(b) < key(c); });
   const auto size = static_cast<std::int64_t>(packing.order.size());
-  const auto key_at = [&](std::int64_t i) { return key(packing.order[static_cast<std::size_t>(i)]); };
+  const auto key_at = [&](std::int64_t i) {
+    return key(packing.order[static_cast<std::size_t>(i)]);
+  };
   for (std::int64_t first = 0; first < size;) {
     std::int64_t last = first + 1;
     while (last < size && last - first < lanes && key_at(last) == key_at(first)) ++last;
@@ -121,8 +122,8 @@ class Worker {
       if (chunk == to_look) alive -= look(members, count, a_.first_step + done);
     }
     if (alive == 0) report(count * a_.steps - reported);
-    const auto ending = alive == 0 || done == a_.steps ? ReplicaStatus::finished
-                                                       : ReplicaStatus::cancelled;
+    const auto ending =
+        alive == 0 || done == a_.steps ? ReplicaStatus::finished : ReplicaStatus::cancelled;
     for (std::int64_t lane = 0; lane < count; ++lane)
       if (alive_[lane]) store(members[lane], lane, a_.first_step + done, ending, T(0));
   }
@@ -134,19 +135,18 @@ class Worker {
  private:
   ReplicaBlock<T> load(const std::int64_t* members, std::int64_t count) {
     const std::int64_t b0 = members[0];
-    ReplicaBlock<T> block{a_.model,       a_.x,           a_.y,           a_.samples,
-                          samples_of(a_, b0), a_.batch[b0] != 0, theta_.get(), first_.get(),
-                          second_.get(),  noise_.get(),   active_.get(),  delta_.get(),
-                          output_.get(),  batch_x_.get(), batch_y_.get(), rates_.get(),
-                          schedule_,      cell_,          power1_,        power2_,
-                          a_.seed[b0],    false,          false,          false};
+    ReplicaBlock<T> block{
+        a_.model,          a_.x,         a_.y,          a_.samples,     samples_of(a_, b0),
+        a_.batch[b0] != 0, theta_.get(), first_.get(),  second_.get(),  noise_.get(),
+        active_.get(),     delta_.get(), output_.get(), batch_x_.get(), batch_y_.get(),
+        rates_.get(),      schedule_,    cell_,         power1_,        power2_,
+        a_.seed[b0],       false,        false,         false};
     for (std::int64_t lane = 0; lane < lanes_; ++lane) {
       // Idle lanes repeat the first replica: ordinary numbers, never looked at.
       const std::int64_t b = members[lane < count ? lane : 0];
       alive_[lane] = lane < count;
       load_parameters(b, lane);
-      for (std::int64_t k = 0; k < kRates; ++k)
-        block_rate(k, lane) = a_.rates[k * a_.replicas + b];
+      for (std::int64_t k = 0; k < kRates; ++k) block_rate(k, lane) = a_.rates[k * a_.replicas + b];
       schedule_[lane] = a_.schedule + a_.kind[b] * a_.steps;
       cell_[lane] = a_.cell[b];
       block.momentum |= rate(Rate::momentum, lane) != 0;
@@ -258,11 +258,10 @@ void replica_sweep(const Tensor& x, const Tensor& y, const Tensor& theta, const 
                    const Tensor& second, const Tensor& rates, const Tensor& schedule,
                    const Tensor& kind, const Tensor& seed, const Tensor& cell, const Tensor& batch,
                    const Tensor& status, const Tensor& taken, const Tensor& progress,
-                   std::int64_t hidden, bool bias,
-                   std::int64_t activation, std::int64_t loss, std::int64_t rule,
-                   std::int64_t first_step) {
-  run_replicas({x, y, theta, first, second, rates, schedule, kind, seed, cell, batch, status,
-                taken, progress, hidden, bias, activation, loss, rule, first_step},
+                   std::int64_t hidden, bool bias, std::int64_t activation, std::int64_t loss,
+                   std::int64_t rule, std::int64_t first_step) {
+  run_replicas({x,     y,      theta, first,    second, rates, schedule,   kind, seed, cell,
+                batch, status, taken, progress, hidden, bias,  activation, loss, rule, first_step},
                nullptr, launch_double, launch_float);
 }
 

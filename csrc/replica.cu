@@ -21,15 +21,13 @@ void replica_sweep(const Tensor& x, const Tensor& y, const Tensor& theta, const 
                    std::int64_t rule, std::int64_t first_step) {
   const OnDevice device(theta);
   const Tensor gradient = torch::stable::new_empty(theta, theta.sizes());
-  run_replicas({x, y, theta, first, second, rates, schedule, kind, seed, cell, batch, status,
-                taken, progress, hidden, bias, activation, loss, rule, first_step},
+  run_replicas({x,     y,      theta, first,    second, rates, schedule,   kind, seed, cell,
+                batch, status, taken, progress, hidden, bias,  activation, loss, rule, first_step},
                &gradient, launch_on_stream<double>, launch_on_stream<float>);
 }
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(symfast, CUDA, m) {
-  m.impl("replica_sweep_", TORCH_BOX(&replica_sweep));
-}
+STABLE_TORCH_LIBRARY_IMPL(symfast, CUDA, m) { m.impl("replica_sweep_", TORCH_BOX(&replica_sweep)); }
 
 }  // namespace symfast

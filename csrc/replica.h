@@ -25,9 +25,7 @@ enum class Rule : std::int64_t { sgd = 0, adam = 1, adamw = 2 };
 enum class ReplicaStatus : std::int64_t { finished = 0, diverged = 2, cancelled = 3 };
 
 // Rows of the table of rates.
-enum class Rate : std::int64_t {
-  lr, decay, momentum, beta2, epsilon, label_noise, gradient_noise
-};
+enum class Rate : std::int64_t { lr, decay, momentum, beta2, epsilon, label_noise, gradient_noise };
 constexpr std::int64_t kRates = 7;
 
 // Replicas are looked at for divergence when this divides the number of steps they have taken, so
@@ -42,9 +40,7 @@ struct ReplicaShape {
   SYMFAST_SWEEP_INLINE constexpr std::int64_t weight2() const {
     return bias1() + (bias ? hidden : 0);
   }
-  SYMFAST_SWEEP_INLINE constexpr std::int64_t bias2() const {
-    return weight2() + outputs * hidden;
-  }
+  SYMFAST_SWEEP_INLINE constexpr std::int64_t bias2() const { return weight2() + outputs * hidden; }
   SYMFAST_SWEEP_INLINE constexpr std::int64_t parameters() const {
     return bias2() + (bias ? outputs : 0);
   }
@@ -60,21 +56,21 @@ struct ReplicaModel {
 // A call as plain pointers; R replicas, P parameters. theta, first and second are updated in place.
 template <typename T>
 struct ReplicaArguments {
-  const T* x;                        // (samples, inputs)
-  const T* y;                        // (samples, outputs)
-  T* theta;                          // (R, P)
-  T* first;                          // (R, P), velocity or first moment
-  T* second;                         // (R, P) second moment, not touched by sgd
-  const T* rates;                    // (kRates, R)
-  const T* schedule;                 // (kinds, steps), factors of lr
-  const std::int64_t* kind;          // (R), row of the schedule
-  const std::int64_t* seed;          // (R)
-  const std::int64_t* cell;          // (R), 0 .. 2^32 - 1
-  const std::int64_t* batch;         // (R), 0: all samples in order
-  std::int64_t* status;              // (R), ReplicaStatus; only finished ones are trained
-  std::int64_t* taken;               // (R), steps each replica has taken
-  T* gradient;                       // (R, P) scratch on a GPU, where P is too much for a block
-  std::int64_t* progress;            // (2): replica steps done so far; set [1] to cancel
+  const T* x;                 // (samples, inputs)
+  const T* y;                 // (samples, outputs)
+  T* theta;                   // (R, P)
+  T* first;                   // (R, P), velocity or first moment
+  T* second;                  // (R, P) second moment, not touched by sgd
+  const T* rates;             // (kRates, R)
+  const T* schedule;          // (kinds, steps), factors of lr
+  const std::int64_t* kind;   // (R), row of the schedule
+  const std::int64_t* seed;   // (R)
+  const std::int64_t* cell;   // (R), 0 .. 2^32 - 1
+  const std::int64_t* batch;  // (R), 0: all samples in order
+  std::int64_t* status;       // (R), ReplicaStatus; only finished ones are trained
+  std::int64_t* taken;        // (R), steps each replica has taken
+  T* gradient;                // (R, P) scratch on a GPU, where P is too much for a block
+  std::int64_t* progress;     // (2): replica steps done so far; set [1] to cancel
   ReplicaModel model;
   std::int64_t samples, kinds, replicas, first_step, steps;
 };
@@ -94,9 +90,9 @@ SYMFAST_SWEEP_INLINE RandomStream batch_stream(std::int64_t seed, std::int64_t s
 template <typename V>
 struct StepRates {
   V lr, decay, momentum, beta2, epsilon;
-  V rate;      // adam: lr over the bias correction of the first moment
-  V rescale;   // adam: 1 over the root of the bias correction of the second moment
-  V shrink;    // adamw: 1 - lr decay
+  V rate;     // adam: lr over the bias correction of the first moment
+  V rescale;  // adam: 1 over the root of the bias correction of the second moment
+  V shrink;   // adamw: 1 - lr decay
 };
 
 template <bool kMomentum, typename V>
@@ -148,21 +144,21 @@ struct ReplicaBlock {
   const T* x;
   const T* y;
   std::int64_t samples, batch;
-  bool draws;                       // false: the batch is all samples in order
-  T* theta;                         // (P, lanes)
-  T* first;                         // (P, lanes)
-  T* second;                        // (P, lanes), adam only
-  T* noise;                         // (max(P, outputs * batch), lanes), with noise only
-  T* active;                        // (hidden, batch, lanes) values of the hidden units
-  T* delta;                         // (kUnitBlock, batch, lanes) errors of a few hidden units
-  T* output;                        // (outputs, batch, lanes), then the errors of the outputs
-  T* batch_x;                       // (batch, inputs)
-  T* batch_y;                       // (batch, outputs)
-  const T* rates;                   // (kRates, lanes)
-  const T* const* schedule;         // (lanes) rows of factors, from the first step of the call on
-  const std::int64_t* cell;         // (lanes)
-  double* power1;                   // (lanes), momentum^t
-  double* power2;                   // (lanes), beta2^t
+  bool draws;                // false: the batch is all samples in order
+  T* theta;                  // (P, lanes)
+  T* first;                  // (P, lanes)
+  T* second;                 // (P, lanes), adam only
+  T* noise;                  // (max(P, outputs * batch), lanes), with noise only
+  T* active;                 // (hidden, batch, lanes) values of the hidden units
+  T* delta;                  // (kUnitBlock, batch, lanes) errors of a few hidden units
+  T* output;                 // (outputs, batch, lanes), then the errors of the outputs
+  T* batch_x;                // (batch, inputs)
+  T* batch_y;                // (batch, outputs)
+  const T* rates;            // (kRates, lanes)
+  const T* const* schedule;  // (lanes) rows of factors, from the first step of the call on
+  const std::int64_t* cell;  // (lanes)
+  double* power1;            // (lanes), momentum^t
+  double* power2;            // (lanes), beta2^t
   std::int64_t seed;
   bool momentum, label_noise, gradient_noise;  // does any lane have it
 };

@@ -25,13 +25,12 @@ void launch_replicas(const ReplicaArguments<T>& a, void* stream, std::int64_t mo
   const ReplicaShape& shape = a.model.shape;
   const std::int64_t tile = replica_tile_bytes<T>(shape);
   if (replica_fits<T>(shape, most_shared)) {
-    const std::int64_t bytes =
-        tile + 2 * shape.parameters() * static_cast<std::int64_t>(sizeof(T));
-    launch(train_replica<T, true>,
-           {a.replicas, kReplicaThreads, static_cast<int>(bytes), stream}, a);
+    const std::int64_t bytes = tile + 2 * shape.parameters() * static_cast<std::int64_t>(sizeof(T));
+    launch(train_replica<T, true>, {a.replicas, kReplicaThreads, static_cast<int>(bytes), stream},
+           a);
   } else {
-    launch(train_replica<T, false>,
-           {a.replicas, kReplicaThreads, static_cast<int>(tile), stream}, a);
+    launch(train_replica<T, false>, {a.replicas, kReplicaThreads, static_cast<int>(tile), stream},
+           a);
   }
   launch(report_replicas, {1, kWarp, 0, stream}, a.progress, a.replicas * a.steps);
 }

@@ -11,7 +11,8 @@
 namespace symfast {
 
 struct ReplicaInputs {
-  Tensor x, y, theta, first, second, rates, schedule, kind, seed, cell, batch, status, taken, progress;
+  Tensor x, y, theta, first, second, rates, schedule, kind, seed, cell, batch, status, taken,
+      progress;
   std::int64_t hidden;
   bool bias;
   std::int64_t activation, loss, rule, first_step;

@@ -73,7 +73,8 @@ class Trainer {
     for (std::int64_t s = 0; s < b_.batch; ++s) {
       if (b_.draws && s % 4 == 0)
         words = random_block(batch_stream(b_.seed, step), static_cast<std::uint64_t>(s / 4));
-      const std::int64_t row = b_.draws ? sample_of(static_cast<std::uint32_t>(words.word[s % 4]), b_.samples) : s;
+      const std::int64_t row =
+          b_.draws ? sample_of(static_cast<std::uint32_t>(words.word[s % 4]), b_.samples) : s;
       __builtin_memcpy(b_.batch_x + s * shape_.inputs, b_.x + row * shape_.inputs,
                        sizeof(T) * static_cast<std::size_t>(shape_.inputs));
       __builtin_memcpy(b_.batch_y + s * shape_.outputs, b_.y + row * shape_.outputs,
@@ -110,8 +111,7 @@ class Trainer {
       V sum[R][C];
       for (int p = 0; p < R; ++p) {
         const V bias = shape_.bias ? lanes(b_.theta + (shape_.bias2() + o + p) * L) : V{};
-        for (int q = 0; q < C; ++q)
-          sum[p][q] = j == 0 ? bias : lanes(output(o + p) + (s + q) * L);
+        for (int q = 0; q < C; ++q) sum[p][q] = j == 0 ? bias : lanes(output(o + p) + (s + q) * L);
       }
       multiply<false>(sum, b_.theta + weight2(o, j) * L, {shape_.hidden * L, L}, active(j) + s * L,
                       {L, b_.batch * L}, units);
@@ -133,8 +133,8 @@ class Trainer {
       for (std::int64_t o = 0; o < shape_.outputs; ++o) {
         V target = fill<V>(b_.batch_y[s * shape_.outputs + o]);
         if (noisy)
-          target = Math::multiply_add(sigma, lanes(b_.noise + (s * shape_.outputs + o) * L),
-                                      target);
+          target =
+              Math::multiply_add(sigma, lanes(b_.noise + (s * shape_.outputs + o) * L), target);
         V& error = lanes(output(o) + s * L);
         error = (error - target) * weight;
       }

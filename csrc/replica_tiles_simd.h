@@ -87,9 +87,8 @@ constexpr int kTileColumns = R == 1 ? 8 : 4;
 template <typename Body>
 SF_INLINE void tile(std::int64_t rows, std::int64_t columns, const Body& body) {
   cut<kTileRows>(rows, [&]<int R>(std::int64_t row) {
-    cut<kTileColumns<R>>(columns, [&]<int C>(std::int64_t column) {
-      body.template operator()<R, C>(row, column);
-    });
+    cut<kTileColumns<R>>(
+        columns, [&]<int C>(std::int64_t column) { body.template operator()<R, C>(row, column); });
   });
 }
 

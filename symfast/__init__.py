@@ -5,6 +5,8 @@ from symfast import optim as optim
 from symfast import problems as problems
 from symfast import reference as reference
 from symfast import schedule as schedule
+from symfast.align import align as align
+from symfast.align import loss_barrier as loss_barrier
 from symfast.alignment import alignments as alignments
 from symfast.anchor import Anchor as Anchor
 from symfast.balance import balance_ as balance_
@@ -34,6 +36,8 @@ from symfast.plan import Plan as Plan
 from symfast.polar import polar as polar
 from symfast.removal import remove_symmetry as remove_symmetry
 from symfast.schedule import PenaltySchedule as PenaltySchedule
+from symfast.stability import StabilityReport as StabilityReport
+from symfast.stability import stability as stability
 from symfast.sweep import SweepResult as SweepResult
 from symfast.sweep import sweep as sweep
 from symfast.symmetry import Cluster as Cluster

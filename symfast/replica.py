@@ -119,7 +119,9 @@ def replica_sweep_(
         codes.append(get_args(kinds).index(value))
     unknown = set(rates) - set(reference.RATES)
     if unknown:
-        raise ValueError(f"rates are {', '.join(reference.RATES)}, not {', '.join(sorted(unknown))}")
+        raise ValueError(
+            f"rates are {', '.join(reference.RATES)}, not {', '.join(sorted(unknown))}"
+        )
     zero = theta.new_zeros(len(theta))
     table = torch.stack([rates.get(name, zero).to(theta) for name in reference.RATES])
     if progress is None:

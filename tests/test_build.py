@@ -20,6 +20,8 @@ from symfast.cli import app
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = Path(symfast.__file__).parent
+#: On CUDA their reference runs, which is made of torch's own matrix products.
+CPU_ONLY = {"symfast::polar_iterate"}
 needs_kernels = pytest.mark.skipif(not ops.has_kernels(), reason="no compiled kernels")
 
 
@@ -46,7 +48,7 @@ def test_cuda_sources_compiled_when_asked_for() -> None:
 def test_cuda_kernels_accompany_cpu_kernels() -> None:
     if not build_info()["cuda"]:
         pytest.skip("built without nvcc: CUDA kernels were not compiled")
-    assert dispatch_keys("CUDA") == dispatch_keys("CPU")
+    assert dispatch_keys("CUDA") == dispatch_keys("CPU") - CPU_ONLY
 
 
 def test_build_info_answers_every_question() -> None:

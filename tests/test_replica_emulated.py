@@ -12,11 +12,10 @@ from torch import Tensor
 
 from symfast.reference import replica as reference
 
-sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parent / "emulation"))
 
 import emulated  # noqa: E402
-from test_replica import ACTIVATIONS, RULES, WRITTEN, Call, problem, run_reference  # noqa: E402
+from replica_problems import ACTIVATIONS, RULES, WRITTEN, Call, problem, run_reference  # noqa: E402
 
 pytestmark = pytest.mark.skipif(emulated.compiler() is None, reason="no C++ compiler")
 
@@ -118,13 +117,13 @@ def test_diverged_and_cancelled() -> None:
     "edit",
     [
         "replica.cuh:      m.delta[j * kTileStride + s] =>      m.delta[j * kTileSamples + s] ",
-        "replica.cuh:if (threadIdx.x < samples) rows[threadIdx.x]=>rows[threadIdx.x]",
+        "replica.cuh:] = target;\n    });\n    __syncthreads();=>] = target;\n    });",
         "replica.cuh:fresh ? T(0) : m.get(m.gradient + p)=>m.get(m.gradient + p)",
         "replica.cuh:start == 0);=>true);",
     ],
 )
 def test_planted_errors_are_found(edit: str) -> None:
-    """A wrong stride, an overrun, a sum that is not begun and one that is begun twice each show."""
+    """A wrong stride, a lost barrier, a sum not begun and one begun twice each show."""
     call, want = expected((5, 11, 3), "sgd", "mse", "relu", torch.float64)
     found = False
     for order in emulated.ORDERS:

@@ -48,10 +48,10 @@ def order_parameters(net: TwoLayerWeights) -> dict[str, Tensor]:
     W1, b1, W2, b2, activation = net
     flat = torch.cat([x.flatten(1) for x in (W1, b1, W2, b2)], 1)
     lost = ~flat.isfinite().all(1)
-    net = net._replace(**{
-        name: torch.where(lost.reshape(-1, *[1] * (x.ndim - 1)), 0, x)
-        for name, x in (("W1", W1), ("b1", b1), ("W2", W2), ("b2", b2))
-    })  # fmt: skip
+    W1, b1, W2, b2 = (
+        torch.where(lost.reshape(-1, *[1] * (x.ndim - 1)), 0, x) for x in (W1, b1, W2, b2)
+    )
+    net = TwoLayerWeights(W1, b1, W2, b2, activation)
     weights = torch.cat([net.W1.flatten(1), net.W2.flatten(1)], 1).abs()
     found = {
         "norm": flat.norm(dim=1),
@@ -96,7 +96,7 @@ def present(net: TwoLayerWeights) -> Tensor:
     """
     strength = _incoming(net).norm(dim=2) * net.W2.norm(dim=1)
     largest = strength.amax(1, keepdim=True)
-    return (strength > NEGLIGIBLE * largest) & (largest > SUPPORT**2)
+    return torch.logical_and(strength > NEGLIGIBLE * largest, largest > SUPPORT**2)
 
 
 def distinct_units(net: TwoLayerWeights) -> Tensor:
@@ -149,9 +149,10 @@ def imbalance(net: TwoLayerWeights) -> Tensor:
     u, tiny = _incoming(net), torch.finfo(net.W1.dtype).tiny
     if net.activation == "identity":
         left, right = u @ u.mT, net.W2.mT @ net.W2
-        return (left - right).norm(dim=(1, 2)) / (left.norm(dim=(1, 2)) + right.norm(dim=(1, 2)) + tiny)
+        size: Tensor = left.norm(dim=(1, 2)) + right.norm(dim=(1, 2)) + tiny
+        return torch.div((left - right).norm(dim=(1, 2)), size)
     inside, outside = u.square().sum(2), net.W2.square().sum(1)
-    return (inside - outside).abs().sum(1) / ((inside + outside).sum(1) + tiny)
+    return torch.div((inside - outside).abs().sum(1), (inside + outside).sum(1) + tiny)
 
 
 def mirror_norms(net: TwoLayerWeights) -> dict[str, Tensor]:
@@ -164,9 +165,8 @@ def mirror_norms(net: TwoLayerWeights) -> dict[str, Tensor]:
     Example:
         >>> import torch
         >>> from symfast.problems.order_parameters import TwoLayerWeights, mirror_norms
-        >>> net = TwoLayerWeights(
-        ...     torch.eye(2)[None], torch.zeros(1, 2), torch.zeros(1, 1, 2), torch.zeros(1, 1), "relu"
-        ... )
+        >>> W1, rest = torch.eye(2)[None], (torch.zeros(1, 1, 2), torch.zeros(1, 1))
+        >>> net = TwoLayerWeights(W1, torch.zeros(1, 2), *rest, "relu")
         >>> round(float(mirror_norms(net)["pairs"][0, 0, 1]), 4)
         1.0
     """

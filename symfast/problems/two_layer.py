@@ -119,7 +119,11 @@ class TwoLayer:
         if len(Y) != len(X) or Y.ndim not in (1, 2):
             raise ValueError(f"{what}: targets must have a row for each of {len(X)} samples")
         if self.loss == "cross_entropy":
-            if Y.is_floating_point() or Y.ndim != 1 or not 0 <= int(Y.min()) <= int(Y.max()) < outputs:
+            if (
+                Y.is_floating_point()
+                or Y.ndim != 1
+                or not 0 <= int(Y.min()) <= int(Y.max()) < outputs
+            ):
                 raise ValueError(f"{what}: classes must be whole numbers from 0 to {outputs - 1}")
             return torch.nn.functional.one_hot(Y.long(), outputs).double().cpu()
         targets = Y.detach().double().cpu().reshape(len(Y), -1)
@@ -194,13 +198,13 @@ class TwoLayer:
     def train(self, state: State, replicas: Replicas, stretch: Stretch) -> State:
         """Train all replicas for a stretch in one kernel call, in place."""
         theta, cells = state["theta"], replicas.cells
-        place = {"dtype": theta.dtype, "device": theta.device}
+        place: dict[str, Any] = {"dtype": theta.dtype, "device": theta.device}
         kinds = torch.arange(len(SCHEDULES))
         rates = {name: cells[name].to(**place) for name in self.axes if name not in _NOT_RATES}
         status = state["status"]
         replica_sweep_(
             self.X.to(**place).contiguous(),
-            self.targets.to(**place),
+            self.targets.to(**place).contiguous(),
             theta,
             state["first"],
             state["second"],
@@ -228,7 +232,7 @@ class TwoLayer:
     def parts(self, theta: Tensor) -> TwoLayerWeights:
         """W1 (R, h, i), b1 (R, h), W2 (R, o, h), b2 (R, o) of theta (R, P)."""
         found = split(theta, self.inputs, self.hidden, self.outputs, self.bias)
-        return TwoLayerWeights(*found, activation=self.activation)
+        return TwoLayerWeights(found[0], found[1], found[2], found[3], self.activation)
 
     def measure(self, state: State, replicas: Replicas) -> dict[str, Tensor]:
         """Order parameters (R,): losses and errors, and `order_parameters` of the weights.

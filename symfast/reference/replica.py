@@ -43,30 +43,31 @@ def minibatch(seed: int, step: int, batch: int, samples: int) -> Tensor:
     return words.flatten()[:batch] * samples >> 32
 
 
-def normals(seed: Tensor, purpose: int, cell: Tensor, step: int, count: int) -> Tensor:
-    """Float32 normal numbers (R, count) of one step, four from a block of random words.
+def normals(seed: Tensor, purpose: int, cell: Tensor, steps: Tensor, count: int) -> Tensor:
+    """Float32 normal numbers (R, T, count), four from a block of random words.
 
     Args:
         seed: (R,) int64, the key.
         purpose: LABEL_NOISE or GRADIENT_NOISE.
         cell: (R,) int64 in [0, 2^32).
-        step: number of the step.
-        count: numbers a replica.
+        steps: (T,) int64, numbers of the steps.
+        count: numbers a replica and step.
 
     Example:
         >>> import torch
         >>> from symfast.reference.philox import LABEL_NOISE
         >>> from symfast.reference.replica import normals
-        >>> normals(torch.zeros(2, dtype=torch.int64), LABEL_NOISE, torch.arange(2), 3, 5).shape
-        torch.Size([2, 5])
+        >>> zero = torch.zeros(2, dtype=torch.int64)
+        >>> normals(zero, LABEL_NOISE, torch.arange(2), torch.arange(3), 5).shape
+        torch.Size([2, 3, 5])
     """
-    block = torch.arange(-(-count // 4)).expand(len(seed), -1)  # (R, blocks)
-    words = [block, torch.full_like(block, step), cell[:, None].expand_as(block)]
-    counter = torch.stack([*words, torch.full_like(block, purpose << 24)], -1)
-    key: Any = (seed[:, None] & 0xFFFFFFFF, seed[:, None] >> 32 & 0xFFFFFFFF)
+    shape = len(seed), len(steps), -(-count // 4)
+    words = torch.arange(shape[2]), steps[:, None], cell[:, None, None]
+    counter = torch.stack([*(w.expand(shape) for w in words), torch.full(shape, purpose << 24)], -1)
+    key: Any = (seed[:, None, None] & 0xFFFFFFFF, seed[:, None, None] >> 32 & 0xFFFFFFFF)
     w = philox4x32(counter, key)
     pairs = [normal_pair(w[..., i], w[..., i + 1]) for i in (0, 2)]
-    return torch.stack([z for pair in pairs for z in pair], -1).flatten(1)[:, :count]
+    return torch.stack([z for pair in pairs for z in pair], -1).flatten(2)[..., :count]
 
 
 def split(theta: Tensor, inputs: int, hidden: int, outputs: int, bias: bool) -> list[Tensor]:
@@ -174,21 +175,29 @@ def replica_sweep_(
     Raises:
         RuntimeError: from torch, if shapes or dtypes do not fit.
     """
+    model, noise = (hidden, bias, activation, loss), {}
     alive = (status == FINISHED).nonzero().flatten()
     for number in range(schedule.shape[1]):
         if int(progress[1]):
             status[alive] = CANCELLED
             break
         step = first_step + number
+        if number % LOOK_EVERY == 0:
+            window = torch.arange(step, step + min(LOOK_EVERY, schedule.shape[1] - number))
+            noise = _draw_noise(rates, seed, cell, window, (batch, y, theta))
         for size in batch[alive].unique().tolist():
             rows = alive[batch[alive] == size]
             parts = [p[rows] for p in (theta, first, second)]
             rate = {name: rates[i, rows][:, None] for i, name in enumerate(RATES)}
             lr = rate["lr"] * schedule[kind[rows], number][:, None]
-            g = _noisy_gradient(
-                x, y, parts[0], rate, seed[rows], cell[rows], size, step,
-                (hidden, bias, activation, loss),
-            )  # fmt: skip
+            z = {name: x[rows, number % LOOK_EVERY].to(theta) for name, x in noise.items()}
+            inputs, targets = _minibatches(x, y, seed[rows], size, step)
+            if "label_noise" in z:
+                spread = z["label_noise"][:, : targets[0].numel()].view_as(targets)
+                targets = targets + rate["label_noise"][:, :, None] * spread
+            g = gradient(inputs, targets, parts[0], *model)
+            if "gradient_noise" in z:
+                g = g + rate["gradient_noise"] * z["gradient_noise"]
             _update(rule, g, lr, rate, step, parts[0], parts[1], parts[2])
             for whole, part in zip((theta, first, second), parts, strict=True):
                 whole[rows] = part
@@ -202,20 +211,25 @@ def replica_sweep_(
             alive = alive[status[alive] == FINISHED]
 
 
-def _noisy_gradient(
-    x: Tensor, y: Tensor, theta: Tensor, rate: dict[str, Tensor], seed: Tensor, cell: Tensor,
-    size: int, step: int, model: tuple[int, bool, int, int],
-) -> Tensor:  # fmt: skip
-    """Gradient of the minibatch with noise on labels and gradient; replicas of one batch size."""
-    batches = {k: minibatch(k, step, size, len(x)) for k in seed.unique().tolist()}
-    index = torch.stack([batches[k] for k in seed.tolist()])
-    inputs, targets = x[index], y[index]
-    if bool((rate["label_noise"] != 0).any()):
-        z = normals(seed, LABEL_NOISE, cell, step, targets[0].numel())
-        targets = targets + rate["label_noise"][:, :, None] * z.to(theta).view_as(targets)
-    g = gradient(inputs, targets, theta, *model)
-    if bool((rate["gradient_noise"] != 0).any()):
-        g = g + rate["gradient_noise"] * normals(
-            seed, GRADIENT_NOISE, cell, step, theta.shape[1]
-        ).to(theta)
-    return g
+def _draw_noise(
+    rates: Tensor, seed: Tensor, cell: Tensor, steps: Tensor, like: tuple[Tensor, Tensor, Tensor]
+) -> dict[str, Tensor]:
+    """Noise (R, T, count) of some steps, of the kinds that any replica has."""
+    batch, y, theta = like
+    most = int(torch.where(batch == 0, len(y), batch).max()) if len(batch) else 0
+    kinds = {
+        "label_noise": (LABEL_NOISE, most * y.shape[1]),
+        "gradient_noise": (GRADIENT_NOISE, theta.shape[1]),
+    }
+    return {
+        name: normals(seed, purpose, cell, steps, count)
+        for name, (purpose, count) in kinds.items()
+        if bool((rates[RATES.index(name)] != 0).any())
+    }
+
+
+def _minibatches(x: Tensor, y: Tensor, seed: Tensor, size: int, step: int) -> tuple[Tensor, Tensor]:
+    """Inputs (R, B, i) and targets (R, B, o) of one step."""
+    drawn = {k: minibatch(k, step, size, len(x)) for k in seed.unique().tolist()}
+    index = torch.stack([drawn[k] for k in seed.tolist()])
+    return x[index], y[index]
