@@ -51,7 +51,9 @@ def predictions(problem: Problem, axes: dict[str, tuple[Any, ...]]) -> list[Pred
     if not isinstance(problem, Factorized) or len(lam) < 2:
         return []
     top = problem.threshold()
-    found = [Prediction("", "weight_decay", [top], [], f"exact threshold λ* = {top:.3g}")]
+    found = []
+    if 2 in axes.get("depth", ()):  # the threshold of depth 2 is no other depth's
+        found.append(Prediction("", "weight_decay", [top], [], f"exact threshold λ* = {top:.3g}"))
     size = problem.gram.diagonal()
     if (problem.gram - size.diag()).abs().max() > DIAGONAL * size.max():
         return found

@@ -134,7 +134,7 @@ def _draw_theory(ax: "Axes", metric: str, x: str, theory: "Sequence[Prediction]"
         look: dict[str, Any] = {"color": "black", "linestyle": "--", "linewidth": 1.2}
         if prediction.y:
             ax.plot(prediction.x, prediction.y, label=prediction.label, zorder=5, **look)
-        else:
+        elif ax.dataLim.x0 <= prediction.x[0] <= ax.dataLim.x1:
             ax.axvline(prediction.x[0], label=prediction.label, **look)
 
 
