@@ -109,7 +109,8 @@ def test_step(shapes: list[tuple[int, ...]], depth: int, momentum: float) -> Non
     kind = "momentum" if momentum else "plain"
     ROWS.append(
         f"{len(shapes)} tensors, D = {depth}, {kind}: {seconds * 1e3:.2f} ms, torch fused "
-        f"{theirs * 1e3:.2f} ms ({theirs / seconds:.1f}x), {per_weight} B/weight, {rate:.1f} GB/s{note}"
+        f"{theirs * 1e3:.2f} ms ({theirs / seconds:.1f}x), {per_weight} B/weight, "
+        f"{rate:.1f} GB/s{note}"
     )
 
 

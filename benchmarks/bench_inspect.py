@@ -43,7 +43,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def best(call: Callable[[], object], runs: int = 3) -> float:
+def best(call: Callable[[], object], runs: int = 2) -> float:
     times = []
     for _ in range(runs):
         start = time.perf_counter()

@@ -148,9 +148,8 @@ class Step {
         dense_(call_, plan, chunk, scratch);
         continue;
       }
-      walk_region(task, chunk, plan.index, [&](int64_t begin, int64_t end) {
-        update_(call_, {task.tensor, begin, end});
-      });
+      walk_region(task, chunk, plan.index,
+                  [&](int64_t begin, int64_t end) { update_(call_, {task.tensor, begin, end}); });
       verb_(plan, c, c + 1, scratch);
     }
   }

@@ -17,8 +17,8 @@ const float* device_number(const std::optional<Tensor>& number, const Tensor& li
   return static_cast<const float*>(number->const_data_ptr());
 }
 
-void require_device_table(const Tensor& table, const Tensor& like, int64_t columns,
-                          ScalarType type, const char* what) {
+void require_device_table(const Tensor& table, const Tensor& like, int64_t columns, ScalarType type,
+                          const char* what) {
   require_cuda(table, like, what);
   require(table.scalar_type() == type && table.is_contiguous() && table.dim() == 2 &&
               table.size(1) == columns,
@@ -56,8 +56,7 @@ void update_(int64_t rule, std::vector<Tensor> params, std::vector<Tensor> grads
                           words,
                           table ? static_cast<int64_t*>(table->mutable_data_ptr()) : nullptr,
                           device.stream()};
-  for_number(operands.call().number,
-             [&](auto element) { launch_update<decltype(element)>(call); });
+  for_number(operands.call().number, [&](auto element) { launch_update<decltype(element)>(call); });
 }
 
 }  // namespace

@@ -106,8 +106,7 @@ SF_DEVICE void update_random(const StepScalars& r, const UpdatePlace<T>& at) {
         const auto at_word = [&](const PhiloxWords<uint64_t>& words, int first, int second) {
           return static_cast<uint32_t>(odd ? words.word[second] : words.word[first]);
         };
-        const auto a = coarse_normal_pair<float>(
-            h ? at_word(anchor, 2, 3) : at_word(anchor, 0, 1));
+        const auto a = coarse_normal_pair<float>(h ? at_word(anchor, 2, 3) : at_word(anchor, 0, 1));
         const auto n = normal_pair<float>(at_word(noise, 0, 2), at_word(noise, 1, 3));
         const int64_t i = 64 * group + 32 * h + 2 * j + odd;
         const RandomNumbers<A> near = {A(n.first), A(a.first),
@@ -156,7 +155,8 @@ SF_DEVICE int64_t tensor_of(const UpdateArguments& a, int64_t block) {
 }
 
 template <typename T, Rule rule>
-SF_KERNEL(kBlock, 2) update_kernel(SF_ARGUMENT UpdateArguments a) {
+SF_KERNEL(kBlock, 2)
+update_kernel(SF_ARGUMENT UpdateArguments a) {
   SF_SHARED(StepScalars, shared, [1]);
   if (skips(a)) return;
   const auto block = static_cast<int64_t>(blockIdx.x);
@@ -172,17 +172,19 @@ SF_KERNEL(kBlock, 2) update_kernel(SF_ARGUMENT UpdateArguments a) {
     for (int i = 0; i < kKeys; ++i) key[i] = load_table(a.keys + t * kKeys + i);
     const auto* step = reinterpret_cast<const float*>(a.word(t, kStepAt));
     const double count = step ? double{load(step)} + 1.0 : 1.0;
-    shared[0] = step_scalars(rule, settings, key, count,
-                             a.grad_scale ? double{load(a.grad_scale)} : 1.0);
+    shared[0] =
+        step_scalars(rule, settings, key, count, a.grad_scale ? double{load(a.grad_scale)} : 1.0);
   }
   __syncthreads();
   const StepScalars s = shared[0];
   const int64_t begin = (block - a.word(t, kFirstBlock)) * kUpdateChunk;
   const int64_t numel = a.word(t, kNumel);
-  const UpdatePlace<T> at = {
-      reinterpret_cast<T*>(a.word(t, kParameterAt)), reinterpret_cast<T*>(a.word(t, kGradientAt)),
-      reinterpret_cast<T*>(a.word(t, kFirstAt)), reinterpret_cast<T*>(a.word(t, kSecondAt)), begin,
-      begin + kUpdateChunk < numel ? begin + kUpdateChunk : numel};
+  const UpdatePlace<T> at = {reinterpret_cast<T*>(a.word(t, kParameterAt)),
+                             reinterpret_cast<T*>(a.word(t, kGradientAt)),
+                             reinterpret_cast<T*>(a.word(t, kFirstAt)),
+                             reinterpret_cast<T*>(a.word(t, kSecondAt)),
+                             begin,
+                             begin + kUpdateChunk < numel ? begin + kUpdateChunk : numel};
   if (s.decay_form == kNoDecay) return update_decayed<rule, kNoDecay>(s, at);
   if constexpr (rule == kAdam) {
     if (s.decay_form == kDecoupled) return update_decayed<rule, kDecoupled>(s, at);

@@ -78,8 +78,9 @@ SF_HOST_DEVICE StepScalars step_scalars(Rule rule, const double* row, const int6
   s.decay = s.decay_form == kDecoupled ? lr * rate : rate;
   s.keep = 1 - lr * rate;
   if (rule == kSgd) {
-    s.momentum_form = row[kFirst] == 0 ? kNoMomentum : row[kNesterovForm] != 0 ? kNesterov
-                                                                               : kMomentum;
+    s.momentum_form = row[kFirst] == 0          ? kNoMomentum
+                      : row[kNesterovForm] != 0 ? kNesterov
+                                                : kMomentum;
   } else {
     s.fresh = 1 - row[kFirst];
     s.second = row[kSecond];
@@ -150,8 +151,8 @@ struct UpdateMath {
 
 // The step on p with gradient g and state m, v: the formula at the top of this file.
 template <Rule rule, Decay decay, Momentum momentum, bool random, typename V, typename A>
-SF_HOST_DEVICE void step_number(const StepNumbers<A>& s, const RandomNumbers<V>& z, V g, V& p,
-                                V& m, V& v) {
+SF_HOST_DEVICE void step_number(const StepNumbers<A>& s, const RandomNumbers<V>& z, V g, V& p, V& m,
+                                V& v) {
   using M = UpdateMath<V>;
   const auto all = [](A x) { return V{} + x; };
   g = g * s.gradient;

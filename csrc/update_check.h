@@ -61,8 +61,8 @@ class UpdateOperands {
     for (std::size_t i = 0; i < n; ++i) {
       require(params[i].scalar_type() == params[0].scalar_type(),
               "the parameters of one step must have one dtype");
-      require(is_dense(params[i]), "parameter ", i, " does not fill its memory: ",
-              sizes_of(params[i]));
+      require(is_dense(params[i]), "parameter ", i,
+              " does not fill its memory: ", sizes_of(params[i]));
       parameters_.push_back(params[i].mutable_data_ptr());
       sizes_.push_back(params[i].numel());
       gradients_.push_back(like(grads[i], params[i], "the gradient", i));

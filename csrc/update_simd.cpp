@@ -112,7 +112,8 @@ struct Stepper {
   void run_random(const StepScalars& scalars, int64_t begin, int64_t end) const {
     RandomPiece piece;
     for (int64_t start = begin; start < end;) {
-      const int64_t group = start / 64, stop = group * 64 + kPiece < end ? group * 64 + kPiece : end;
+      const int64_t group = start / 64,
+                    stop = group * 64 + kPiece < end ? group * 64 + kPiece : end;
       piece.fill(scalars, group, (stop - group * 64 + 63) / 64);
       const int64_t base = group * 64;
       for (int64_t i = start; i < stop; i += W) {
@@ -135,8 +136,7 @@ void run_span(const UpdateCall& call, const Span& span) {
   const auto t = span.tensor;
   const StepScalars& scalars = call.scalars[t];
   const Stepper<rule, decay, momentum, random, T> stepper{
-      StepNumbers<Acc<T>>(scalars),
-      static_cast<T*>(call.parameters[t]),
+      StepNumbers<Acc<T>>(scalars), static_cast<T*>(call.parameters[t]),
       static_cast<const T*>(call.gradients[t]),
       call.first ? static_cast<T*>(call.first[t]) : nullptr,
       call.second ? static_cast<T*>(call.second[t]) : nullptr};
@@ -168,7 +168,8 @@ void pick_rule(const UpdateCall& call, const Span& span) {
     if (s.momentum_form == kMomentum) return pick_random<kSgd, kNoDecay, kMomentum, T>(call, span);
     return pick_random<kSgd, kNoDecay, kNesterov, T>(call, span);
   }
-  if (s.momentum_form == kNoMomentum) return pick_random<kSgd, kCoupled, kNoMomentum, T>(call, span);
+  if (s.momentum_form == kNoMomentum)
+    return pick_random<kSgd, kCoupled, kNoMomentum, T>(call, span);
   if (s.momentum_form == kMomentum) return pick_random<kSgd, kCoupled, kMomentum, T>(call, span);
   pick_random<kSgd, kCoupled, kNesterov, T>(call, span);
 }

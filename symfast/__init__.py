@@ -5,6 +5,8 @@ from symfast import optim as optim
 from symfast import problems as problems
 from symfast import reference as reference
 from symfast import schedule as schedule
+from symfast.align import align as align
+from symfast.align import loss_barrier as loss_barrier
 from symfast.alignment import alignments as alignments
 from symfast.anchor import Anchor as Anchor
 from symfast.balance import balance_ as balance_
@@ -34,6 +36,8 @@ from symfast.plan import Plan as Plan
 from symfast.polar import polar as polar
 from symfast.removal import remove_symmetry as remove_symmetry
 from symfast.schedule import PenaltySchedule as PenaltySchedule
+from symfast.stability import StabilityReport as StabilityReport
+from symfast.stability import stability as stability
 from symfast.sweep import SweepResult as SweepResult
 from symfast.sweep import sweep as sweep
 from symfast.symmetry import Cluster as Cluster
@@ -46,6 +50,7 @@ from symfast.symmetry_group import Member as Member
 from symfast.symmetry_group import SymmetryGroup as SymmetryGroup
 from symfast.threshold import PenaltyThreshold as PenaltyThreshold
 from symfast.threshold import penalty_threshold as penalty_threshold
+from symfast.tucker import tucker as tucker
 from symfast.units import Units as Units
 from symfast.verify.run import VerifyReport as VerifyReport
 from symfast.verify.run import verify as verify

@@ -51,11 +51,22 @@ def match_heads(
     R = polar(A1 @ A2.mT + B1 @ B2.mT)
     if not rescale:
         return R, A1.new_ones(A1.shape[:-2])
-    return R, _scale(A1, B1, R @ A2, R @ B2)
+    return R, scale_between(A1, B1, R @ A2, R @ B2)
 
 
-def _scale(A1: Tensor, B1: Tensor, A2: Tensor, B2: Tensor) -> Tensor:
-    """The a > 0 (...) that minimises ``|A1 - a A2|^2 + |B1 - B2 / a|^2``."""
+def scale_between(A1: Tensor, B1: Tensor, A2: Tensor, B2: Tensor) -> Tensor:
+    """Return the a > 0 (...) that minimises ``|A1 - a A2|^2 + |B1 - B2 / a|^2``.
+
+    A positive root of a quartic, found as an eigenvalue of its companion matrix. 1 where A2 or B2
+    is zero. Shapes (..., k, n) for A and (..., k, m) for B.
+
+    Example:
+        >>> import torch
+        >>> from symfast.head_match import scale_between
+        >>> A, B = torch.ones(1, 1, 2), torch.ones(1, 1, 3)
+        >>> scale_between(A, B, A / 2, B * 2)
+        tensor([2.])
+    """
     dtype, wide = A1.dtype, torch.float64
     A1, B1, A2, B2 = (x.to(wide).flatten(-2) for x in (A1, B1, A2, B2))
     p, q = A2.square().sum(-1), (A1 * A2).sum(-1)

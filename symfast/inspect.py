@@ -71,8 +71,8 @@ def inspect(
     start = time.perf_counter()
     options: dict[str, Any] = {"tol": tol, "pairs_up_to": pairs_up_to}
     if isinstance(model, nn.Module):
-        found = _inspect_module(model, example_input, groups, options, progress)
-        title, notes = type(model).__name__, [] if found else ["no tensor has two dims"]
+        found, notes = _inspect_module(model, example_input, groups, options, progress)
+        title = type(model).__name__
     elif isinstance(model, str | Path):
         if example_input is not None or groups is not None:
             raise ValueError("a file has no forward pass: give a live model with inputs or groups")
@@ -89,11 +89,13 @@ def _inspect_module(
     groups: Iterable[SymmetryGroup] | None,
     options: dict[str, Any],
     progress: Progress | None,
-) -> list[Diagnosis]:
+) -> tuple[list[Diagnosis], list[str]]:
+    notes: list[str] = []
     if groups is None and example_input is not None:
         from symfast.find import find_symmetries
 
         groups = find_symmetries(model, example_input)
+        notes = groups.notes
     if groups is None:
         chosen = list(_matrices(model))
     else:
@@ -109,7 +111,7 @@ def _inspect_module(
             progress(done, total)
     if example_input is not None:
         _add_activity(model, chosen, example_input, found)
-    return found
+    return found, notes if found else [*notes, "there is no group to inspect"]
 
 
 def _matrices(model: nn.Module) -> Iterator[SymmetryGroup]:

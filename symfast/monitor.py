@@ -8,15 +8,13 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
-from symfast.charges import charge_of, present, unit_squares
-from symfast.duplicates import equal_units
-from symfast.gram import dual_gram, gram, pair_distances, spectrum
+from symfast.charges import present
 from symfast.monitor_store import MonitorStore
+from symfast.order_parameters import order_parameters
 from symfast.plan import Plan
-from symfast.rank import effective_rank, numerical_rank, rank_tolerance, stable_rank
 from symfast.symmetry_group import SymmetryGroup
 
 if TYPE_CHECKING:
@@ -226,72 +224,3 @@ def _sinks(out: Any) -> tuple[MonitorStore | None, list[ScalarWriter], Any]:
 
     writer = SummaryWriter(str(out))
     return store, [writer], writer
-
-
-def order_parameters(
-    group: SymmetryGroup, tol: float = 1e-3, pairs_up_to: int = 2048
-) -> dict[str, Any]:
-    """Order parameters of one group, as plain numbers.
-
-    Returns:
-        ``norm`` |U|; ``norm_min``, ``norm_mean``, ``norm_max`` of the unit norms and all of them
-        in ``unit_norms``; ``to_sign_flip``, ``to_swap``, ``to_direction``: distance to the nearest
-        mirror of the kind (smallest unit norm, smallest pair distance over sqrt 2, smallest
-        singular value); ``distinct`` units; ``rank``, ``stable_rank``, ``effective_rank``;
-        ``imbalance``, ``charge_min``, ``charge_max``, ``sign_locked`` where the group has a
-        charge. NaN where a quantity cannot be had, everywhere if U is not finite.
-
-    Example:
-        >>> import torch
-        >>> from symfast.monitor import order_parameters
-        >>> from symfast.symmetry_group import Member, SymmetryGroup
-        >>> U = torch.tensor([[3.0, 4.0], [3.0, 4.0]])
-        >>> row = order_parameters(SymmetryGroup((Member(U, 0, "w", "in"),), ()))
-        >>> row["distinct"], row["to_swap"], row["norm_min"]
-        (1, 0.0, 5.0)
-    """
-    units, nan = group.units, float("nan")
-    norms = unit_squares(group.members).sqrt().cpu()
-    row: dict[str, Any] = {
-        "norm": float(norms.norm()),
-        "norm_min": float(norms.min()),
-        "norm_mean": float(norms.mean()),
-        "norm_max": float(norms.max()),
-        "unit_norms": norms.tolist(),
-    }
-    if not bool(torch.isfinite(norms).all()):
-        names = ("to_sign_flip", "to_swap", "to_direction", "distinct")
-        return row | dict.fromkeys((*names, "rank", "stable_rank", "effective_rank"), nan)
-    primal = units.m <= max(units.n, pairs_up_to)
-    G = gram(units) if primal else dual_gram(units)
-    values = spectrum(G if units.m <= units.n or not primal else dual_gram(units)).cpu()
-    nearest = _nearest(G) if primal and 1 < units.m <= pairs_up_to else nan
-    distinct = int((equal_units(units, tol=tol) == torch.arange(units.m)).sum())
-    row |= {
-        "to_sign_flip": row["norm_min"],
-        "to_swap": nearest / 2**0.5,
-        "to_direction": float(values[-1]) if units.m <= units.n else 0.0,
-        "distinct": distinct,
-        "rank": numerical_rank(values, max(rank_tolerance(units), 1e-7)),
-        "stable_rank": stable_rank(values),
-        "effective_rank": effective_rank(values),
-    }
-    return row | _charge_row(group)
-
-
-def _nearest(G: Tensor) -> float:
-    return float(pair_distances(G).fill_diagonal_(torch.inf).min())
-
-
-def _charge_row(group: SymmetryGroup) -> dict[str, Any]:
-    charge = charge_of(group)
-    if charge is None:
-        return {}
-    row: dict[str, Any] = {
-        "imbalance": charge.imbalance,
-        "charge_min": float(charge.value.min()),
-        "charge_max": float(charge.value.max()),
-    }
-    if charge.locked is not None:
-        row["sign_locked"] = int(charge.locked.sum())
-    return row

@@ -12,12 +12,11 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from symfast import ops, plan_ops
+from symfast import ops, plan_tables
+from symfast import plan_ops as _declared  # noqa: F401  (declares plan_apply_, called below)
 from symfast.reference import update as formula
 
 Tensors: TypeAlias = list[Tensor]
-
-assert plan_ops.store  # declares plan_apply_, which the reference calls
 
 
 @torch.no_grad()
@@ -52,8 +51,6 @@ def _owned(params: Tensors, plan: int) -> Tensors:
     """The parameters of the plan, which come first."""
     if not plan:
         return []
-    from symfast import plan_tables
-
     layout, at, count = plan_tables.find(plan).layout.tolist(), 0, 0
     while at < len(layout):
         at, count = at + 1 + 2 * layout[at], count + 1

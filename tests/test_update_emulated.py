@@ -18,7 +18,7 @@ import emulated  # noqa: E402
 pytestmark = pytest.mark.skipif(emulated.compiler() is None, reason="no C++ compiler")
 
 UNITS = {torch.float64: 60, torch.float32: 60, torch.bfloat16: 1.01, torch.float16: 1.01}
-SHAPES = [(3, 5), (1,), (90, 100), (0,), (129,), (64, 66)]
+SHAPES = [(3, 5), (1,), (40, 30), (0,), (129,)]
 WORDS = 7
 
 
@@ -66,8 +66,9 @@ def close(got: list[Any], wanted: list[Any]) -> bool:
     return True
 
 
-@pytest.mark.parametrize("offset", [0, 1])
-@pytest.mark.parametrize("dtype", list(emulated.TYPES), ids=str)
+@pytest.mark.parametrize(
+    ("dtype", "offset"), [*((dtype, 0) for dtype in emulated.TYPES), (torch.float32, 1)]
+)
 @pytest.mark.parametrize("name", list(STEPS))
 def test_equals_reference(name: str, dtype: torch.dtype, offset: int) -> None:
     given = arguments(name, dtype, SHAPES)

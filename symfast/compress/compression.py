@@ -111,6 +111,8 @@ def _cut(
 ) -> tuple[nn.Module, list[Cut]]:
     """Cut everything at once, or what can be cut one by one if that fails."""
     cuts = plan_cuts(spaces)
+    if not cuts:
+        return bench.copy(), []
     small, error, note = _try_cut(bench, cuts, tol)
     if small is not None:
         _log(bench, cuts, error, note)
@@ -179,19 +181,22 @@ def _keep_scale_(model: nn.Module, cuts: Sequence[Cut]) -> bool:
 
 def _restore_types(small: nn.Module, model: nn.Module) -> None:
     """Give the parameters, buffers and modules of ``small`` the types and modes of ``model``."""
-    before = dict(model.named_parameters(remove_duplicate=False))
-    default = next((p for p in before.values() if p.is_floating_point()), None)
-    for name, parameter in small.named_parameters():
-        old = before.get(name, default)
-        if old is not None:
-            parameter.data = parameter.data.to(old.dtype)
-            parameter.requires_grad_(old.requires_grad)
-    buffers = dict(model.named_buffers(remove_duplicate=False))
+    old = dict(model.named_parameters(remove_duplicate=False))
+    old_buffers = dict(model.named_buffers(remove_duplicate=False))
+    default = next((p for p in old.values() if p.is_floating_point()), None)
     modes = {name: module.training for name, module in model.named_modules()}
+    made: dict[int, nn.Parameter] = {}
     for name, module in small.named_modules():
         module.training = modes.get(name, model.training)
+        for leaf, parameter in list(module._parameters.items()):
+            like = old.get(f"{name}.{leaf}".lstrip("."), default)
+            if parameter is not None and like is not None:
+                if id(parameter) not in made:
+                    value = parameter.detach().to(like.dtype)
+                    made[id(parameter)] = nn.Parameter(value, requires_grad=like.requires_grad)
+                setattr(module, leaf, made[id(parameter)])
         for leaf, buffer in module._buffers.items():
-            same = buffers.get(f"{name}.{leaf}" if name else leaf)
+            same = old_buffers.get(f"{name}.{leaf}".lstrip("."))
             if buffer is not None and same is not None:
                 module._buffers[leaf] = buffer.to(same.dtype)
 

@@ -120,7 +120,7 @@ def _watch(bench: Workbench, module: nn.Module, part: AxisSlice) -> tuple[Tensor
     if not low:
         return None
     index = part.indices()
-    lowest, highest = torch.stack(low).amin(0)[index], torch.stack(high).amax(0)[index]
+    lowest, highest = torch.stack(low).amin(0).cpu()[index], torch.stack(high).amax(0).cpu()[index]
     spread = highest - lowest
     constant = (spread <= 1e-13 * highest.abs().clamp_min(1e-300)).all(1)
     return lowest, constant
@@ -133,7 +133,7 @@ def _padded(module: nn.Module) -> bool:
 
 def _reading(weight: Tensor, value: Tensor, units: Tensor, inner: int) -> Tensor:
     """Return the sum over constant units of weight times value, per output (and sum kernels)."""
-    chosen = weight[units]
+    chosen = weight.cpu()[units]
     if inner == 1:
         chosen = chosen.unsqueeze(-1) if chosen.ndim == 1 else chosen
         per = chosen.reshape(chosen.shape[0], chosen.shape[1], -1).sum(2)
@@ -146,6 +146,9 @@ def _shift_bias(module: nn.Module, shift: Tensor) -> None:
     bias = module.bias
     with torch.no_grad():
         if isinstance(bias, nn.Parameter):
-            bias.add_(shift)
+            bias.add_(shift.to(bias.device))
         else:
-            module.register_parameter("bias", nn.Parameter(shift.clone(), requires_grad=False))
+            module.register_parameter(
+                "bias",
+                nn.Parameter(shift.to(module.get_parameter("weight").device), requires_grad=False),
+            )

@@ -47,10 +47,23 @@ def _merge(hidden: HiddenUnits, pairs: list[tuple[int, int, float, float]]) -> f
             for member in hidden.readers:
                 weight = member.tensor.movedim(member.dim, 0)
                 weight[keep] += factor * weight[gone]
-            bound += distance * float(reading[gone] * writing[gone])
             drop[gone] = True
+            if distance > 1e-6:  # closer rows are equal up to rounding
+                bound += distance * float(reading[gone] * writing[gone])
     hidden.erase_(drop)
-    return bound if any(distance > 1e-6 for *_, distance in pairs) else 0.0
+    if bound == 0:
+        return 0.0
+    return _slope(hidden) * bound
+
+
+def _slope(hidden: HiddenUnits) -> float:
+    """Return the largest slope of the activation: 1, or 1.13 for gelu, silu and their like.
+
+    Units that are multiplied by a gate or normed have no slope known beforehand.
+    """
+    if hidden.fixed:
+        return float("inf")
+    return 1.0 if hidden.group.activation in ("identity", "relu", "leaky_relu", "tanh") else 1.13
 
 
 def _pairs(hidden: HiddenUnits, limit: float) -> list[tuple[int, int, float, float]]:

@@ -10,9 +10,9 @@ from symfast.symmetry_group import AxisSlice, Member, SymmetryGroup
 
 
 def rows(members: Iterable[Member], m: int) -> Tensor:
-    """Gather members to the unit matrix (m, n), float64."""
+    """Gather members to the unit matrix (m, n), float64, on the CPU."""
     parts = [member.tensor.movedim(member.dim, 0).reshape(m, -1) for member in members]
-    return torch.cat(parts, 1) if parts else torch.zeros(m, 0, dtype=torch.float64)
+    return torch.cat(parts, 1).cpu() if parts else torch.zeros(m, 0, dtype=torch.float64)
 
 
 class HiddenUnits:

@@ -45,6 +45,10 @@ class Workbench:
         for _ in range(RANDOM_INPUTS):
             self.inputs.append(random_like(self.inputs[0], generator))
         self.reference = self.outputs(self.model)
+        # random inputs may lie where the model is not defined; the example counts as it is
+        good = [i for i, out in enumerate(self.reference) if not i or not any_nan(out)]
+        self.inputs = [self.inputs[i] for i in good]
+        self.reference = [self.reference[i] for i in good]
 
     def outputs(self, model: nn.Module) -> list[list[Tensor]]:
         """Run ``model`` on all inputs in float64."""
@@ -108,6 +112,11 @@ class Workbench:
         return copy.deepcopy(self.model)
 
 
+def any_nan(outputs: Sequence[Tensor]) -> bool:
+    """Say whether any output holds a NaN."""
+    return any(bool(out.isnan().any()) for out in outputs)
+
+
 def random_like(example: Any, generator: torch.Generator) -> Any:
     """Return inputs of the same shapes, of the example's mean and spread, or integer range."""
 
@@ -115,6 +124,8 @@ def random_like(example: Any, generator: torch.Generator) -> Any:
         if not isinstance(leaf, Tensor) or not leaf.numel() or leaf.dtype == torch.bool:
             return leaf
         if leaf.is_floating_point():
+            if not bool(leaf.isfinite().all()):
+                return leaf  # a mask
             noise = torch.randn(leaf.shape, generator=generator, dtype=torch.float64)
             spread = float(leaf.std(correction=0)) or 1.0
             return noise.to(leaf.device) * spread + leaf.mean()

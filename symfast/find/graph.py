@@ -44,8 +44,13 @@ class Exact:
     def outputs(self) -> list[Tensor]:
         """Run the copy and return its floating-point outputs, flat."""
         with exact_arithmetic(), torch.no_grad():
-            out = self.model(*self.args, **self.kwargs)
-        return floating_outputs(out)
+            found = floating_outputs(self.model(*self.args, **self.kwargs))
+        if not found:
+            raise TraceError(
+                f"{type(self.model).__name__} returns no floating-point tensor, so nothing can be "
+                "compared: let it return its logits or features"
+            )
+        return found
 
 
 def floating_outputs(out: Any) -> list[Tensor]:

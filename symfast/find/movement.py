@@ -98,7 +98,7 @@ def _moved(algebra: str, found: list[Value], run: Run) -> tuple[list[Labels], ..
             blank = np.full((1,) * len(value.shape), PINNED, dtype=np.int64)
             labels = flows[number] if number < len(flows) else blank
             full = np.broadcast_to(labels, value.shape)
-            tensors.append(torch.from_numpy(np.array(full)))
+            tensors.append(torch.from_numpy(np.array(full, order="C")))
         results.append([compress(out.numpy()) for out in run(tensors)])
     return tuple(results)
 

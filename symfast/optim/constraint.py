@@ -29,9 +29,7 @@ class Fused:
         tables = part.tables
         if part.device.type == "cpu" and part.extent.numel():
             mirrors, members = part.extent.numpy().T
-            chunks = cut(
-                tables.tasks.numpy(), mirrors, members, tables.index.numpy(), FUSED_GRAIN
-            )
+            chunks = cut(tables.tasks.numpy(), mirrors, members, tables.index.numpy(), FUSED_GRAIN)
             tables = replace(tables, chunks=torch.from_numpy(chunks))
         self.key = plan_ops.store(tables)
 

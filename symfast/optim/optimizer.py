@@ -73,7 +73,7 @@ class SymmetryOptimizer(torch.optim.Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         # torch's __getstate__ keeps three entries and pickles nothing else
-        base: dict[str, Any] = super().__getstate__()  # type: ignore[no-untyped-call]
+        base: dict[str, Any] = super().__getstate__()
         return {**base, "_bundles": None, "_late": [], "_constraint": self._constraint}
 
     # ---- what a subclass says -----------------------------------------------------------------
@@ -91,7 +91,7 @@ class SymmetryOptimizer(torch.optim.Optimizer):
     # ---- the step ------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Step on every parameter that has a gradient, then hold the plan's constraint.
 
         Args:
@@ -137,20 +137,24 @@ class SymmetryOptimizer(torch.optim.Optimizer):
         if hasattr(params[0], "to_local"):
             params, grads = [local(p) for p in params], [local(g) for g in grads]
             states = [[local(s) for s in column] for column in states]
-        if any(g.stride() != p.stride() or g.layout != p.layout or g.dtype != p.dtype
-               for g, p in zip(grads, params, strict=True)):  # fmt: skip
+        # one with gaps, alone in its bundle, steps as a copy; its states have none
+        packed = params if is_flat(params[0]) else [p.contiguous() for p in params]
+        if any(g.layout != p.layout or g.stride() != p.stride() or g.dtype != p.dtype
+               for g, p in zip(grads, packed, strict=True)):  # fmt: skip
             name = type(self).__name__
-            grads = [matching(g, p, name) for g, p in zip(grads, params, strict=True)]
+            grads = [matching(g, p, name) for g, p in zip(grads, packed, strict=True)]
         settings, keys = self._tables(bundle, fresh)
         lists = [*states, *([] for _ in range(2 - len(states)))]
         scale, inf = self._scaler(params[0].device)
-        arguments: list[Any] = [self.rule, params, grads, *lists, steps, settings, keys, scale, inf]
+        arguments: list[Any] = [self.rule, packed, grads, *lists, steps, settings, keys, scale, inf]
         if bundle.fused is not None:
             tensor = amount.tensor
             part = bundle.fused.part
             amounts = None if tensor is None else tensor.to(part.device, part.accumulate)
             arguments += [bundle.fused.key, verb, amount.number, amounts, amount.per]
         _eager_update(*arguments)
+        if packed is not params:
+            params[0].copy_(packed[0])
         for tensors in (params, *states, steps):
             increment_version(tensors)
 
@@ -288,7 +292,7 @@ def _signed(seed: int) -> int:
 
 
 def _unless(inf: Tensor, verb: int, amount: Amount, groups: int) -> tuple[int, Amount]:
-    """The verb, or nothing where ``inf`` is 1, decided on the device: a project is a shrink by 1."""
+    """The verb, or nothing where ``inf`` is 1, decided on the device; project is shrink by 1."""
     one = torch.ones(groups, dtype=torch.float64, device=inf.device)
     by = one if amount.tensor is None else amount.tensor.to(inf.device, torch.float64)
     if amount.tensor is None and verb >= SHRINK:

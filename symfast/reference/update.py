@@ -83,7 +83,12 @@ def check(
             f"symfast: settings must have shape (rows, {SETTINGS}) and keys ({n}, {KEYS}), got "
             f"{tuple(settings.shape)} and {tuple(keys.shape)}"
         )
-    allowed = {"gradients": (n,), "first states": (n,), "second states": (n,), "steps": (n,)}
+    allowed: dict[str, tuple[int, ...]] = {
+        "gradients": (n,),
+        "first states": (n,),
+        "second states": (n,),
+        "steps": (n,),
+    }
     if rule == SGD:
         allowed |= {"first states": (n, 0), "second states": (0,), "steps": (n, 0)}
     lists = zip(allowed.items(), (grads, first, second, steps), strict=True)
@@ -143,7 +148,8 @@ def _adam(p: Tensor, g: Tensor, state: list[Tensor], row: list[float], step: flo
     m = state[0] = state[0] + (1 - beta1) * (g - state[0])
     v = state[1] = beta2 * state[1] + (1 - beta2) * g * g
     size = v.sqrt() / float((1 - beta2**step) ** 0.5) + row[EPS]
-    return p - row[LR] / (1 - beta1**step) * (m / size)
+    rate = float(row[LR] / (1 - beta1**step))
+    return p - rate * (m / size)
 
 
 def _order(param: Tensor) -> Tensor:

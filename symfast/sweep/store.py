@@ -67,6 +67,7 @@ class Store:
         stored = _read_manifest(self.directory / MANIFEST)
         if stored["config"] != wanted:
             raise SweepMismatchError(self.directory, flat(stored["config"]), flat(wanted))
+        self._config = wanted
         self.chunk: int = stored["chunk"]
         self.parts = -(-rows // self.chunk)
         if stored["versions"] != facts["versions"] and not self.finished:
@@ -157,7 +158,13 @@ class Store:
     def _frame(self, whole: str, part: Any) -> pd.DataFrame:
         sources = self._sources(whole, part)
         tables = [_without_weights(_read(path)) for path in sources]
-        return pa.concat_tables(tables).to_pandas() if tables else pd.DataFrame()
+        return pa.concat_tables(tables).to_pandas() if tables else self._empty()
+
+    def _empty(self) -> pd.DataFrame:
+        """No rows yet, but the columns that every sweep has."""
+        axes = [name for name in self._config.get("grid", {}) if name != "seeds"]
+        columns: dict[str, Any] = dict.fromkeys(["cell", "seed", *axes, "steps"], ())
+        return pd.DataFrame(columns).astype({"cell": int, "seed": int}).assign(status="")
 
     def _sources(self, whole: str, part: Any) -> list[Path]:
         """The joined file, or the parts that are there."""

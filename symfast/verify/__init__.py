@@ -24,6 +24,7 @@ MODULES: tuple[str, ...] = (
     "plasticity",
     "removal",
     "scalar_law",
+    "tucker",
     "theorem",
     "escape",
     "noise",

@@ -5,7 +5,7 @@ import math
 
 import torch
 from torch import Tensor
-from torch.func import grad, hessian
+from torch.func import grad, jacrev
 
 from symfast.lyapunov import critical_rate, exact_critical_rate, lyapunov_exponent
 from symfast.mirror import project
@@ -55,7 +55,7 @@ def run_block(quick: bool) -> CaseResult:
     curves: list[Series] = []
     for net in nets()[:2]:  # tanh networks: permutation and sign flip
         plane = _settle(net, lam)
-        block = net.O.T @ hessian(net.loss)(plane) @ net.O
+        block = net.O.T @ jacrev(grad(net.loss))(plane) @ net.O
         curvature, modes = torch.linalg.eigh(block)
         exact = 1 - lr * (curvature + lam)
         found = [_factor(net, plane, net.O @ n, lr, lam, steps) for n in modes.T]

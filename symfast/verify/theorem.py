@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.func import grad, hessian, vmap
+from torch.func import grad, jacrev, vmap
 
 from symfast.mirror import coefficients, project, reflect
 from symfast.verify.case import Case, CaseResult, Check, Curves, Series, at_most, near
@@ -127,7 +127,7 @@ def _parts_one_two(net: Net, points: int) -> tuple[float, float, float]:
     for _ in range(points):
         theta = torch.randn(len(O), dtype=torch.float64)
         plane = project(theta, O)
-        slope, curvature = grad(net.loss)(plane), hessian(net.loss)(plane)
+        slope, curvature = grad(net.loss)(plane), jacrev(grad(net.loss))(plane)
         cross = O.T @ (curvature - curvature @ O @ O.T)
         found = (
             _relative(net.loss(theta) - net.loss(reflect(theta, O)), net.loss(theta)),
@@ -144,7 +144,7 @@ def _threshold(net: Net, sizes: Tensor) -> tuple[Tensor, float]:
     plane = project(torch.randn(len(O), dtype=torch.float64), O)
     n = O @ torch.nn.functional.normalize(torch.randn(O.shape[1], dtype=torch.float64), dim=0)
     ratios = (net.loss(plane) - vmap(net.loss)(plane + sizes[:, None] * n)) / sizes.square()
-    return ratios, float(-n @ hessian(net.loss)(plane) @ n / 2)
+    return ratios, float(-n @ jacrev(grad(net.loss))(plane) @ n / 2)
 
 
 def _minimum(net: Net, steps: int) -> tuple[float, float]:

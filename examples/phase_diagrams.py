@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Three phase diagrams over weight decay and noise, one per mirror symmetry of a network.
+
+    python examples/phase_diagrams.py            # all three, 32 x 32 cells x 8 seeds each
+    python examples/phase_diagrams.py rank --size 8 --out runs/mine
+
+sparsity: units of a ReLU network that vanish (rescaling). rank: singular values of a linear
+network that vanish (rotation). distinct: hidden units of a tanh student that remain different
+(permutation). Data ship with scikit-learn. docs/phase_diagrams.md tells theory and measurement.
+"""
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+import symfast as sf
+from symfast.sweep.data import load
+
+
+@dataclass(frozen=True)
+class Diagram:
+    """One phase diagram: what is trained, over which ranges, and what is drawn."""
+
+    problem: sf.problems.TwoLayer
+    metric: str
+    weight_decay: tuple[float, float]  # logarithmic
+    label_noise: float  # linear from 0
+    lr: float
+    batch_size: int
+    steps: int
+    predict: Callable[[float], float] | None = None  # the metric without noise, of weight decay
+
+
+def sparsity() -> Diagram:
+    """A ReLU network on the diabetes data: how many of 16 hidden units are left."""
+    X, y, _ = load("diabetes")
+    problem = sf.problems.TwoLayer(X, y, hidden=16, activation="relu")
+    return Diagram(problem, "units", (1e-3, 1.0), 4.0, lr=0.05, batch_size=8, steps=10_000)
+
+
+def rank() -> Diagram:
+    """A linear network between whitened inputs: its rank follows singular values exactly."""
+    X, scores = digits(12)
+    problem = sf.problems.TwoLayer(X, scores, hidden=12, activation="identity", bias=False)
+    s = torch.linalg.svdvals(scores.T @ X / len(X))
+    outputs = scores.shape[1]
+
+    def predict(lam: float) -> float:
+        """The loss is 1/o ||M - W2 W1||^2 + const for white inputs: s -> max(s - lam o/2, 0)."""
+        return float((s > lam * outputs / 2).sum())
+
+    return Diagram(problem, "product_rank", (1e-2, 0.3), 6.0, 0.3, 8, 10_000, predict)
+
+
+def distinct() -> Diagram:
+    """A tanh student of 12 units learns a tanh teacher of 3: how many of its units differ."""
+    X, _ = digits(8)
+    generator = torch.Generator().manual_seed(0)
+    teacher = torch.randn(8, 3, generator=generator, dtype=torch.float64)
+    problem = sf.problems.TwoLayer(X, (X @ teacher).tanh().sum(1), hidden=12, activation="tanh")
+    return Diagram(problem, "distinct", (1e-4, 0.1), 4.0, lr=0.1, batch_size=8, steps=10_000)
+
+
+def digits(components: int) -> tuple[Tensor, Tensor]:
+    """First principal components of the digits: white, and with their own sizes (largest 1)."""
+    from sklearn.datasets import load_digits
+
+    pixels = torch.from_numpy(load_digits().data)
+    pixels = pixels - pixels.mean(0)
+    left, size, _ = torch.linalg.svd(pixels, full_matrices=False)
+    white = left[:, :components] * len(pixels) ** 0.5
+    return white, white * size[:components] / size[0]
+
+
+DIAGRAMS = {"sparsity": sparsity, "rank": rank, "distinct": distinct}
+
+
+def run(
+    diagram: Diagram, size: int, seeds: int, out: Path | None, steps: int | None = None
+) -> sf.SweepResult:
+    """Train size x size cells times seeds in float32 and return the result."""
+    low, high = torch.tensor(diagram.weight_decay, dtype=torch.float64).log10().tolist()
+    return sf.sweep(
+        diagram.problem,
+        weight_decay=torch.logspace(low, high, size, dtype=torch.float64),
+        label_noise=torch.linspace(0, diagram.label_noise, size, dtype=torch.float64),
+        lr=diagram.lr,
+        batch_size=diagram.batch_size,
+        seeds=seeds,
+        steps=steps or diagram.steps,
+        dtype=torch.float32,
+        out=out,
+        keep_weights=False,
+    )
+
+
+def report(name: str, diagram: Diagram, result: sf.SweepResult) -> None:
+    """Print the diagram's corners and edge, beside what theory says without noise."""
+    means = result.table.groupby(["label_noise", "weight_decay"])[diagram.metric].mean().unstack()
+    print(f"{name}: {result}, {result.seconds:.1f} s in the kernel")
+    columns = means.columns[:: max(1, len(means.columns) // 8)]
+    print("weight decay  " + "".join(f"{x:9.2g}" for x in columns))
+    for noise in means.index[:: max(1, len(means) // 4)]:
+        print(f"noise {noise:6.2f}  " + "".join(f"{means.loc[noise, x]:9.2f}" for x in columns))
+    if diagram.predict is not None:
+        print("theory, none  " + "".join(f"{diagram.predict(x):9.2f}" for x in columns))
+
+
+def main() -> None:
+    """Read the command line and draw the diagrams it names."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0] if __doc__ else None)
+    parser.add_argument("names", nargs="*", default=list(DIAGRAMS), help=", ".join(DIAGRAMS))
+    parser.add_argument("--size", type=int, default=32, help="cells along each axis")
+    parser.add_argument("--seeds", type=int, default=8)
+    parser.add_argument("--steps", type=int, help="steps of every run, instead of the diagram's")
+    parser.add_argument("--out", type=Path, default=Path("runs/phase_diagrams"))
+    arguments = parser.parse_args()
+    unknown = sorted(set(arguments.names) - set(DIAGRAMS))
+    if unknown:
+        parser.error(f"there is no diagram {unknown[0]}; there are {', '.join(DIAGRAMS)}")
+    for name in arguments.names:
+        diagram = DIAGRAMS[name]()
+        result = run(
+            diagram, arguments.size, arguments.seeds, arguments.out / name, arguments.steps
+        )
+        report(name, diagram, result)
+        figure = result.plot(diagram.metric, x="weight_decay", y="label_noise")
+        figure.savefig(arguments.out / name / f"{diagram.metric}.png")
+        result.to_html(arguments.out / name / "report.html", [diagram.metric, "loss"])
+
+
+if __name__ == "__main__":
+    main()

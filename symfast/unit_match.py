@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Carry one symmetry group of a model onto the same group of an anchor, one kind at a time."""
+
+import torch
+from torch import Tensor
+
+from symfast.head_match import scale_between
+from symfast.polar import polar
+from symfast.symmetry_group import Member, SymmetryGroup
+
+
+def rows(members: list[Member]) -> Tensor:
+    """The unit matrix (m, n) of the members, float64; (m, 0) without members."""
+    parts = [member.tensor.detach().movedim(member.dim, 0).double() for member in members]
+    return torch.cat([part.reshape(part.shape[0], -1) for part in parts], 1)
+
+
+def sides(group: SymmetryGroup) -> tuple[Tensor, Tensor]:
+    """Unit matrices of what is multiplied (in, bias) and divided (out) by a rescaling."""
+    written = [member for member in group.members if member.role in ("in", "bias")]
+    read = [member for member in group.members if member.role == "out"]
+    empty = torch.zeros(group.m, 0, dtype=torch.float64)
+    return rows(written) if written else empty, rows(read) if read else empty
+
+
+def distance(group: SymmetryGroup, anchor: SymmetryGroup) -> float:
+    """Euclidean distance between the unit matrices, norm statistics included."""
+    return float((rows(list(group.members)) - rows(list(anchor.members))).norm())
+
+
+def match_(group: SymmetryGroup, anchor: SymmetryGroup, kind: str, written: bool = False) -> None:
+    """Move ``group`` in place to the element of ``kind`` that is nearest to ``anchor``.
+
+    permutation: assignment on ``U1 U2^T`` (units brought to balanced gauge first if they may be
+    rescaled, absolute values if they may be flipped). rotation: ``polar(U1 U2^T)``. sign_flip: the
+    sign of ``<u1_j, u2_j>``. rescale, scale: the positive root of a quartic, per unit or for all.
+    ``written`` compares only what writes the units: from the input on, that does not depend on
+    groups not matched yet.
+
+    Raises:
+        ValueError: if the kind is unknown.
+    """
+    if kind == "permutation":
+        group.apply_permutation_(_assignment(group, anchor, written))
+    elif kind == "rotation":
+        first, second = (torch.cat(sides(x)[: 1 if written else 2], 1) for x in (anchor, group))
+        group.apply_rotation_(polar(first @ second.mT))
+    elif kind == "sign_flip":
+        first, second = (torch.cat(sides(x)[: 1 if written else 2], 1) for x in (anchor, group))
+        group.apply_scaling_(torch.where((first * second).sum(1) < 0, -1.0, 1.0).double())
+    elif kind in ("rescale", "scale"):
+        (A1, B1), (A2, B2) = sides(anchor), sides(group)
+        if kind == "scale":
+            A1, B1, A2, B2 = (x.reshape(1, -1) for x in (A1, B1, A2, B2))
+        if written:
+            factors = _ratio(A1.norm(dim=1), A2.norm(dim=1))
+        else:
+            factors = scale_between(A1[:, None], B1[:, None], A2[:, None], B2[:, None])
+        group.apply_scaling_(factors.expand(group.m))
+    else:
+        raise ValueError(f"there is no matching for the kind {kind!r}")
+
+
+def _ratio(a: Tensor, b: Tensor) -> Tensor:
+    """A / b where both are positive, else 1."""
+    usable = (a > 0) & (b > 0)
+    return torch.where(usable, a / torch.where(usable, b, 1), 1)
+
+
+def _assignment(group: SymmetryGroup, anchor: SymmetryGroup, written: bool) -> Tensor:
+    from scipy.optimize import linear_sum_assignment
+
+    first, second = (_gauged(x, group.kinds, written) for x in (anchor, group))
+    gain = first @ second.mT
+    if "sign_flip" in group.kinds:
+        gain = gain.abs()
+    _, columns = linear_sum_assignment(gain.numpy(), maximize=True)
+    return torch.as_tensor(columns)
+
+
+def _gauged(group: SymmetryGroup, kinds: tuple[str, ...], written: bool) -> Tensor:
+    """The unit matrix, with in and out of each unit brought to equal norm where that is free."""
+    into, read = sides(group)
+    if written:
+        return torch.nn.functional.normalize(into, dim=1) if "rescale" in kinds else into
+    if "rescale" not in kinds:
+        return rows(list(group.members))
+    s = _ratio(read.norm(dim=1, keepdim=True), into.norm(dim=1, keepdim=True)).sqrt()
+    return torch.cat([s * into, read / s], 1)

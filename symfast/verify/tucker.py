@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Truth case 20: deep Tucker products conserve their balance and recover a multilinear rank."""
+
+import torch
+from torch import Tensor, nn
+
+from symfast.artificial import attached
+from symfast.tucker import TuckerWeight, tucker
+from symfast.verify.case import Case, CaseResult, Check, at_most, near
+
+SOURCE = "Hariz et al., AISTATS 2024"
+SIZE, RANK, WIDE = 8, 2, 5
+#: Gradient descent that measures the drift; the loss is a mean of 512 squares.
+ETA, STEPS = 0.2, 800
+
+
+class Weight(nn.Module):
+    """A bare tensor."""
+
+    def __init__(self, start: Tensor) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(start.clone())
+
+
+def problem() -> tuple[Tensor, Tensor, Tensor]:
+    """A tensor (8, 8, 8) of multilinear rank 2, the 70% that are seen, and a small start."""
+    g = torch.Generator().manual_seed(20)
+    core = torch.randn(RANK, RANK, RANK, dtype=torch.float64, generator=g)
+    target = core
+    for _ in range(3):
+        basis = torch.linalg.qr(torch.randn(SIZE, RANK, dtype=torch.float64, generator=g)).Q
+        target = torch.tensordot(target, basis, dims=([0], [1]))
+    target = target / target.std()
+    seen = torch.rand(target.shape, dtype=torch.float64, generator=g) > 0.3
+    start = 0.02 * torch.randn(target.shape, dtype=torch.float64, generator=g)
+    return target, seen, start
+
+
+def mismatch(model: nn.Module, target: Tensor, seen: Tensor) -> Tensor:
+    """Half the mean square of what is seen of the difference."""
+    weight = model.weight
+    assert isinstance(weight, Tensor)
+    return 0.5 * ((weight - target) * seen).square().mean()
+
+
+def drift(depth: int, eta: float, steps: int) -> tuple[float, float, float]:
+    """Largest changes of an invariant and of a squared norm in training, and the loss drop."""
+    target, seen, start = problem()
+    model = tucker(Weight(20 * start), "weight", WIDE, depth=depth)
+    found = next(attached(model))
+    artificial = found.artificial
+    assert isinstance(artificial, TuckerWeight)
+    with torch.no_grad():  # an uneven start: zero is conserved too easily
+        for p, scale in zip(
+            found.tensors, torch.linspace(0.8, 1.3, len(found.tensors)), strict=True
+        ):
+            p.mul_(scale)
+        before = artificial.invariants(found.tensors).clone()
+        norms = torch.stack([p.square().sum() for p in found.tensors])
+    optimizer = torch.optim.SGD(model.parameters(), lr=eta)
+    first = float(mismatch(model, target, seen).detach())
+    for _ in range(steps):
+        optimizer.zero_grad()
+        mismatch(model, target, seen).backward()
+        optimizer.step()
+    with torch.no_grad():
+        drop = first - float(mismatch(model, target, seen))
+        after = artificial.invariants(found.tensors)
+        grown = torch.stack([p.square().sum() for p in found.tensors]) - norms
+    return float((after - before).abs().max()), float(grown.abs().max()), drop
+
+
+def recovered(depth: int, steps: int) -> tuple[list[int], float]:
+    """Unfolding ranks at 5% of the largest singular value, and the error where nothing was seen."""
+    target, seen, start = problem()
+    model = tucker(Weight(start), "weight", WIDE, depth=depth)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.005)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        mismatch(model, target, seen).backward()
+        optimizer.step()
+    weight = model.weight
+    assert isinstance(weight, Tensor)
+    W = weight.detach()
+    ranks = []
+    for n in range(3):
+        s = torch.linalg.svdvals(W.movedim(n, 0).flatten(1))
+        ranks.append(int((s > 0.05 * s[0]).sum()))
+    hidden = ~seen
+    return ranks, float((W - target)[hidden].norm() / target[hidden].norm())
+
+
+def run(quick: bool) -> CaseResult:
+    """Depths 1, 2, 3."""
+    checks: list[Check] = []
+    for depth in (1, 2, 3):
+        whole, grown, drop = drift(depth, ETA, STEPS)
+        half, _, _ = drift(depth, ETA / 2, 2 * STEPS)
+        ranks, error = recovered(depth, 3_000 if quick else 10_000)
+        checks += [
+            at_most(f"depth {depth}: drift of the invariants over 5 eta norm change", SOURCE,
+                    whole / (5 * ETA * grown), 1.0, "<= 1"),
+            at_most(f"depth {depth}: drift over eta times the drop of the loss", "derived",
+                    whole / (ETA * drop), 1.2, "<= 1 + O(eta)"),
+            near(f"depth {depth}: drift at half the step size over drift", "derived", 0.5,
+                 half / whole, 0.1),
+            at_most(f"depth {depth}: unfolding ranks {ranks}, off by", SOURCE,
+                    max(abs(r - RANK) for r in ranks), 0),
+            at_most(f"depth {depth}: relative error where nothing was seen", SOURCE, error, 0.05),
+        ]  # fmt: skip
+    return CaseResult(tuple(checks))
+
+
+CASES = (Case(20, "deep Tucker balance", SOURCE, run),)

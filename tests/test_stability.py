@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stability: exact block eigenvalues, exact exponents, and predictions that come true."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad, jacrev
+
+import symfast as sf
+from symfast.lanczos import lowest_modes
+from symfast.mirror_index import index_mirrors
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
+
+import predict_collapse  # noqa: E402
+
+
+def loss(net: object, batch: tuple[Tensor, Tensor]) -> Tensor:
+    return (net(batch[0]) - batch[1]).square().mean()  # type: ignore[operator]
+
+
+@pytest.fixture
+def model() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
+
+
+def units_of(model: nn.Sequential) -> sf.Units:
+    return sf.Units([(model[0].weight, 0), (model[0].bias, 0), (model[2].weight, 1)])
+
+
+def test_equals_the_dense_hessian_block(model: nn.Sequential) -> None:
+    """Swap, sign flip, cluster and a direction, each with its own projected point."""
+    batches = [(torch.randn(6, 3).double(), torch.randn(6, 2).double()) for _ in range(4)]
+    symmetries = [sf.Swap([0], [2]), sf.SignFlip([1]), sf.Cluster([0, 1, 0, 0]),
+                  sf.Direction(torch.tensor([[0.6], [0.8], [0.0], [0.0]]))]  # fmt: skip
+    units, lr, lam = units_of(model), 0.3, 0.05
+    report = sf.stability(
+        model, loss, [(units, s) for s in symmetries], batches, lr=lr, weight_decay=lam
+    )
+    parameters = dict(model.named_parameters())
+    flat = torch.cat([p.detach().flatten() for p in parameters.values()])
+    for i, mirror in enumerate(index_mirrors([(units, s) for s in symmetries], parameters)):
+        point = flat.clone()
+        mirror.project_(point)
+        O = torch.zeros(mirror.size, len(flat), dtype=torch.float64)
+        for row, c in zip(O, torch.eye(mirror.size, dtype=torch.float64), strict=True):
+            mirror.scatter_(row, c)
+
+        def at(theta: Tensor, batch: tuple[Tensor, Tensor]) -> Tensor:
+            pieces = theta.split([p.numel() for p in parameters.values()])
+            weights = {n: x.view(p.shape) for (n, p), x in zip(parameters.items(), pieces,
+                       strict=True)}  # fmt: skip
+            return loss(lambda x: functional_call(model, weights, x), batch)
+
+        blocks = torch.stack([O @ jacrev(grad(at))(point, b) @ O.T for b in batches])
+        values, modes = torch.linalg.eigh(blocks.mean(0))
+        assert float(report.curvature[i]) == pytest.approx(float(values[0]), abs=1e-10)
+        measured = torch.cat([modes[:, :3], modes[:, -1:]], 1)
+        h = torch.einsum("km,bkl,lm->bm", measured, blocks, measured)
+        exponent = (1 - lr * (h + lam)).abs().log().mean(0).max()
+        assert float(report.exponent[i]) == pytest.approx(float(exponent), abs=1e-8)
+    assert torch.equal(report.critical_decay, (-report.curvature).clamp_min(0))
+    assert len(report.table) == 4
+
+
+def test_lanczos_finds_extreme_modes_of_ragged_operators() -> None:
+    sizes = torch.tensor([1, 2, 7, 30])
+    matrices = torch.zeros(4, 30, 30, dtype=torch.float64)
+    for matrix, size in zip(matrices, sizes.tolist(), strict=True):
+        square = torch.randn(size, size, dtype=torch.float64)
+        matrix[:size, :size] = square + square.T
+    values, modes = lowest_modes(lambda c: torch.einsum("bij,bj->bi", matrices, c), sizes, 30, 2)
+    for b, size in enumerate(sizes.tolist()):
+        exact = torch.linalg.eigvalsh(matrices[b, :size, :size])
+        assert float(values[b]) == pytest.approx(float(exact[0]), abs=1e-9)
+        for mode, want in ((modes[0], exact[0]), (modes[-1], exact[-1])):
+            v = mode[b]
+            assert float(v.norm()) == pytest.approx(1, abs=1e-9)
+            assert float(v @ matrices[b] @ v) == pytest.approx(float(want), abs=1e-8)
+
+
+def test_exhausted_operators_are_not_misread() -> None:
+    """A zero operator, and one with two distinct eigenvalues only."""
+    d = torch.tensor([[0.0, 0, 0, 0], [2.0, 2, 5, 5]], dtype=torch.float64)
+    values, modes = lowest_modes(lambda c: d * c, torch.tensor([4, 4]), 10, 3)
+    assert values.tolist() == pytest.approx([0.0, 2.0], abs=1e-12)
+    for mode in modes:
+        assert mode.norm(dim=1).tolist() == pytest.approx([1.0, 1.0], abs=1e-9)
+
+
+def test_predictions_made_before_the_run() -> None:
+    """32 mirrors on digits; examples/predict_collapse.py runs the larger experiment."""
+    found = [t for lam in (0.0, 3e-3, 2e-2, 5e-2) for t in predict_collapse.trials(lam, 0, 400)]
+    assert len(found) == 32
+    assert 8 <= sum(t.growth < 1 for t in found) <= 24  # both outcomes do happen
+    assert sum(t.right for t in found) >= 29
+
+
+def test_refusals(model: nn.Sequential) -> None:
+    batch = (torch.randn(6, 3).double(), torch.randn(6, 2).double())
+    entries = [(units_of(model), sf.SignFlip())]
+    with pytest.raises(ValueError, match="0 batches"):
+        sf.stability(model, loss, entries, [], lr=0.1)
+    with pytest.raises(ValueError, match="no model parameters"):
+        sf.stability(model, loss, [(torch.ones(3), sf.SignFlip())], [batch], lr=0.1)  # type: ignore[list-item]
+    broken = (batch[0], batch[1] * torch.nan)
+    with pytest.raises(ValueError, match="not finite"):
+        sf.stability(model, loss, entries, [broken], lr=0.1)
