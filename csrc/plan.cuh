@@ -118,6 +118,7 @@ struct PointerArguments {
   int64_t data[kTensors];
 };
 
+template <int = 0>  // a template, so that several files may include it
 SF_KERNEL(kBlock, 1) write_pointers(SF_ARGUMENT PointerArguments arguments) {
   for (int64_t n = threadIdx.x; n < arguments.count; n += blockDim.x) {
     store(arguments.table + n, arguments.data[n]);

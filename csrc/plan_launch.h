@@ -39,7 +39,7 @@ inline void send_pointers(const PlanLaunch& call) {
     for (int64_t n = 0; n < piece.count; ++n) {
       piece.data[n] = reinterpret_cast<int64_t>(call.data[static_cast<std::size_t>(first + n)]);
     }
-    launch(write_pointers, {1, kBlock, 0, call.stream}, piece);
+    launch(write_pointers<>, {1, kBlock, 0, call.stream}, piece);
   }
 }
 
@@ -76,7 +76,7 @@ void launch_plan(const PlanLaunch& call) {
 // The sums of squares that kNorms left at call.partials, per mirror.
 inline void launch_sums(const PlanLaunch& call, int64_t mirrors, double* sums) {
   const NormArguments a{call.tasks, call.chunks, call.partials, sums, call.chunk_count, mirrors};
-  launch(sum_partials, {(mirrors + kBlock - 1) / kBlock, kBlock, 0, call.stream}, a);
+  launch(sum_partials<>, {(mirrors + kBlock - 1) / kBlock, kBlock, 0, call.stream}, a);
 }
 
 }  // namespace symfast

@@ -189,7 +189,9 @@ SF_DEVICE int keep_partials(const NormArguments& a, int64_t first, int64_t begin
 
 // One thread per mirror. The block looks at all chunks, blockDim.x at a time, and keeps those that
 // touch one of its mirrors.
-SF_KERNEL(kBlock, 4) sum_partials(SF_ARGUMENT NormArguments arguments) {
+template <int = 0>
+SF_KERNEL(kBlock, 4)
+sum_partials(SF_ARGUMENT NormArguments arguments) {
   SF_SHARED(Partials, kept, [kBlock]);
   SF_SHARED(int, found, [kBlock / kWarp]);
   const int64_t threads = blockDim.x;

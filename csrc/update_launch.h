@@ -30,7 +30,7 @@ inline void send_words(const UpdateLaunch& call) {
     piece.table = call.table + first;
     piece.count = total - first < kTensors ? total - first : kTensors;
     for (int64_t n = 0; n < piece.count; ++n) piece.data[n] = call.words[first + n];
-    launch(write_pointers, {1, kBlock, 0, call.stream}, piece);
+    launch(write_pointers<>, {1, kBlock, 0, call.stream}, piece);
   }
 }
 

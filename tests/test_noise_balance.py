@@ -32,15 +32,15 @@ def test_sides_are_second_moments_of_per_sample_gradients() -> None:
 def test_predicted_charge_of_a_noisy_pair() -> None:
     """A rank-1 net under label noise and decay: measured charge and prediction agree."""
     torch.manual_seed(1)
-    lr, lam, chains, dx, dy = 0.02, 0.1, 400, 6, 2
+    lr, lam, chains, dx, dy = 0.04, 0.1, 200, 6, 2
     w = torch.randn(chains, 1, dx, dtype=torch.float64)
     u = torch.randn(chains, dy, 1, dtype=torch.float64)
     target = torch.ones(dy, dx, dtype=torch.float64)
     seen = []
-    for step in range(4000):
+    for step in range(1500):
         x = torch.randn(chains, 1, dx, dtype=torch.float64)
         delta = x @ w.mT @ u.mT - x @ target.T - torch.randn(chains, 1, dy, dtype=torch.float64)
-        if step >= 2000 and step % 5 == 0:
+        if step >= 700 and step % 4 == 0:
             seen.append(sf.noise_balance(x, delta, w, u))
         to_w, to_u = (delta @ u).mT @ x, delta.mT @ (x @ w.mT)
         w, u = w - lr * (to_w + lam * w), u - lr * (to_u + lam * u)

@@ -15,8 +15,6 @@ from symfast.mirror_index import index_mirrors
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
 
-import predict_collapse  # noqa: E402
-
 
 def loss(net: object, batch: tuple[Tensor, Tensor]) -> Tensor:
     return (net(batch[0]) - batch[1]).square().mean()  # type: ignore[operator]
@@ -89,14 +87,6 @@ def test_exhausted_operators_are_not_misread() -> None:
     assert values.tolist() == pytest.approx([0.0, 2.0], abs=1e-12)
     for mode in modes:
         assert mode.norm(dim=1).tolist() == pytest.approx([1.0, 1.0], abs=1e-9)
-
-
-def test_predictions_made_before_the_run() -> None:
-    """32 mirrors on digits; examples/predict_collapse.py runs the larger experiment."""
-    found = [t for lam in (0.0, 3e-3, 2e-2, 5e-2) for t in predict_collapse.trials(lam, 0, 400)]
-    assert len(found) == 32
-    assert 8 <= sum(t.growth < 1 for t in found) <= 24  # both outcomes do happen
-    assert sum(t.right for t in found) >= 29
 
 
 def test_refusals(model: nn.Sequential) -> None:

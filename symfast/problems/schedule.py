@@ -25,10 +25,12 @@ def schedule(kinds: Tensor, stretch: Stretch) -> Tensor:
         >>> from symfast.problems.schedule import schedule
         >>> stretch = Stretch(first=2, steps=2, total=4, progress=torch.zeros(2))
         >>> schedule(torch.tensor([0, 2]), stretch).tolist()
-        [[1.0, 0.10000000000000002], [1.0, 0.010000000000000002]]
+        [[1.0, 0.1], [1.0, 0.01]]
     """
     t = torch.arange(stretch.first, stretch.first + stretch.steps, dtype=torch.float64)
     t = t / stretch.total
     cosine = (1 + (torch.pi * t).cos()) / 2
-    stairs = 0.1 ** ((t >= 0.5).double() + (t >= 0.75).double())
+    stairs = torch.tensor([1, 0.1, 0.01], dtype=torch.float64)[
+        (t >= 0.5).long() + (t >= 0.75).long()
+    ]
     return torch.stack([torch.ones_like(t), cosine, stairs], 1)[:, kinds.long()]

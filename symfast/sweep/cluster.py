@@ -53,7 +53,7 @@ def compute_on_ray(train: Trainer, store: "Store") -> None:
         train.skip(chunks[number])
     shared = ray.put(train.without_progress())
     task = ray.remote(num_cpus=1, max_retries=RETRIES)(_part)
-    cores: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    cores: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call, unused-ignore]
     most = max(2, 2 * int(cores.get("CPU", 1)))  # bounds what waits in this process
     waiting = store.missing()
     running: dict[Any, int] = {}

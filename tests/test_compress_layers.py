@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Planted structure in convolutions, attention and recurrent layers is cut out, or put back."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from traced_models import GroupedQuery, Recurrent, Residual
+
+import symfast as sf
+
+
+def change(small: nn.Module, model: nn.Module, x: Tensor) -> float:
+    with torch.no_grad():
+        before, after = model.eval()(x), small.eval()(x)
+    return float((after - before).abs().max() / before.abs().max())
+
+
+class ConvNet(nn.Module):
+    """Valid convolution, batch norm, padded convolution, flatten with a size of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.norm = nn.Conv2d(2, 10, 3), nn.BatchNorm2d(10)
+        self.b, self.c = nn.Conv2d(10, 8, 3, padding=1), nn.Conv2d(8, 6, 2)
+        self.width = 6 * 9
+        self.head = nn.Linear(self.width, 4)
+        nn.init.normal_(self.norm.running_mean)  # type: ignore[arg-type]
+        nn.init.normal_(self.norm.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.norm(self.a(x)))
+        x = F.relu(self.c(F.relu(self.b(x))))
+        return self.head(x.reshape(-1, self.width))
+
+
+def test_convolutions_lose_dead_and_double_channels() -> None:
+    model = ConvNet().double()
+    with torch.no_grad():
+        model.a.weight[3], model.a.bias[3] = model.a.weight[1], model.a.bias[1]
+        for name in ("weight", "bias", "running_mean", "running_var"):
+            values = getattr(model.norm, name)
+            values[3] = values[1]
+        model.b.weight[2] = 0  # constant, read without padding
+        model.b.weight[4], model.b.bias[4] = 3 * model.b.weight[5], 3 * model.b.bias[5]
+        model.c.weight[1] = 0
+        model.c.bias[1] = -1.0  # relu(-1): zero
+    x = torch.randn(3, 2, 6, 6, dtype=torch.float64)
+    small, proof = sf.compress(model, x)
+    assert small.a.out_channels == small.norm.num_features == small.b.in_channels == 9
+    assert small.b.out_channels == small.c.in_channels == 6
+    assert small.c.out_channels == 5
+    assert small.head.in_features == small.width == 45
+    assert small.a.bias is None  # taken over by the stored mean
+    assert change(small, model, torch.randn(5, 2, 6, 6, dtype=torch.float64)) <= 1e-12
+    assert any("width" in step.note for step in proof.steps)
+
+
+def test_constant_before_padding_is_not_folded() -> None:
+    model = nn.Sequential(
+        nn.Conv2d(2, 5, 3), nn.ReLU(), nn.Conv2d(5, 3, 3, padding=1), nn.Flatten()
+    ).double()
+    with torch.no_grad():
+        model[0].weight[1], model[0].bias[1] = 0, 1.0
+        model[0].weight[2], model[0].bias[2] = 0, -1.0
+    x = torch.randn(2, 2, 6, 6, dtype=torch.float64)
+    small, _ = sf.compress(model, x)
+    assert small[0].out_channels == 4
+    assert change(small, model, x) <= 1e-12
+
+
+def test_head_ranks_and_key_bias() -> None:
+    """Heads written by hand: both key-query and value-output lose the planted dimensions."""
+
+    class Heads(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.q, self.k, self.v = (nn.Linear(12, 16) for _ in range(3))
+            self.o = nn.Linear(16, 12)
+
+        def heads(self, x: Tensor) -> Tensor:
+            return x.unflatten(-1, (4, -1)).transpose(1, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            q, k, v = self.heads(self.q(x)), self.heads(self.k(x)), self.heads(self.v(x))
+            mixed = F.scaled_dot_product_attention(q, k, v)
+            return self.o(mixed.transpose(1, 2).flatten(2))
+
+    model = Heads().double()
+    with torch.no_grad():
+        for layer in (model.q, model.v):
+            for head in range(4):
+                rows = slice(4 * head, 4 * head + 4)
+                mix = torch.randn(4, 2).double() @ torch.randn(2, 4).double()
+                layer.weight[rows] = mix @ layer.weight[rows]
+                layer.bias[rows] = mix @ layer.bias[rows]
+    x = torch.randn(2, 5, 12, dtype=torch.float64)
+    small, proof = sf.compress(model, x)
+    assert small.q.out_features == small.k.out_features == 8
+    assert small.v.out_features == small.o.in_features == 8
+    assert small.k.bias is None
+    assert change(small, model, torch.randn(3, 7, 12, dtype=torch.float64)) <= 1e-12
+    assert proof.max_error <= 1e-12
+
+
+def test_what_cannot_be_cut_is_put_back_and_logged() -> None:
+    """The head size is written into this model: its value stays whole, and the log says so."""
+    model = GroupedQuery().double()
+    with torch.no_grad():
+        model.v.weight[::4] = 0
+        model.v.bias[::4] = 0
+    x = torch.randn(2, 5, 6, dtype=torch.float64)
+    small, proof = sf.compress(model, x)
+    assert small.v.out_features == 8
+    assert change(small, model, x) <= 1e-12
+    assert any(step.action == "cut" and not step.kept for step in proof.steps)
+
+
+def test_recurrent_units_that_nobody_reads_go() -> None:
+    model = Recurrent(nn.LSTM).double()
+    with torch.no_grad():
+        model.out.weight[:, 2] = 0
+        model.rnn.weight_hh_l0[:, 2] = 0
+    x = torch.randn(5, 2, 3, dtype=torch.float64)
+    small, _ = sf.compress(model, x)
+    assert small.rnn.hidden_size == small.out.in_features == 3
+    assert small.rnn.weight_hh_l0.shape == (12, 3)
+    assert change(small, model, x) <= 1e-12
+
+
+def test_residual_stream_of_batch_norms_stays_whole() -> None:
+    model = Residual().double()
+    x = torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    small, proof = sf.compress(model, x)
+    assert small.conv.out_channels == 8
+    assert proof.max_error <= 1e-12
