@@ -128,6 +128,7 @@ def test_stretches_and_batch_sizes_change_nothing(every: int) -> None:
         "batch_size": [0, 4, 8],
         "schedule": ["cosine", "step"],
         "momentum": 0.9,
+        "steps": 110,
     }
     whole = sf.sweep(problem, seeds=2, **grid)
     pieces = sf.sweep(problem, seeds=2, every=every, **grid)
