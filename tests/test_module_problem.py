@@ -108,7 +108,7 @@ def test_compiled_equals_eager(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_compiler_that_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(plain: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def broken(plain: Callable[..., Tensor], **_: Any) -> Callable[..., Tensor]:
         def step(*_: Any) -> Tensor:
             raise RuntimeError("no compiler found")
 

@@ -56,8 +56,9 @@ class Module:
         Y: (n, ...) targets; whole numbers are classes, and accuracies are measured.
         test: (X, Y) that are only measured.
         optimizer: "sgd", "adam" (decay coupled, through the moments) or "adamw" (decoupled).
-        compile: compile gradient and step with torch.compile: twice as fast and more, after tens
-            of seconds. Where that fails, a warning says why and the step runs uncompiled.
+        compile: compile gradient and step with torch.compile: 1.3 to 3 times as fast
+            (benchmarks/README.md), after tens of seconds for every number of replicas and batch
+            size. Where that fails, a warning says why and the step runs uncompiled.
         make_plan: (stacked parameters by name, R) -> a Plan with ``replicas=R``; its
             constraint is applied after every step.
         constraint: "project", or "shrink" or "prox" with ``strength``.
@@ -295,7 +296,7 @@ def _judge(state: State, steps: int) -> None:
 
 def _compiled(plain: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """The compiled step, which gives way to the plain one where torch.compile cannot help."""
-    compiled: Callable[..., Tensor] | None = torch.compile(plain)
+    compiled: Callable[..., Tensor] | None = torch.compile(plain, dynamic=False)
 
     def step(*arguments: Any) -> Tensor:
         nonlocal compiled
