@@ -10,6 +10,8 @@ import math
 import torch
 from torch import Tensor
 
+from symfast.reference.philox import philox4x32
+
 MINIBATCH, LABEL_NOISE, GRADIENT_NOISE = range(3)
 _LOW = 0xFFFFFFFF
 
@@ -32,16 +34,9 @@ def words(seeds: Tensor, keys: Tensor, steps: Tensor, blocks: Tensor, purpose: i
         ['0x6627e8d5', '0xe169c58d', '0xbc57ac4c', '0x9b00dbd8']
     """
     shape = torch.broadcast_shapes(seeds.shape, keys.shape, steps.shape, blocks.shape)
-    x0, x1, x2 = blocks.expand(shape), steps & _LOW, keys & _LOW
-    x3 = torch.full_like(blocks, purpose)
-    key0, key1 = seeds & _LOW, seeds >> 32 & _LOW
-    for _ in range(10):
-        # a product wraps to its low 64 bits, and a shift extends the sign: hence the masks
-        p0, p1 = x0 * 0xD2511F53, x2 * 0xCD9E8D57
-        x0, x2 = p1 >> 32 & _LOW ^ x1 ^ key0, p0 >> 32 & _LOW ^ x3 ^ key1
-        x1, x3 = p1 & _LOW, p0 & _LOW
-        key0, key1 = key0 + 0x9E3779B9 & _LOW, key1 + 0xBB67AE85 & _LOW
-    return [x0, x1, x2, x3]
+    counter = [blocks, steps & _LOW, keys & _LOW, torch.full_like(blocks, purpose)]
+    counters = torch.stack([word.expand(shape) for word in counter], -1)
+    return list(philox4x32(counters, (seeds & _LOW, seeds >> 32 & _LOW)).unbind(-1))
 
 
 def minibatches(seeds: Tensor, first: int, steps: int, batch: int, samples: int) -> Tensor:

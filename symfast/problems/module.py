@@ -24,8 +24,9 @@ from symfast.problems.problem import (
     Stretch,
     data_hash,
 )
-from symfast.problems.schedule import SCHEDULES, schedule
+from symfast.problems.schedule import schedule
 from symfast.problems.stacked_step import Rule, StackedModel, StepKind, make_step
+from symfast.problems.training_axes import training_axes
 
 #: Weights at most this large count as zero.
 SUPPORT = 1e-4
@@ -109,20 +110,7 @@ class Module:
     @property
     def axes(self) -> Mapping[str, Axis]:
         """Rates, noise, batch size (0: all samples), schedule, and scale of the start."""
-        moments = self.optimizer != "sgd"
-        axes = {
-            "schedule": Axis("constant", choices=SCHEDULES),
-            "scale": Axis(1.0, label="scale of the start"),
-            "batch_size": Axis(0, integer=True, high=2**31, label="batch size"),
-            "momentum": Axis(0.9 if moments else 0.0, high=1 - 1e-9, label="momentum"),
-            "lr": Axis(0.001 if moments else 0.1, label="learning rate η"),
-            "gradient_noise": Axis(0.0, label="gradient noise σ"),
-        }
-        if self.Y.is_floating_point():
-            axes["label_noise"] = Axis(0.0, label="label noise σ")
-        if moments:
-            axes |= {"beta2": Axis(0.999, high=1 - 1e-9), "eps": Axis(1e-8, low=1e-30)}
-        return axes | {"weight_decay": Axis(0.0, label="weight decay λ")}
+        return training_axes(self.optimizer, label_noise=self.Y.is_floating_point())
 
     @property
     def options(self) -> Mapping[str, Any]:

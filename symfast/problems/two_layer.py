@@ -19,6 +19,7 @@ from symfast.problems.problem import (
     data_hash,
 )
 from symfast.problems.schedule import SCHEDULES, schedule
+from symfast.problems.training_axes import training_axes
 from symfast.reference.replica import predict, split
 from symfast.replica import (
     MOST_HIDDEN,
@@ -151,20 +152,7 @@ class TwoLayer:
     @property
     def axes(self) -> Mapping[str, Axis]:
         """Rates, noise, batch size (0: all samples), schedule, and scale of the start."""
-        moments = self.optimizer != "sgd"
-        axes = {
-            "schedule": Axis("constant", choices=SCHEDULES),
-            "scale": Axis(1.0, label="scale of the start"),
-            "batch_size": Axis(0, integer=True, high=2**31, label="batch size"),
-            "momentum": Axis(0.9 if moments else 0.0, high=1 - 1e-9, label="momentum"),
-            "lr": Axis(0.001 if moments else 0.1, label="learning rate η"),
-            "gradient_noise": Axis(0.0, label="gradient noise σ"),
-        }
-        if self.loss == "mse":
-            axes["label_noise"] = Axis(0.0, label="label noise σ")
-        if moments:
-            axes |= {"beta2": Axis(0.999, high=1 - 1e-9), "eps": Axis(1e-8, low=1e-30)}
-        return axes | {"weight_decay": Axis(0.0, label="weight decay λ")}
+        return training_axes(self.optimizer, label_noise=self.loss == "mse")
 
     @property
     def options(self) -> Mapping[str, Any]:

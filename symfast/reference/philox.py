@@ -20,12 +20,12 @@ _SIN = (-0.00019501821952871978, 0.008332016877830029, -0.16666650772094727, 1.0
 _COS = (-0.0013579403748735785, 0.04165441915392876, -0.49999842047691345, 0.9999999403953552)
 
 
-def philox4x32(counter: Tensor, key: tuple[int, int]) -> Tensor:
+def philox4x32(counter: Tensor, key: tuple[int, int] | tuple[Tensor, Tensor]) -> Tensor:
     """Ten rounds of Philox on counters (..., 4) of 32-bit words.
 
     Args:
         counter: int64 (..., 4), each word in [0, 2^32).
-        key: two words.
+        key: two words, or tensors of words that broadcast to the counters' leading dims.
 
     Returns:
         int64 (..., 4), each in [0, 2^32). Salmon et al., "Parallel Random Numbers: As Easy as

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The sweep of two-layer networks in plain torch: one step of all replicas per Python iteration."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -64,8 +62,8 @@ def normals(seed: Tensor, purpose: int, cell: Tensor, steps: Tensor, count: int)
     shape = len(seed), len(steps), -(-count // 4)
     words = torch.arange(shape[2]), steps[:, None], cell[:, None, None]
     counter = torch.stack([*(w.expand(shape) for w in words), torch.full(shape, purpose << 24)], -1)
-    key: Any = (seed[:, None, None] & 0xFFFFFFFF, seed[:, None, None] >> 32 & 0xFFFFFFFF)
-    w = philox4x32(counter, key)
+    keys = seed[:, None, None]
+    w = philox4x32(counter, (keys & 0xFFFFFFFF, keys >> 32 & 0xFFFFFFFF))
     pairs = [normal_pair(w[..., i], w[..., i + 1]) for i in (0, 2)]
     return torch.stack([z for pair in pairs for z in pair], -1).flatten(2)[..., :count]
 

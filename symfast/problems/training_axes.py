@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Hyperparameters of minibatch training that `Module` and `TwoLayer` sweep over."""
+
+from symfast.problems.problem import Axis
+from symfast.problems.schedule import SCHEDULES
+
+
+def training_axes(optimizer: str, *, label_noise: bool) -> dict[str, Axis]:
+    """Return the axes of one optimizer, slowest in a grid first.
+
+    Args:
+        optimizer: "sgd", "adam" or "adamw".
+        label_noise: whether targets are numbers that noise can be added to.
+
+    Example:
+        >>> from symfast.problems.training_axes import training_axes
+        >>> list(training_axes("sgd", label_noise=False))[2:]
+        ['batch_size', 'momentum', 'lr', 'gradient_noise', 'weight_decay']
+    """
+    moments = optimizer != "sgd"
+    axes = {
+        "schedule": Axis("constant", choices=SCHEDULES),
+        "scale": Axis(1.0, label="scale of the start"),
+        "batch_size": Axis(0, integer=True, high=2**31, label="batch size"),
+        "momentum": Axis(0.9 if moments else 0.0, high=1 - 1e-9, label="momentum"),
+        "lr": Axis(0.001 if moments else 0.1, label="learning rate η"),
+        "gradient_noise": Axis(0.0, label="gradient noise σ"),
+    }
+    if label_noise:
+        axes["label_noise"] = Axis(0.0, label="label noise σ")
+    if moments:
+        axes |= {"beta2": Axis(0.999, high=1 - 1e-9), "eps": Axis(1e-8, low=1e-30)}
+    return axes | {"weight_decay": Axis(0.0, label="weight decay λ")}
