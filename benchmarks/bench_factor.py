@@ -1,13 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The factor step against a product, its backward and torch's fused SGD, and against memory."""
 
-import time
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 import torch
-from machine import best, stream_bandwidth
+from machine import in_turns, stream_bandwidth
 from torch import Tensor, nn
 
 import symfast as sf
@@ -65,18 +63,6 @@ def kernel_state(peer: Peer, momentum: float) -> list[list[Tensor]]:
     return [[f.prod(0) for f in factors], peer.gradients, factors, velocities]
 
 
-def interleaved(calls: list[Any], seconds: float) -> list[float]:
-    """Best time of each call, taken in turns so that a slow spell of the machine hits all."""
-    times = [[best(call, seconds=0.0, least=2)] for call in calls]
-    stop = time.perf_counter() + seconds
-    while time.perf_counter() < stop:
-        for i, call in enumerate(calls):
-            start = time.perf_counter()
-            call()
-            times[i].append(time.perf_counter() - start)
-    return [min(t) for t in times]
-
-
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 @pytest.mark.parametrize("depth", [2, 3, 4])
 @pytest.mark.parametrize("shapes", [LARGE, SMALL], ids=["1 x 10M", "465 small"])
@@ -97,7 +83,7 @@ def test_step(shapes: list[tuple[int, ...]], depth: int, momentum: float) -> Non
             ours, torch.stack([f.detach() for f in factors]), rtol=1e-5, atol=1e-6
         )
 
-    theirs, seconds = interleaved([peer.step, fused], 1.5)
+    theirs, seconds = in_turns(peer.step, fused, seconds=0.75)
     numbers = sum(w.numel() for w in state[0])
     per_weight = 8 * depth + 8 + (8 * depth if momentum else 0)
     rate = per_weight * numbers / seconds / 1e9
@@ -123,8 +109,8 @@ def test_optimizer_overhead() -> None:
     optimizer.step()
     state = [params, [p.grad for p in params], [optimizer.state[p]["factors"] for p in params], []]
     with torch.no_grad():
-        whole, kernel = interleaved(
-            [optimizer.step, lambda: factor_step_(*state, LR, 0.0, LAM)], 1.0
+        whole, kernel = in_turns(
+            optimizer.step, lambda: factor_step_(*state, LR, 0.0, LAM), seconds=0.5
         )
     ROWS.append(
         f"FactorSGD.step, 465 tensors, D = 2: {whole * 1e3:.2f} ms, kernel {kernel * 1e3:.2f}"

@@ -6,16 +6,15 @@ wall clock, the best of several runs; CPU seconds stand beside them, because the
 other programs take the cores away, and the required ratio is asserted on them.
 """
 
-import ctypes
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from machine import fma_peak
 from torch import Tensor
 
 from symfast import build_info
@@ -136,18 +135,14 @@ def table() -> Iterator[None]:
     print("\n".join(["", f"{torch.get_num_threads()} threads, {build_info()}", *lines]))
 
 
-def fma_peak(tmp_path: Path, dtype: torch.dtype) -> float | None:
-    """Multiply-adds per second times two of all threads, measured with independent registers."""
-    source = Path(__file__).with_name("fma_peak.c")
-    library = tmp_path / "peak.so"
-    command = ["cc", "-O2", "-march=native", "-shared", "-fPIC", "-pthread", source, "-o", library]
-    if subprocess.run(command, check=False, capture_output=True).returncode:
+def peak_of(dtype: torch.dtype) -> float | None:
+    """Multiply-adds per second times two of all threads; None where nothing can be compiled."""
+    threads = torch.get_num_threads()
+    try:
+        best = max(fma_peak(threads, double=dtype == torch.float64) for _ in range(5))
+    except subprocess.CalledProcessError:
         return None
-    peak = ctypes.CDLL(str(library)).fma_peak
-    peak.restype = ctypes.c_double
-    peak.argtypes = [ctypes.c_int, ctypes.c_int]
-    best = max(peak(torch.get_num_threads(), int(dtype == torch.float64)) for _ in range(5))
-    return float(best) or None
+    return best or None
 
 
 def best_of(run: Callable[[], Any], times: int) -> tuple[float, float]:
@@ -163,7 +158,7 @@ def best_of(run: Callable[[], Any], times: int) -> tuple[float, float]:
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize("seeds", [4, 16])
-def test_diabetes_sweep(benchmark: Any, seeds: int, dtype: torch.dtype, tmp_path: Path) -> None:
+def test_diabetes_sweep(benchmark: Any, seeds: int, dtype: torch.dtype) -> None:
     """Kernel, reference, torch loop and JAX on the same job, in one run."""
     assert build_info()["kernels"], "no compiled kernels: there is nothing to measure"
     job = Job(seeds, dtype)
@@ -172,7 +167,7 @@ def test_diabetes_sweep(benchmark: Any, seeds: int, dtype: torch.dtype, tmp_path
     tolerance = 1e-10 if dtype == torch.float64 else 2e-4
     label = f"{len(job.lam)} trainings x {STEPS} steps, {str(dtype)[6:]}"
 
-    peak = fma_peak(tmp_path, dtype)
+    peak = peak_of(dtype)
     share = f", {job.flops / seconds / peak:.0%} of the FMA peak {peak / 1e9:.0f}" if peak else ""
     note = f"{job.flops / seconds / 1e9:.1f} GFLOP/s{share}, {busy:.3f} CPU s"
     ROWS.append((f"{label}: symfast", seconds, note))
@@ -202,7 +197,7 @@ def test_diabetes_sweep(benchmark: Any, seeds: int, dtype: torch.dtype, tmp_path
 
 
 @pytest.mark.parametrize("d", [30, 100, 300])
-def test_larger_problems(benchmark: Any, d: int, tmp_path: Path) -> None:
+def test_larger_problems(benchmark: Any, d: int) -> None:
     """64 trainings of a random problem with d weights: the Gram matrix is streamed."""
     X = torch.randn(2 * d, d, dtype=torch.float64)
     gram, linear = X.T @ X / len(X), torch.randn(d, dtype=torch.float64)
@@ -213,7 +208,7 @@ def test_larger_problems(benchmark: Any, d: int, tmp_path: Path) -> None:
 
     benchmark.pedantic(run, rounds=5, warmup_rounds=1)
     seconds, flops = benchmark.stats.stats.min, 64.0 * steps * d * (2 * d + 15)
-    peak = fma_peak(tmp_path, torch.float64)
+    peak = peak_of(torch.float64)
     share = f", {flops / seconds / peak:.0%} of the FMA peak" if peak else ""
     ROWS.append((f"64 trainings, d = {d}", seconds, f"{flops / seconds / 1e9:.1f} GFLOP/s{share}"))
     w = start.prod(1)

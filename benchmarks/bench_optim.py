@@ -5,13 +5,13 @@
 in turns, so that a slow moment of the machine hits each of them; times are the best of the turns.
 """
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from machine import stream_bandwidth
+from machine import in_turns, stream_bandwidth
+from tables import tables
 
 import symfast as sf
 
@@ -24,36 +24,7 @@ RULES: dict[str, tuple[str, dict[str, float]]] = {
     "Adam": ("Adam", {}),
     "AdamW": ("AdamW", {"weight_decay": 0.01}),
 }
-rows: dict[str, list[tuple[Any, ...]]] = {}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def report() -> Iterator[None]:
-    """Print the collected rows at the end of the run."""
-    yield
-    for title, lines in rows.items():
-        print(f"\n{title}")
-        for line in lines:
-            print("| " + " | ".join(str(cell) for cell in line) + " |")
-
-
-def note(title: str, *cells: Any) -> None:
-    """Add a row to a table of this run."""
-    rows.setdefault(title, []).append(cells)
-
-
-def in_turns(*calls: Callable[[], object], seconds: float = 0.5) -> list[float]:
-    """The shortest time of each call, all of them called in turn."""
-    times = [float("inf")] * len(calls)
-    for call in calls:
-        call()
-    stop = time.perf_counter() + seconds * len(calls)
-    while time.perf_counter() < stop:
-        for i, call in enumerate(calls):
-            start = time.perf_counter()
-            call()
-            times[i] = min(times[i], time.perf_counter() - start)
-    return times
+note, report = tables()
 
 
 def layers(shapes: list[tuple[int, ...]]) -> list[torch.nn.Parameter]:

@@ -7,34 +7,20 @@ cache are "out of cache"; smaller ones rotate through copies until they are.
 """
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from machine import best, read_bandwidth, stream_bandwidth
+from tables import tables
 
 import symfast as sf
 
 pytestmark = pytest.mark.filterwarnings("default")
 BIG = 4096
 OUT_OF_CACHE = 160e6  # bytes a rotation touches before it comes back
-rows: dict[str, list[tuple[Any, ...]]] = {}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def report() -> Iterator[None]:
-    """Print the collected rows at the end of the run."""
-    yield
-    for title, lines in rows.items():
-        print(f"\n{title}")
-        for line in lines:
-            print("| " + " | ".join(str(cell) for cell in line) + " |")
-
-
-def note(title: str, *cells: Any) -> None:
-    """Add a row to a table of this run."""
-    rows.setdefault(title, []).append(cells)
+note, report = tables()
 
 
 def frames(*shape: int) -> torch.Tensor:

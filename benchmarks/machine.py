@@ -27,15 +27,38 @@ def best(call: Callable[[], object], seconds: float = 0.4, least: int = 5) -> fl
     return min(times)
 
 
+def in_turns(*calls: Callable[[], object], seconds: float = 0.5) -> list[float]:
+    """The shortest time of each call, taken in turns so that a slow spell hits all of them."""
+    times = [float("inf")] * len(calls)
+    for call in calls:
+        call()
+    stop = time.perf_counter() + seconds * len(calls)
+    while time.perf_counter() < stop:
+        for i, call in enumerate(calls):
+            start = time.perf_counter()
+            call()
+            times[i] = min(times[i], time.perf_counter() - start)
+    return times
+
+
 @cache
-def _library() -> ctypes.CDLL:
-    target = Path(tempfile.mkdtemp()) / "stream.so"
+def library(source: str, optimize: str) -> ctypes.CDLL:
+    """A C file of this folder, compiled for this processor."""
+    target = (Path(tempfile.mkdtemp()) / source).with_suffix(".so")
     subprocess.run(
-        ["cc", "-O3", "-march=native", "-shared", "-fPIC", "-pthread", "-o", str(target),
-         str(HERE / "stream.c")],
+        ["cc", optimize, "-march=native", "-shared", "-fPIC", "-pthread", "-o", str(target),
+         str(HERE / source)],
         check=True,
     )  # fmt: skip
     return ctypes.CDLL(str(target))
+
+
+def fma_peak(threads: int, double: bool) -> float:
+    """Multiply-adds per second times two, with independent registers: one measurement."""
+    peak = library("fma_peak.c", "-O2").fma_peak
+    peak.restype = ctypes.c_double
+    peak.argtypes = [ctypes.c_int, ctypes.c_int]
+    return float(peak(threads, int(double)))
 
 
 def stream_bandwidth(megabytes: float, reads: float) -> float:
@@ -55,10 +78,10 @@ def _stream(megabytes: float, reads: int) -> float:
     n = int(megabytes * 1e6 / 4 / (reads + 1))
     rw, r = torch.ones(n), torch.zeros(n * reads + 1)
     threads = torch.get_num_threads()
-    library = _library()
+    stream = library("stream.c", "-O3").stream
     pointers = ctypes.c_void_p(rw.data_ptr()), ctypes.c_void_p(r.data_ptr())
     sizes = [ctypes.c_int64(x) for x in (n, reads, threads)]
-    seconds = best(lambda: library.stream(*pointers, *sizes))
+    seconds = best(lambda: stream(*pointers, *sizes))
     return 4 * n * (reads + 2) / seconds / 1e9
 
 
@@ -69,6 +92,6 @@ def read_bandwidth(megabytes: float) -> float:
     found, r = torch.zeros(64), torch.ones(n)
     threads = torch.get_num_threads()
     pointers = ctypes.c_void_p(found.data_ptr()), ctypes.c_void_p(r.data_ptr())
-    library = _library()
+    read = library("stream.c", "-O3").read_stream
     sizes = [ctypes.c_int64(x) for x in (n, threads)]
-    return 4 * n / best(lambda: library.read_stream(*pointers, *sizes)) / 1e9
+    return 4 * n / best(lambda: read(*pointers, *sizes)) / 1e9
