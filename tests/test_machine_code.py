@@ -57,7 +57,7 @@ def check_resources(kernels: list[Kernel]) -> None:
     for kernel in kernels:
         assert kernel.stack == kernel.local == 0, kernel.name
         opcodes = {instruction.split()[0] for instruction in kernel.instructions}
-        assert not opcodes & {"LDL", "STL", "RED"}, kernel.name
+        assert not opcodes & {"LDL", "STL", "RED", "ATOMG"}, kernel.name
         if kernel.streams:
             assert opcodes <= {"LDG", "STG"}, kernel.name  # no generic address, no atomic
 
