@@ -224,3 +224,15 @@ def test_replicas_are_refused() -> None:
     plan = sf.Plan([(sf.Units([(w, 0)], replicas=2), sf.SignFlip([0]))], replicas=2)
     with pytest.raises(ValueError, match="replicas"):
         sf.optim.SGD([w], plan=plan)
+
+
+def test_a_parameter_with_gaps_is_constrained() -> None:
+    wide = torch.randn(4, 6)
+    p = Parameter(wide[:, :3])
+    assert not p.is_contiguous()
+    optimizer = sf.optim.SGD([p], lr=0.1, plan=sf.Plan([(p, sf.SignFlip([1]))]))
+    wanted = p.detach() - 0.1
+    wanted[1] = 0
+    p.grad = torch.ones_like(p)
+    optimizer.step()
+    torch.testing.assert_close(p.detach(), wanted)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from symfast import plan_ops
-from symfast.chunks import GRAINS, Grain, cut
+from symfast.chunks import Grain, cut
 from symfast.codes import PER_GROUP, PROJECT, PROX, SHRINK, UNIFORM
 from symfast.plan import Plan
 from symfast.plan_state import Target
@@ -67,10 +67,6 @@ class Constraint:
         self.plan = on_local_tensors(plan)
         self.parts = self.plan._compiled.parts
 
-    def fusible(self) -> list[Part]:
-        """The parts that may run inside the step: those of the first stage."""
-        return [p for p in self.parts if p.stage == 0]
-
     def apply(self, part: Part, verb: int, amount: Amount) -> None:
         """Run a part on its own."""
         tensor = amount.tensor
@@ -85,8 +81,6 @@ class Constraint:
         Raises:
             ValueError: if the parameters of one entry have different ones.
         """
-        if verb == PROJECT:
-            return Amount()
         rates: list[Any] = []
         for number, (target, _) in enumerate(self.given.entries):
             tensors = [t for t, _ in target] if isinstance(target, Units) else [target]
@@ -132,4 +126,13 @@ def _local_target(target: Target, number: int) -> Target:
     return Units(local) if isinstance(target, Units) else local[0][0]
 
 
-__all__ = ["GRAINS", "Amount", "Constraint", "Fused", "VERBS", "on_local_tensors"]
+def unless(inf: Tensor, verb: int, amount: Amount, groups: int) -> tuple[int, Amount]:
+    """The verb, or nothing where ``inf`` is 1, decided on the device; project is shrink by 1."""
+    one = torch.ones(groups, dtype=torch.float64, device=inf.device)
+    by = one if amount.tensor is None else amount.tensor.to(inf.device, torch.float64)
+    if amount.tensor is None and verb >= SHRINK:
+        by = one * amount.number
+    return max(verb, SHRINK), Amount(tensor=by * (1 - inf.reshape(())), per=1)
+
+
+__all__ = ["Amount", "Constraint", "Fused", "VERBS", "on_local_tensors", "unless"]

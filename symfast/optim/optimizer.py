@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from symfast import update as _declared  # noqa: F401  (declares the operator)
-from symfast.codes import SHRINK
+from symfast.codes import PROJECT
 from symfast.optim.check import EXTRAS, check_group, check_param
-from symfast.optim.constraint import VERBS, Amount, Constraint, Fused
+from symfast.optim.constraint import VERBS, Amount, Constraint, Fused, unless
 from symfast.optim.roster import Bundle, is_flat, local, matching
 from symfast.plan import Plan
 from symfast.reference import update as formula
@@ -36,6 +36,7 @@ class SymmetryOptimizer(torch.optim.Optimizer):
         self, params: Iterable[Any], defaults: dict[str, Any], plan: Plan | None = None
     ) -> None:
         self._bundles: list[Bundle] | None = None
+        self._wanted: list[tuple[bool, bool]] = []  # states by group that the bundles are made for
         self._late: list[Any] = []
         self._constraint: Constraint | None = None
         super().__init__(params, {**EXTRAS, **defaults})
@@ -88,6 +89,9 @@ class SymmetryOptimizer(torch.optim.Optimizer):
     def _wants_step(self, group: dict[str, Any]) -> bool:
         return True
 
+    def _wants(self, group: dict[str, Any]) -> tuple[bool, bool]:
+        return self._wants_first(group), self._wants_step(group)
+
     # ---- the step ------------------------------------------------------------------------------
 
     @torch.no_grad()
@@ -108,8 +112,9 @@ class SymmetryOptimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        if self._bundles is None:
-            self._bundles = self._make_bundles()
+        wanted = [self._wants(group) for group in self.param_groups]
+        if self._bundles is None or wanted != self._wanted:
+            self._bundles, self._wanted = self._make_bundles(), wanted
         verb, amount = self._verb()
         waiting = list(self._late)
         for bundle in self._bundles:
@@ -132,8 +137,9 @@ class SymmetryOptimizer(torch.optim.Optimizer):
     def _call(self, bundle: Bundle, grads: list[Tensor], verb: int, amount: Amount) -> None:
         fresh = self._init_states(bundle)
         params = bundle.params
-        states = [[s[name] for s in bundle.states] for name in self._names(bundle)]
-        steps = [s["step"] for s in bundle.states] if "step" in bundle.states[0] else []
+        first, step = self._wants(self.param_groups[bundle.groups[0]])
+        states = [[s[name] for s in bundle.states] for name in self.moments if first]
+        steps = [s["step"] for s in bundle.states if step]
         if hasattr(params[0], "to_local"):
             params, grads = [local(p) for p in params], [local(g) for g in grads]
             states = [[local(s) for s in column] for column in states]
@@ -165,9 +171,6 @@ class SymmetryOptimizer(torch.optim.Optimizer):
             None if scale is None else scale.to(device),
             None if inf is None else inf.to(device),
         )
-
-    def _names(self, bundle: Bundle) -> list[str]:
-        return [name for name in self.moments if name in bundle.states[0]]
 
     def _init_states(self, bundle: Bundle) -> list[bool]:
         """Make the states that are missing; whose first state is new."""
@@ -207,12 +210,14 @@ class SymmetryOptimizer(torch.optim.Optimizer):
     def _verb(self) -> tuple[int, Amount]:
         if self._constraint is None:
             return 0, Amount()
-        owners = {id(local(p)): g for g in self.param_groups for p in g["params"]}
-        owners |= {id(p): g for g in self.param_groups for p in g["params"]}
         kinds = {g["constraint"] for g in self.param_groups}
         if len(kinds) > 1:
             raise ValueError(f"all groups must have one constraint, got {sorted(kinds)}")
         verb = VERBS[kinds.pop()]
+        if verb == PROJECT:
+            return verb, Amount()
+        owners = {id(local(p)): g for g in self.param_groups for p in g["params"]}
+        owners |= {id(p): g for g in self.param_groups for p in g["params"]}
 
         def rate(tensor: Tensor) -> Any:
             base = tensor if tensor._base is None else tensor._base
@@ -232,7 +237,7 @@ class SymmetryOptimizer(torch.optim.Optimizer):
         for part in sorted(parts, key=lambda p: p.stage):
             chosen, by = verb, amount
             if inf is not None and inf.device.type != "cpu":
-                chosen, by = _unless(inf, verb, amount, self._constraint.plan.groups)
+                chosen, by = unless(inf, verb, amount, self._constraint.plan.groups)
             self._constraint.apply(part, chosen, by)
             increment_version(part.tensors)
 
@@ -246,8 +251,8 @@ class SymmetryOptimizer(torch.optim.Optimizer):
             for param in group["params"]:
                 members.append((param, g, number))
                 number += 1
-        order = {id(t): (i, key) for key, f in fused.items() for i, t in enumerate(f.part.tensors)}
-        members.sort(key=lambda m: order.get(id(m[0]), (len(order), None))[0])
+        order = {id(t): i for f in fused.values() for i, t in enumerate(f.part.tensors)}
+        members.sort(key=lambda m: order.get(id(m[0]), len(order)))
         for param, g, number in members:
             key = self._key(param, self.param_groups[g])
             bundle = bundles.setdefault(key, Bundle(fused=fused.get(key)))
@@ -259,7 +264,7 @@ class SymmetryOptimizer(torch.optim.Optimizer):
 
     def _key(self, param: Tensor, group: dict[str, Any]) -> Any:
         flat = is_flat(local(param))
-        kind = (self._wants_first(group), self._wants_step(group), hasattr(param, "to_local"))
+        kind = (*self._wants(group), hasattr(param, "to_local"))
         return (param.device, param.dtype, *kind, None if flat else id(param))
 
     def _place_parts(self) -> dict[Any, Fused]:
@@ -273,6 +278,8 @@ class SymmetryOptimizer(torch.optim.Optimizer):
             wanted = {keys.get(id(t)) for t in part.tensors}
             key = next(iter(wanted)) if len(wanted) == 1 else None
             inside = key is not None and part.stage == 0 and part.device.type == "cpu"
+            # one with gaps steps as a copy, whose layout the part's tables do not know
+            inside = inside and all(is_flat(t) for t in part.tensors)
             if inside and key not in found and part.tensors:
                 found[key] = Fused(part)
             else:
@@ -289,12 +296,3 @@ def _number(value: Any) -> float:
 
 def _signed(seed: int) -> int:
     return seed - (1 << 64) if seed >= 1 << 63 else seed
-
-
-def _unless(inf: Tensor, verb: int, amount: Amount, groups: int) -> tuple[int, Amount]:
-    """The verb, or nothing where ``inf`` is 1, decided on the device; project is shrink by 1."""
-    one = torch.ones(groups, dtype=torch.float64, device=inf.device)
-    by = one if amount.tensor is None else amount.tensor.to(inf.device, torch.float64)
-    if amount.tensor is None and verb >= SHRINK:
-        by = one * amount.number
-    return max(verb, SHRINK), Amount(tensor=by * (1 - inf.reshape(())), per=1)
