@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from symfast.codes import ACCUMULATE
 from symfast.factor_init import keep_factors
-from symfast.factor_op import factor_step_
+from symfast.factor_op import factor_step_, multiply
 from symfast.reference.factor import MAX_DEPTH
 
 _DEFAULTS = {"lam": 0.0, "depth": 2, "momentum": 0.0, "beta": 1.0, "plain_decay": 0.0}
@@ -109,8 +109,10 @@ class FactorSGD(Optimizer):
             assert p.grad is not None
             push = p.grad if group["plain_decay"] == 0 else p.grad + group["plain_decay"] * p
             if momentum:
-                velocity = self.state[p].setdefault("velocity", torch.zeros_like(p))
-                push = velocity.mul_(momentum).add_(push)
+                state = self.state[p]
+                if "velocity" not in state:
+                    state["velocity"] = torch.zeros_like(p)
+                push = state["velocity"].mul_(momentum).add_(push)
             p.add_(push, alpha=-lr)
 
     def _factor_step(self, params: list[Tensor], group: dict[str, Any]) -> None:
@@ -143,7 +145,7 @@ class FactorSGD(Optimizer):
         if "factors" not in state:
             self._split(p, group)
         elif p not in self._seen:  # loaded: they hold if they still give the parameter
-            if not torch.equal(_product(state["factors"]).to(p.dtype), p):
+            if not _gives(state["factors"], p):
                 self._split(p, group)
         elif self._seen[p] != (p._version, p.data_ptr()):
             self._split(p, group)
@@ -175,11 +177,25 @@ class FactorSGD(Optimizer):
                 group.setdefault(name, value)
 
 
-def _product(factors: Tensor) -> Tensor:
-    """The product in the order of the kernels, last to first."""
-    out = factors[-1]
-    for factor in reversed(factors[:-1].unbind()):
-        out = out * factor
+def _gives(factors: Tensor, p: Tensor) -> bool:
+    """Whether p is the product of the factors, bit for bit.
+
+    The CPU's kernel takes subnormal numbers for zero; the reference and CUDA do not.
+    """
+    plain = multiply(list(factors)).to(p.dtype)
+    return torch.equal(plain, p) or torch.equal(_flushed_product(factors).to(p.dtype), p)
+
+
+def _flushed_product(factors: Tensor) -> Tensor:
+    """The product in the order of the kernels, last to first, without subnormal numbers."""
+
+    def flush(x: Tensor) -> Tensor:
+        return torch.where(x.abs() < torch.finfo(x.dtype).tiny, 0, x)
+
+    last, *rest = flush(factors).flip(0)
+    out: Tensor = last
+    for factor in rest:
+        out = flush(out * factor)
     return out
 
 

@@ -171,3 +171,22 @@ def test_penalty_schedule() -> None:
         sf.schedule.geometric(1.5)
     with pytest.raises(ValueError, match="schedule gave"):
         sf.PenaltySchedule(optimizer, lambda step: -1.0)
+
+
+def test_factors_that_vanish_survive_a_checkpoint() -> None:
+    """The kernel takes subnormal numbers for zero; a product that is one is no foreign weight."""
+    p = nn.Parameter(torch.tensor([[0.3, 1e-3]]))
+    optimizer = sf.FactorSGD([p], lr=0.5, lam=1.0, beta=0.0)
+    vanished = 0
+    for _ in range(260):
+        p.grad = torch.zeros_like(p)
+        optimizer.step()
+        factors = optimizer.state[p]["factors"].clone()
+        vanished += bool(((p == 0) & (factors != 0).all(0)).any())
+        other = sf.FactorSGD([p], lr=0.0, lam=0.0, beta=0.0)
+        other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+        other.param_groups[0].update(lr=0.0, beta=1.0)
+        other.step()
+        assert torch.equal(other.state[p]["factors"], factors)
+        optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    assert vanished
