@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Scaled Newton-Schulz iterations in torch; csrc/polar.h has the same constants and steps."""
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -47,14 +45,3 @@ def polar_iterate(matrices: Tensor) -> tuple[Tensor, Tensor]:
         if bool(done.all()):
             break
     return X, done & usable
-
-
-def growth(low: float) -> float:
-    """What one step multiplies a small singular value by, for the bound ``low``.
-
-    Example:
-        >>> from symfast.reference.polar import growth
-        >>> round(growth(0.0), 3), growth(1.0)
-        (2.598, 1.5)
-    """
-    return 1.5 * math.sqrt(3 / (1 + low + low * low))

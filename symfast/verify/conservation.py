@@ -80,50 +80,8 @@ def identity_error(f: Function, n: int, free: Callable[[Tensor], Tensor]) -> flo
     return float((law - weighted).detach().abs().max() / law.detach().abs().max())
 
 
-def compare_training(steps: int, seeds: int) -> dict[str, list[float]]:
-    """Relative error of the price after training a small net on three losses, one per seed.
-
-    PINN: 1e-3 residual^2; LSN: that plus (weight x residual)^2, the published sum; control: the
-    PINN with its residual weighted by 1 instead of 1e-3. Boundary and final conditions in all.
-    """
-    found: dict[str, list[float]] = {"PINN": [], "LSN": [], "PINN, residual weight 1": []}
-    for seed in range(seeds):
-        for name in found:
-            torch.manual_seed(seed)
-            found[name].append(_train(name, steps))
-    return found
-
-
-def _train(name: str, steps: int) -> float:
-    net = network(20, 3)
-    optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
-    x, t = _points(50)
-    edge = torch.rand(100, dtype=torch.float64) * T * 0.999
-    rim = torch.cat([torch.rand(100, dtype=torch.float64) * 20, torch.full((100,), 20.0)])
-    rim_t = torch.cat([torch.full((100,), T * 0.999), edge]).double()
-    price = exact(rim.clamp_min(1e-7), rim_t)
-
-    def u(x: Tensor, t: Tensor) -> Tensor:
-        value: Tensor = net(torch.stack([x, t], -1))[:, 0]
-        return value
-
-    for _ in range(steps):
-        off = residual(u(x, t), x, t)
-        loss = (u(rim, rim_t) - price).square().mean()
-        loss = loss + (1.0 if name.endswith("1") else 1e-3) * off.square().mean()
-        if name == "LSN":
-            loss = loss + (weight(x, t) * off).square().mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    x, t = _points(2000)
-    with torch.no_grad():
-        off = u(x, t) - exact(x, t)
-        return float(off.norm() / exact(x, t).norm())
-
-
 def run(quick: bool) -> CaseResult:
-    """The identity on a random network and on the exact price; a training comparison (full)."""
+    """The identity on a random network and on the exact price."""
     torch.manual_seed(19)
     net = network()
 
