@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from symfast.artificial import Artificial, attach, find_parameter
 from symfast.errors import ArtificialError
+from symfast.factor_init import split
 
 
 def low_rank(
@@ -75,7 +76,7 @@ class LowRank(Artificial):
         wide = self.wide(weight).flatten(1)
         P, s, Q = torch.linalg.svd(wide.double(), full_matrices=False)
         P, s, Q = P[:, : self.rank], s[: self.rank], Q[: self.rank]
-        a = ((self.beta + torch.hypot(torch.full_like(s, self.beta), 2 * s)) / 2).sqrt()
+        a = split(s, 2, self.beta)
         b = torch.where(a > 0, s / a, 0.0)
         return [(P * a).to(wide.dtype), (Q.T * b).to(wide.dtype)]
 
