@@ -207,3 +207,24 @@ def test_numbers_depend_on_their_name_alone() -> None:
     assert abs(counts.double() / counts.sum() - 0.1).max() < 0.005
     same = words(seeds, keys, step, torch.zeros(2, dtype=torch.int64), MINIBATCH)
     assert all(bool(((w >= 0) & (w < 1 << 32)).all()) for w in same)
+
+
+class Projected(torch.nn.Module):
+    """A linear layer on fixed features, which are a float32 buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("features", torch.eye(3)[:, :2].clone())
+        self.layer = torch.nn.Linear(2, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x @ self.features)
+
+
+def test_buffers_follow_the_parameters() -> None:
+    """Whatever dtype the sweep runs in, and the layer sees the first two inputs only."""
+    X = torch.randn(20, 3)
+    problem = Module(Projected, torch.nn.functional.mse_loss, X, X[:, :1])
+    for dtype in (torch.float32, torch.float64):
+        found = sf.sweep(problem, lr=0.1, steps=200, dtype=dtype)
+        assert float(found.table.loss.max()) < 1e-6

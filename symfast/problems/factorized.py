@@ -164,23 +164,21 @@ class Factorized:
         like, cells = state["w"], replicas.select(alive.cpu()).cells
         if len(alive) == 0:
             return state
-        # A kernel on another device counts there: reading it meanwhile would wait for the kernel.
-        counter = stretch.progress.to(like.device)
-        found = factor_sweep(
-            self.gram.to(like),
-            self.linear.to(like),
-            state["factors"][alive],
-            velocity=state["velocity"][alive],
-            depth=cells["depth"].to(like.device, torch.int64),
-            factored=self.factored.to(like.device),
-            lr=cells["lr"].to(like),
-            momentum=cells["momentum"].to(like),
-            lam=cells["weight_decay"].to(like),
-            steps=stretch.steps,
-            progress=counter,
-            **stretch.options,
-        )
-        stretch.progress[0] = counter[0]
+        with stretch.counter(like.device) as counter:
+            found = factor_sweep(
+                self.gram.to(like),
+                self.linear.to(like),
+                state["factors"][alive],
+                velocity=state["velocity"][alive],
+                depth=cells["depth"].to(like.device, torch.int64),
+                factored=self.factored.to(like.device),
+                lr=cells["lr"].to(like),
+                momentum=cells["momentum"].to(like),
+                lam=cells["weight_decay"].to(like),
+                steps=stretch.steps,
+                progress=counter,
+                **stretch.options,
+            )
         state["steps"][alive] += found.steps
         names = {"w": found.weight, "factors": found.factors, "velocity": found.velocity}
         for name, x in (names | {"residual": found.residual, "status": found.status}).items():

@@ -172,7 +172,8 @@ class Module:
         X, Y = (x.to(theta.device) for x in (self.X, self.Y))
         X, Y = (x.to(theta.dtype) if x.is_floating_point() else x for x in (X, Y))
         rates = {name: x.to(theta)[:, None] for name, x in replicas.cells.items()}
-        factors = schedule(replicas.cells["schedule"], stretch).to(theta)  # (steps, R)
+        factors = schedule(stretch).to(theta)  # (steps, kinds)
+        kind = replicas.cells["schedule"].long().to(theta.device)
         seeds, keys = replicas.seeds.to(theta.device), replicas.keys.to(theta.device)
         rows, at = seeds.unique(return_inverse=True)
         step, constrain = self._step(replicas), self._constraint(theta)
@@ -183,7 +184,7 @@ class Module:
                 count = min(CHECK_EVERY, stretch.steps - done)
                 drawn = minibatches(rows, number, count, batch, len(X))
             x, y = _pick(X, Y, drawn[:, done % CHECK_EVERY][at] if batch else None, len(theta))
-            rates["lr"] = base * factors[done][:, None]
+            rates["lr"] = base * factors[done][kind][:, None]
             moments = (state["first"], state["second"])
             step(
                 theta, *moments, x, y, rates, seeds, keys, torch.tensor(number, device=theta.device)

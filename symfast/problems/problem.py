@@ -4,7 +4,8 @@
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
@@ -105,6 +106,17 @@ class Stretch:
     total: int  # steps of the whole run, for schedules
     progress: Tensor  # (2,) int64; add replica steps to [0], stop soon once [1] is not 0
     options: Mapping[str, Any] = field(default_factory=dict)  # of the problem, all of them
+
+    @contextmanager
+    def counter(self, device: torch.device) -> Iterator[Tensor]:
+        """Lend ``progress`` to a kernel on a device.
+
+        A kernel elsewhere counts there, and is read when it is done: reading it meanwhile would
+        wait for it.
+        """
+        there = self.progress.to(device)
+        yield there
+        self.progress[0] = there[0]
 
 
 @runtime_checkable

@@ -9,14 +9,13 @@ from symfast.problems.problem import Stretch
 SCHEDULES = ("constant", "cosine", "step")
 
 
-def schedule(kinds: Tensor, stretch: Stretch) -> Tensor:
-    """Return the factor (steps, R) of the learning rate of every step of a stretch.
+def schedule(stretch: Stretch) -> Tensor:
+    """Return the factor (steps, kinds) of the learning rate in every step, kinds as in SCHEDULES.
 
     constant: 1. cosine: ``(1 + cos(pi t / T)) / 2`` at step t of T. step: 1, then 1/10 from half
     of the run on, 1/100 from three quarters on.
 
     Args:
-        kinds: (R,) index into SCHEDULES.
         stretch: which steps, of how many.
 
     Example:
@@ -24,7 +23,7 @@ def schedule(kinds: Tensor, stretch: Stretch) -> Tensor:
         >>> from symfast.problems.problem import Stretch
         >>> from symfast.problems.schedule import schedule
         >>> stretch = Stretch(first=2, steps=2, total=4, progress=torch.zeros(2))
-        >>> schedule(torch.tensor([0, 2]), stretch).tolist()
+        >>> schedule(stretch)[:, [0, 2]].tolist()
         [[1.0, 0.1], [1.0, 0.01]]
     """
     t = torch.arange(stretch.first, stretch.first + stretch.steps, dtype=torch.float64)
@@ -33,4 +32,4 @@ def schedule(kinds: Tensor, stretch: Stretch) -> Tensor:
     stairs = torch.tensor([1, 0.1, 0.01], dtype=torch.float64)[
         (t >= 0.5).long() + (t >= 0.75).long()
     ]
-    return torch.stack([torch.ones_like(t), cosine, stairs], 1)[:, kinds.long()]
+    return torch.stack([torch.ones_like(t), cosine, stairs], 1)

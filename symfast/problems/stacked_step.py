@@ -39,7 +39,11 @@ class StackedModel:
 
     def __call__(self, theta: Tensor, x: Tensor) -> Any:
         """Output of one replica theta (P,) on a batch."""
-        state = self.parameters(theta) | dict(self.buffers)
+        buffers = {
+            name: x.to(theta.device, theta.dtype if x.is_floating_point() else x.dtype)
+            for name, x in self.buffers.items()
+        }
+        state = self.parameters(theta) | buffers
         return functional_call(self.skeleton, state, (x,))
 
 

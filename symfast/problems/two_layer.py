@@ -18,7 +18,7 @@ from symfast.problems.problem import (
     Stretch,
     data_hash,
 )
-from symfast.problems.schedule import SCHEDULES, schedule
+from symfast.problems.schedule import schedule
 from symfast.problems.training_axes import training_axes
 from symfast.reference.replica import predict, split
 from symfast.replica import (
@@ -79,6 +79,7 @@ class TwoLayer:
     loss: Loss = "mse"
     optimizer: Rule = "sgd"
     targets: Tensor = field(init=False, repr=False)  # (n, o)
+    test_targets: Tensor | None = field(init=False, repr=False, default=None)  # (test n, o)
 
     def __post_init__(self) -> None:
         """Check names, sizes and data."""
@@ -94,7 +95,8 @@ class TwoLayer:
         outputs = self._outputs()
         object.__setattr__(self, "targets", self._checked(self.X, self.Y, "X and Y", outputs))
         if self.test is not None:
-            self._checked(*self.test, "the test data", outputs)
+            targets = self._checked(*self.test, "the test data", outputs)
+            object.__setattr__(self, "test_targets", targets)
             if self.test[0].shape[1] != self.inputs:
                 raise ValueError(f"test inputs must have {self.inputs} columns, like X")
         for name, size, most in (
@@ -187,31 +189,31 @@ class TwoLayer:
         """Train all replicas for a stretch in one kernel call, in place."""
         theta, cells = state["theta"], replicas.cells
         place: dict[str, Any] = {"dtype": theta.dtype, "device": theta.device}
-        kinds = torch.arange(len(SCHEDULES))
         rates = {name: cells[name].to(**place) for name in self.axes if name not in _NOT_RATES}
         status = state["status"]
-        replica_sweep_(
-            self.X.to(**place).contiguous(),
-            self.targets.to(**place).contiguous(),
-            theta,
-            state["first"],
-            state["second"],
-            rates=rates,
-            schedule=schedule(kinds, stretch).T.to(**place).contiguous(),
-            kind=cells["schedule"].long().to(theta.device),
-            seed=replicas.seeds.to(theta.device).contiguous(),
-            cell=(replicas.keys & 0xFFFFFFFF).to(theta.device),
-            batch=cells["batch_size"].long().to(theta.device),
-            status=status,
-            taken=state["steps"],
-            hidden=self.hidden,
-            bias=self.bias,
-            activation=self.activation,
-            loss=self.loss,
-            rule=self.optimizer,
-            first_step=stretch.first,
-            progress=stretch.progress,
-        )
+        with stretch.counter(theta.device) as counter:
+            replica_sweep_(
+                self.X.to(**place).contiguous(),
+                self.targets.to(**place).contiguous(),
+                theta,
+                state["first"],
+                state["second"],
+                rates=rates,
+                schedule=schedule(stretch).T.to(**place).contiguous(),
+                kind=cells["schedule"].long().to(theta.device),
+                seed=replicas.seeds.to(theta.device).contiguous(),
+                cell=(replicas.keys & 0xFFFFFFFF).to(theta.device),
+                batch=cells["batch_size"].long().to(theta.device),
+                status=status,
+                taken=state["steps"],
+                hidden=self.hidden,
+                bias=self.bias,
+                activation=self.activation,
+                loss=self.loss,
+                rule=self.optimizer,
+                first_step=stretch.first,
+                progress=counter,
+            )
         if stretch.first + stretch.steps == stretch.total:  # the kernel looks every 64 steps only
             lost = (status == FINISHED) & ~theta.isfinite().all(1)
             status[lost] = DIVERGED
@@ -229,9 +231,8 @@ class TwoLayer:
         """
         theta = state["theta"].double()
         data = {"": (self.X, self.targets)}
-        if self.test is not None:
-            X, Y = self.test
-            data["test_"] = (X, self._checked(X, Y, "the test data", self.outputs))
+        if self.test is not None and self.test_targets is not None:
+            data["test_"] = (self.test[0], self.test_targets)
         found: dict[str, Tensor] = {}
         for prefix, (X, Y) in data.items():
             found |= self._losses(theta, X.to(theta), Y.to(theta), prefix)
