@@ -192,12 +192,24 @@ def _collect_stored(
     train: Trainer, size: int, out: Path, shard: tuple[int, int], ray: bool
 ) -> SweepResult:
     """Only the chunks that are not on disk yet, then one file."""
-    store = _open(train, size, out)
-    rank, world = shard
+    from symfast.sweep.store import Store
+
+    config = train.config()
+    store = Store(out, config, rows=len(train.grid), chunk=size)  # one that exists keeps its chunk
     if ray:
         from symfast.sweep.cluster import compute_on_ray
 
         compute_on_ray(train, store)
+    else:
+        _compute(train, store, shard)
+    store.join()
+    theory = predictions(train.problem, dict(train.grid.axes))
+    return store.result(config, train.seconds, theory)
+
+
+def _compute(train: Trainer, store: "Store", shard: tuple[int, int]) -> None:
+    """The missing ones of every world'th chunk."""
+    rank, world = shard
     for number, rows in enumerate(train.grid.chunks(store.chunk)):
         if number % world != rank:
             continue
@@ -205,13 +217,3 @@ def _collect_stored(
             train.skip(rows)
         else:
             store.write(number, train.part(rows))
-    store.join()
-    theory = predictions(train.problem, dict(train.grid.axes))
-    return store.result(train.config(), train.seconds, theory)
-
-
-def _open(train: Trainer, size: int, out: Path) -> "Store":
-    """The store of a sweep; one that exists keeps its chunk size."""
-    from symfast.sweep.store import Store
-
-    return Store(out, train.config(), rows=len(train.grid), chunk=size)

@@ -2,7 +2,7 @@
 """The cells of a sweep: every combination of hyperparameters, each with every seed."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -149,16 +149,3 @@ def seed_axis(seeds: int | Sequence[int]) -> tuple[int, ...]:
     if not usable or len(set(found)) != len(found):
         raise ValueError(f"seeds must be a positive number or distinct integers, got {seeds!r}")
     return found
-
-
-def iterate_cells(grid: Grid) -> Iterator[tuple[dict[str, Value], int]]:
-    """Yield (cell, seed) of every replica in order.
-
-    Example:
-        >>> from symfast.sweep.grid import Grid, iterate_cells
-        >>> next(iterate_cells(Grid({"lr": (0.1,)}, (7,))))
-        ({'lr': 0.1}, 7)
-    """
-    for index in range(len(grid)):
-        number, seed = divmod(index, len(grid.seeds))
-        yield grid.cell(number), grid.seeds[seed]

@@ -76,29 +76,27 @@ class Trainer:
 
         columns, replicas = self.grid.columns(rows), self.grid.replicas(rows, self.problem.axes)
         state = self.problem.start(replicas, dtype=self.dtype, device=self.device)
-        series = [] if self.every is None else [self._measure(state, replicas, columns, 0)]
+        measured = {} if self.every is None else self._measure(state, replicas)
+        series = [] if self.every is None else [pd.DataFrame(columns | {"step": 0} | measured)]
         for first in range(0, self.steps, self.every or self.steps):
             count = min(self.every or self.steps, self.steps - first)
             state = self._stretch(state, replicas, first, count)
             if self.every is not None:
-                series.append(self._measure(state, replicas, columns, first + count))
+                measured = self._measure(state, replicas)
+                series.append(pd.DataFrame(columns | {"step": first + count} | measured))
         self.done += len(rows) * self.steps
-        table = self._measure(state, replicas, columns, None)
+        if self.every is None:
+            measured = self._measure(state, replicas)
+        table = pd.DataFrame(columns | measured)
         table["steps"] = state["steps"].cpu().numpy()
         table["status"] = [STATUS[i] for i in state["status"].tolist()]
         kept = self.problem.weights(state).detach().cpu().numpy() if self.keep_weights else None
         return Part(table, kept, pd.concat(series, ignore_index=True) if series else None)
 
-    def _measure(
-        self, state: State, replicas: Replicas, columns: dict[str, Any], step: int | None
-    ) -> "pd.DataFrame":
-        """Hyperparameters and order parameters, with the step in a time series."""
-        import pandas as pd
-
+    def _measure(self, state: State, replicas: Replicas) -> dict[str, Any]:
+        """Order parameters as columns."""
         measured = self.problem.measure(state, replicas)
-        at = {} if step is None else {"step": step}
-        found = {name: x.detach().cpu().numpy() for name, x in measured.items()}
-        return pd.DataFrame(columns | at | found)
+        return {name: x.detach().cpu().numpy() for name, x in measured.items()}
 
     def _stretch(self, state: State, replicas: Replicas, first: int, count: int) -> State:
         """One kernel call in a thread of its own, so that this one can report and interrupt."""
