@@ -16,6 +16,7 @@
 #include <cstdint>
 
 #include "philox.h"
+#include "power.h"
 
 namespace symfast {
 
@@ -57,13 +58,6 @@ struct StepScalars {
   int32_t decay_form, momentum_form;
   bool anchored, random;
 };
-
-// x^n by squaring: the same bits on every backend, unlike pow.
-SF_HOST_DEVICE double whole_power(double x, uint32_t n) {
-  double result = 1;
-  for (; n; n >>= 1, x = x * x) result = n & 1 ? result * x : result;
-  return result;
-}
 
 SF_HOST_DEVICE StepScalars step_scalars(Rule rule, const double* row, const int64_t* key,
                                         double step, double grad_scale) {
