@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from symfast.charges import sides
+from symfast.sides import sides
 from symfast.symmetry_group import Member, SymmetryGroup
 
 
