@@ -229,7 +229,8 @@ def _distance(units: Units, a: int, b: int) -> float:
 
 def _square_blocks(units: Units, G: Tensor | None, squares: Tensor) -> Iterator[tuple[int, Tensor]]:
     """Blocks of rows of the squared distances, from the diagonal (infinite) on; first number."""
-    height, m = max(1, BLOCK // units.m), units.m
+    m = units.m
+    height = max(1, (BLOCK if G is None else BLOCK >> 3) // m)  # gathering again costs more
     for start in range(0, m, height):
         stop = min(start + height, m)
         if G is not None:

@@ -153,7 +153,7 @@ class _Angles:
         """Units with company, ascending."""
         if self._crowded is None:
             found = []
-            height = max(1, (1 << 20) // len(self.G))
+            height = max(1, (1 << 17) // len(self.G))
             for start in range(0, len(self.G), height):
                 rows = slice(start, start + height)
                 limit = torch.outer(self.cosine * self.least[rows], self.least)

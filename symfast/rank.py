@@ -87,5 +87,5 @@ def product_spectrum(G_left: Tensor, G_right: Tensor) -> Tensor:
     """
     squares, V = torch.linalg.eigh(G_left.double())
     S = squares.clamp(min=0).sqrt()[..., None] * V.mT
-    squares = torch.linalg.eigvalsh(S @ G_right.double() @ S.mT)
-    return squares.clamp(min=0).sqrt().flip(-1)
+    found: Tensor = torch.linalg.eigvalsh(S @ G_right.double() @ S.mT)
+    return found.clamp(min=0).sqrt().flip(-1)
