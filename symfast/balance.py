@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from symfast.charges import Charge, charge_of, present
+from symfast.charges import Charge, charge_of, present_groups
 from symfast.gauge import Scratch, refuse_ties
 from symfast.sides import SideGrams, sides
 from symfast.symmetry_group import SymmetryGroup
@@ -98,7 +98,7 @@ def balance_(
         raise ValueError(f"target is {target!r}; choose 'balanced' or 'unlock'")
     if not 0 < margin < float("inf"):
         raise ValueError(f"margin is {margin}; wanted a positive number")
-    found = [(group, charge_of(group)) for group in (present(group, model) for group in groups)]
+    found = [(group, charge_of(group)) for group in present_groups(groups, model)]
     chosen = [(g, charge) for g, charge in found if charge and _movable(g, charge, target)]
     refuse_ties([group for group, _ in chosen], model)
     scratch = Scratch([group for group, _ in chosen])

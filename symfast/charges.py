@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Conserved quantities of symmetry groups: what gradient flow cannot change."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
 from symfast.sides import SideGrams, sides
-from symfast.symmetry_group import SymmetryGroup
+from symfast.symmetry_group import SymmetryGroup, named_tensors
 
 #: Activations with f(s x) = s f(x) for s > 0 and f(x) = 0 on one side.
 RELU_LIKE = ("relu", "ReLU")
@@ -74,30 +74,37 @@ def charges(model: nn.Module | None, groups: Iterable[SymmetryGroup]) -> list[Ch
         >>> charge.value.tolist(), charge.locked.tolist()
         ([24.0, -3.0], [False, True])
     """
-    found = (charge_of(present(group, model)) for group in groups)
+    found = (charge_of(group) for group in present_groups(groups, model))
     return [charge for charge in found if charge is not None]
 
 
-def present(group: SymmetryGroup, model: nn.Module | None) -> SymmetryGroup:
-    """The group on the present parameters of ``model``; the group itself if model is None.
+def present_groups(groups: Iterable[SymmetryGroup], model: nn.Module | None) -> list[SymmetryGroup]:
+    """The groups on the present parameters of ``model``; themselves if model is None.
 
     Raises:
         ValueError: if the group's tensors are neither named in the model nor part of it.
 
     Example:
         >>> import torch
-        >>> from symfast.charges import present
+        >>> from symfast.charges import present_groups
         >>> from symfast.symmetry_group import Member, SymmetryGroup
         >>> layer = torch.nn.Linear(2, 2)
         >>> group = SymmetryGroup((Member(layer.weight, 0, "weight", "in"),), ())
-        >>> present(group, layer) is group
+        >>> present_groups([group], layer)[0] is group
         True
     """
     if model is None:
-        return group
+        return list(groups)
+    tensors = named_tensors(model)
+    storages = {tensor.untyped_storage().data_ptr() for tensor in tensors.values()}
+    return [_present(group, tensors, storages) for group in groups]
+
+
+def _present(
+    group: SymmetryGroup, tensors: Mapping[str, Tensor], storages: set[int]
+) -> SymmetryGroup:
     if all(member.source is not None for member in group.members):
-        return group.of(model)
-    storages = {p.untyped_storage().data_ptr() for p in [*model.parameters(), *model.buffers()]}
+        return group.of(tensors)
     for member in group.members:
         if member.tensor.untyped_storage().data_ptr() not in storages:
             raise ValueError(

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 from torch import Tensor, nn
 
 from symfast.activity import measure_activity
-from symfast.charges import present
+from symfast.charges import present_groups
 from symfast.checkpoint import (
     Checkpoint,
     CheckpointError,
@@ -103,10 +103,7 @@ def _inspect_module(
 
         groups = find_symmetries(model, example_input)
         notes = groups.notes
-    if groups is None:
-        chosen = list(_matrices(model))
-    else:
-        chosen = [present(group, model) for group in groups]
+    chosen = list(_matrices(model)) if groups is None else present_groups(groups, model)
     total, done, found = sum(group.m * group.n for group in chosen), 0, []
     places = [group.where for group in chosen]
     for group in chosen:
