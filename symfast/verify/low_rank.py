@@ -2,23 +2,16 @@
 """Truth case 8: weight decay on U V^T soft-thresholds singular values."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from symfast.artificial import attached
 from symfast.factorize import factor_groups
 from symfast.fold import fold
 from symfast.low_rank import low_rank
 from symfast.verify.case import Case, CaseResult, Check, Curves, Series, at_most, near
+from symfast.verify.quadratic import Weight
 
 SOURCE = "Ziyin, ICML 2024 (double rotation); closed form derived"
-
-
-class Weight(nn.Module):
-    """A bare matrix."""
-
-    def __init__(self, start: Tensor) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(start.clone())
 
 
 def trained(Y: Tensor, lam: float, steps: int) -> tuple[Tensor, float, int]:
