@@ -69,7 +69,7 @@ def run(quick: bool) -> CaseResult:
     gram, linear = problem()
     top = float(linear.view(GROUPS, SIZE).norm(dim=1).max())
     lam = top * torch.tensor(SHARES, dtype=torch.float64)
-    steps = 6_000 if quick else 20_000
+    steps = 4_000 if quick else 20_000
     reference = group_lasso(gram, linear, lam, 1_000)
     two, three = (gated(gram, linear, lam, depth, steps) for depth in (2, 3))
     count = [int(n) for n in (two.norm(dim=2) > 1e-6).sum(1)]

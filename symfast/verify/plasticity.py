@@ -68,7 +68,7 @@ def run_tasks(sigma: float, seeds: int, tasks: int, steps: int) -> tuple[Tensor,
 
 def run(quick: bool) -> CaseResult:
     """Five seeds, paired: the same start, tasks and batches with and without the anchor."""
-    tasks, steps = (12, 400)
+    tasks, steps = (6, 250) if quick else (12, 400)
     paths = [run_tasks(sigma, 5, tasks, steps) for sigma in (0.0, 0.05)]
     plain, free = ([part[-1] for part in path] for path in paths)
     rank, accuracy = free[0] - plain[0], free[1] - plain[1]
