@@ -120,7 +120,7 @@ def split_keywords(
         >>> from symfast.problems import Factorized
         >>> from symfast.sweep.engine import split_keywords
         >>> split_keywords(Factorized(torch.eye(2), torch.ones(2)), {"lr": 0.2, "tol": 1e-9})
-        ({'lr': 0.2}, {'tol': 1e-09, 'check_every': 100})
+        ({'lr': 0.2}, {'tol': 1e-09, 'check_every': 100, 'epoch': 100, 'ratio': 0.95})
     """
     axes, options, given = problem.axes, dict(problem.options), {}
     for name, value in keywords.items():
