@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from symfast.compress.constants import drop_unread, drop_zero, fold_constants
 from symfast.compress.duplicates import merge_duplicates
 from symfast.compress.gauge import drop_gauge_biases
+from symfast.compress.norms import fold_norms
 from symfast.compress.rank import truncate_rank
 from symfast.compress.record import CompressionProof, Step
 from symfast.compress.surgery import Cut, patch_sizes_, plan_cuts, shrink_
@@ -24,7 +25,7 @@ PASSES = 10
 
 
 def compress(
-    model: nn.Module, example_input: Any, tol: float = 0.0, seed: int = 0
+    model: nn.Module, example_input: Any, tol: float = 0.0, seed: int = 0, *, norms: bool = True
 ) -> tuple[nn.Module, CompressionProof]:
     r"""Return a smaller module that computes the same function, and a proof.
 
@@ -36,7 +37,8 @@ def compress(
       ``W_next[:, i] += s W_next[:, j]``
     - linear pairs ``B^T A`` of deficient rank, also query-key and value-output of each head, get
       fewer units between them
-    - key biases, and biases before a batch norm, go
+    - batch norms go into the layer before or after them, if no activation or padding stands between
+    - key biases, and biases before a batch norm that stays, go
 
     Each rewrite is checked in float64 on the example and three random inputs of its shape and
     range; a rewrite or cut after which ``max|f' - f| > limit max|f|`` is put back and logged. The
@@ -49,6 +51,7 @@ def compress(
         tol: also merge rows that differ by less than ``tol`` of their norm and drop singular
             values below ``tol`` of the largest, as long as outputs change by less than ``tol``.
         seed: of the random inputs and of the symmetry proofs.
+        norms: fold batch norms. The model then trains without them; False keeps them all.
 
     Returns:
         (small, proof): ``small`` has the class, dtypes and mode of ``model``, smaller parameters
@@ -71,8 +74,12 @@ def compress(
     """
     if not tol >= 0:
         raise ValueError(f"tol is {tol}; give a number >= 0")
-    groups = find_symmetries(model, example_input, seed)
-    bench = Workbench(model, example_input, groups, seed)
+    bench = Workbench(model, example_input, seed)
+    before = bench.copy()
+    if norms:
+        fold_norms(bench)
+    groups = find_symmetries(bench.model, example_input, seed)
+    bench.bind(groups)
     spaces = [HiddenUnits(g, bench.groups) for g in bench.groups if "permutation" in g.kinds]
     spaces = [hidden for hidden in spaces if "heads" not in hidden.group.activation]
     _rewrite(bench, spaces, tol)
@@ -88,7 +95,7 @@ def compress(
             proof.removed[where] = proof.removed.get(where, 0) + int(units.sum())
     proof.max_error = bench.change(small)
     _restore_types(small, model)
-    _measure(proof, bench, model, small)
+    _measure(proof, bench, model, before, small)
     return small, proof
 
 
@@ -201,12 +208,15 @@ def _restore_types(small: nn.Module, model: nn.Module) -> None:
                 module._buffers[leaf] = buffer.to(same.dtype)
 
 
-def _measure(proof: CompressionProof, bench: Workbench, model: nn.Module, small: nn.Module) -> None:
+def _measure(
+    proof: CompressionProof, bench: Workbench, model: nn.Module, exact: nn.Module, small: nn.Module
+) -> None:
+    """Fill in errors and sizes; ``exact`` is the float64 copy as it was."""
     stored = copy.deepcopy(small).double().eval()
     proof.stored_error = bench.change(stored)
     proof.parameters_before = sum(p.numel() for p in model.parameters())
     proof.parameters_after = sum(p.numel() for p in small.parameters())
-    proof.flops_before = count_flops(bench.model, bench)
+    proof.flops_before = count_flops(exact, bench)
     proof.flops_after = count_flops(stored, bench)
 
 
