@@ -34,7 +34,8 @@ class ConvNet(nn.Module):
         return self.head(x.reshape(-1, self.width))
 
 
-def test_convolutions_lose_dead_and_double_channels() -> None:
+@pytest.mark.parametrize("norms", [True, False])
+def test_convolutions_lose_dead_and_double_channels(norms: bool) -> None:
     model = ConvNet().double()
     with torch.no_grad():
         model.a.weight[3], model.a.bias[3] = model.a.weight[1], model.a.bias[1]
@@ -46,12 +47,16 @@ def test_convolutions_lose_dead_and_double_channels() -> None:
         model.c.weight[1] = 0
         model.c.bias[1] = -1.0  # relu(-1): zero
     x = torch.randn(3, 2, 6, 6, dtype=torch.float64)
-    small, proof = sf.compress(model, x)
-    assert small.a.out_channels == small.norm.num_features == small.b.in_channels == 9
+    small, proof = sf.compress(model, x, norms=norms)
+    assert small.a.out_channels == small.b.in_channels == 9
     assert small.b.out_channels == small.c.in_channels == 6
     assert small.c.out_channels == 5
     assert small.head.in_features == small.width == 45
-    assert small.a.bias is None  # taken over by the stored mean
+    if norms:
+        assert isinstance(small.norm, nn.Identity)
+    else:
+        assert small.norm.num_features == 9
+        assert small.a.bias is None  # taken over by the stored mean
     assert change(small, model, torch.randn(5, 2, 6, 6, dtype=torch.float64)) <= 1e-12
     assert any("width" in step.note for step in proof.steps)
 
