@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
+from symfast.compress.attention import put_
 from symfast.compress.record import Step
 from symfast.compress.units import padded
 from symfast.compress.workbench import Workbench
@@ -140,7 +141,4 @@ def _fold_(model: nn.Module, fold: Fold) -> None:
     with torch.no_grad():
         weight.mul_(s.reshape(shape))
     layer.register_parameter("bias", nn.Parameter(bias, requires_grad=False))
-    for module in model.modules():
-        for name, child in list(module._modules.items()):
-            if child is norm:
-                setattr(module, name, nn.Identity())
+    put_(model, fold.norm, nn.Identity())
