@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """nn.MultiheadAttention: planted rank and dead heads are cut, everything else stays as it was."""
 
-import io
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -110,8 +108,6 @@ def test_encoder_layers_of_torch_run_with_it(norm_first: bool) -> None:
         torch.testing.assert_close(small.eval()(x), model.eval()(x), rtol=1e-10, atol=1e-10)
     program = torch.export.export(small, (x,))
     torch.testing.assert_close(program.module()(x), small(x))
-    buffer = io.BytesIO()
-    torch.save(small.state_dict(), buffer)
     again, _ = sf.compress(small, x)
     assert again[0].layers[0].self_attn.q.out_features == 8
 
@@ -120,11 +116,8 @@ def test_encoder_layers_of_torch_run_with_it(norm_first: bool) -> None:
 @pytest.mark.parametrize("first", [True, False])
 @pytest.mark.parametrize("weights", [True, False])
 def test_slim_attention_is_multihead_attention(batched: bool, first: bool, weights: bool) -> None:
-    full = nn.MultiheadAttention(
-        8, 2, batch_first=first, kdim=6, vdim=5, dtype=torch.float64
-    ).eval()
+    full = nn.MultiheadAttention(8, 2, batch_first=first, kdim=6, vdim=5).double().eval()
     slim = SlimAttention(full)
-    shape = (3, 4, 7) if first else (4, 7, 3)
     query, key, value = torch.randn(3, 4, 8), torch.randn(3, 7, 6), torch.randn(3, 7, 5)
     if not first:
         query, key, value = (x.transpose(0, 1) for x in (query, key, value))
@@ -133,7 +126,6 @@ def test_slim_attention_is_multihead_attention(batched: bool, first: bool, weigh
     if not batched:
         query, key, value = (x.select(0 if first else 1, 0) for x in (query, key, value))
         padding = padding[0]
-    assert len(shape) == 3
     causal = torch.ones(4, 7, dtype=torch.bool).triu(1)
     heads = torch.randn(6 if batched else 2, 4, 7, dtype=torch.float64)
     for masks in (
@@ -151,3 +143,20 @@ def test_slim_attention_is_multihead_attention(batched: bool, first: bool, weigh
             assert (shown is None) == (told is None)
             if shown is not None:
                 torch.testing.assert_close(shown, told, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore")  # of the exporter, about its own dependencies
+def test_smaller_attention_exports_to_onnx() -> None:
+    pytest.importorskip("onnxscript")
+    runtime = pytest.importorskip("onnxruntime")
+    model, x = Block(), torch.randn(2, 5, 16)
+    with torch.no_grad():
+        model.attention.out_proj.weight[:, 4:8] = 0
+    small, _ = sf.compress(model, x)
+    assert small.attention.num_heads == 3
+    program = torch.onnx.export(small.eval(), (x,), dynamo=True, verbose=False)
+    assert program is not None
+    session = runtime.InferenceSession(program.model_proto.SerializeToString())
+    (name,) = [item.name for item in session.get_inputs()]
+    out = torch.from_numpy(session.run(None, {name: x.numpy()})[0])
+    torch.testing.assert_close(out, small(x).detach(), rtol=1e-4, atol=1e-5)

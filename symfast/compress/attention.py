@@ -166,7 +166,7 @@ def _join(slim: SlimAttention, full: nn.MultiheadAttention) -> nn.MultiheadAtten
             apart = (full.q_proj_weight, full.k_proj_weight, full.v_proj_weight)
             for old, weight in zip(apart, weights, strict=True):
                 old.copy_(weight)
-        biases = [zero if layer.bias is None else layer.bias for layer in layers]
+        biases: list[Tensor] = [x.bias if isinstance(x.bias, Tensor) else zero for x in layers]
         if full.in_proj_bias is not None:
             full.in_proj_bias.copy_(torch.cat(biases))
         full.out_proj.weight.copy_(slim.out.weight)
