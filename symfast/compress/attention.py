@@ -83,7 +83,8 @@ class SlimAttention(nn.Module):
         return out, shown if batched else shown.squeeze(0)
 
     def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (batch, head, time, dim)
+        heads: Tensor = x.unflatten(-1, (self.num_heads, -1))
+        return heads.transpose(1, 2)  # (batch, head, time, dim)
 
     def _mask(self, mask: Tensor | None, padding: Tensor | None, q: Tensor) -> Tensor | None:
         """Add up both masks, as numbers to add to the scores (batch or 1, heads or 1, l, s)."""
