@@ -90,6 +90,11 @@ def sweep(
     if steps < 1 or (every is not None and every < 1) or (chunk is not None and chunk < 1):
         raise ValueError("steps, every and chunk must be at least 1")
     given, options = split_keywords(problem, axes)
+    if every is not None and options.get("tol", 0) > 0 and every % options["check_every"]:
+        raise ValueError(
+            f"with tol above 0 every must be a multiple of check_every = {options['check_every']}: "
+            f"each measurement after {every} steps would be one more check for convergence"
+        )
     grid = grid_of(problem.axes, given, seeds)
     place = _usable(device)
     kept = _keeps_weights(problem, grid, dtype) if keep_weights is None else keep_weights
@@ -118,7 +123,7 @@ def split_keywords(
         >>> from symfast.problems import Factorized
         >>> from symfast.sweep.engine import split_keywords
         >>> split_keywords(Factorized(torch.eye(2), torch.ones(2)), {"lr": 0.2, "tol": 1e-9})
-        ({'lr': 0.2}, {'tol': 1e-09, 'check_every': 100})
+        ({'lr': 0.2}, {'tol': 1e-09, 'check_every': 100, 'epoch': 100, 'ratio': 0.95})
     """
     axes, options, given = problem.axes, dict(problem.options), {}
     for name, value in keywords.items():
