@@ -48,9 +48,11 @@ struct UpdatePlace {
   int64_t begin, end;
 };
 
-template <Rule rule, Decay decay, Momentum momentum, bool random, int V, typename T>
+// V elements from i on; draw(i) gives the random numbers of element i.
+template <Rule rule, Decay decay, Momentum momentum, Randomness random, int V, typename T,
+          typename Draw>
 SF_DEVICE void update_pack(const StepNumbers<Accumulate<T>>& s, const UpdatePlace<T>& at, int64_t i,
-                           const RandomNumbers<Accumulate<T>>& z) {
+                           const Draw& draw) {
   using A = Accumulate<T>;
   constexpr bool has_first = rule == kAdam || momentum != kNoMomentum;
   Pack<T, V> p = load_pack<V>(at.p + i);
@@ -61,7 +63,7 @@ SF_DEVICE void update_pack(const StepNumbers<Accumulate<T>>& s, const UpdatePlac
 #pragma unroll
   for (int e = 0; e < V; ++e) {
     A x = widen(p.get(e)), y = widen(m.get(e)), w = widen(v.get(e));
-    step_number<rule, decay, momentum, random>(s, z, A(widen(g.get(e))), x, y, w);
+    step_number<rule, decay, momentum, random>(s, draw(i + e), A(widen(g.get(e))), x, y, w);
     p.set(e, narrow<T>(x));
     if constexpr (has_first) m.set(e, narrow<T>(y));
     if constexpr (rule == kAdam) v.set(e, narrow<T>(w));
@@ -71,10 +73,26 @@ SF_DEVICE void update_pack(const StepNumbers<Accumulate<T>>& s, const UpdatePlac
   if constexpr (rule == kAdam) store_pack<V>(at.v + i, v);
 }
 
-template <Rule rule, Decay decay, Momentum momentum, typename T>
-SF_DEVICE void update_plain(const StepScalars& scalars, const UpdatePlace<T>& at) {
+SF_DEVICE float anchor_of(const StepScalars& r, int64_t i) {
+  return anchor_number<float>(
+      anchor_word(static_cast<uint32_t>(i) + r.anchor.key[0], r.anchor.key[1]));
+}
+
+SF_DEVICE float spread_of(const StepScalars& r, int64_t i) {
+  return spread_number<float>(
+      anchor_word(static_cast<uint32_t>(i) + r.spread_keys.key[0], r.spread_keys.key[1]));
+}
+
+// Steps with nothing random but the anchor, which takes no memory.
+template <Rule rule, Decay decay, Momentum momentum, Randomness random, typename T>
+SF_DEVICE void update_plain(const StepScalars& r, const UpdatePlace<T>& at) {
   constexpr int P = kPack<T>;
-  const StepNumbers<Accumulate<T>> s(scalars);
+  using A = Accumulate<T>;
+  const StepNumbers<A> s(r);
+  const auto draw = [&](int64_t i) -> RandomNumbers<A> {
+    if constexpr (random == kAnchorOnly) return {A(0), A(anchor_of(r, i)), A(0)};
+    return {};
+  };
   const int thread = static_cast<int>(threadIdx.x);
   const uintptr_t all = reinterpret_cast<uintptr_t>(at.p) | reinterpret_cast<uintptr_t>(at.g) |
                         reinterpret_cast<uintptr_t>(at.m) | reinterpret_cast<uintptr_t>(at.v);
@@ -82,51 +100,47 @@ SF_DEVICE void update_plain(const StepScalars& scalars, const UpdatePlace<T>& at
   if ((all & 15) == 0) {
     tail = at.begin + (at.end - at.begin) / P * P;
     for (int64_t i = at.begin + thread * P; i < tail; i += kBlock * P) {
-      update_pack<rule, decay, momentum, false, P>(s, at, i, {});
+      update_pack<rule, decay, momentum, random, P>(s, at, i, draw);
     }
   }
   for (int64_t i = tail + thread; i < at.end; i += kBlock) {
-    update_pack<rule, decay, momentum, false, 1>(s, at, i, {});
+    update_pack<rule, decay, momentum, random, 1>(s, at, i, draw);
   }
 }
 
-// A thread takes the 8 elements of one block of the anchor: philox.h says which.
+// A thread takes the 4 elements of one block of noise: philox.h says which.
 template <Rule rule, Decay decay, Momentum momentum, typename T>
 SF_DEVICE void update_random(const StepScalars& r, const UpdatePlace<T>& at) {
   using A = Accumulate<T>;
   const StepNumbers<A> s(r);
-  for (int64_t b = at.begin / 8 + threadIdx.x; b * 8 < (at.end + 63) / 64 * 64; b += kBlock) {
-    const int64_t group = b / 8, j = b % 8;
-    const auto anchor = random_block({r.anchor_seed, kAnchor, r.parameter, 0}, uint64_t(b));
-    for (int h = 0; h < 2; ++h) {
-      const auto block = static_cast<uint64_t>(8 * (2 * group + h) + j);
-      const auto noise = random_block({r.noise_seed, kGradientNoise, r.parameter, r.step}, block);
-      const auto spread = random_block({r.anchor_seed, kAnchorSpread, r.parameter, 0}, block);
-      for (int odd = 0; odd < 2; ++odd) {
-        const auto at_word = [&](const PhiloxWords<uint64_t>& words, int first, int second) {
-          return static_cast<uint32_t>(odd ? words.word[second] : words.word[first]);
+  for (int64_t b = at.begin / 4 + threadIdx.x; b * 4 < (at.end + 31) / 32 * 32; b += kBlock) {
+    const auto noise =
+        random_block({r.noise_seed, kGradientNoise, r.parameter, r.step}, uint64_t(b));
+    for (int odd = 0; odd < 2; ++odd) {
+      const auto n = normal_pair<float>(static_cast<uint32_t>(noise.word[2 * odd]),
+                                        static_cast<uint32_t>(noise.word[2 * odd + 1]));
+      const int64_t i = 32 * (b / 8) + 2 * (b % 8) + odd;
+      const auto update = [&](int64_t element, float z) {
+        const auto draw = [&](int64_t at_element) -> RandomNumbers<A> {
+          return {A(z), A(anchor_of(r, at_element)), A(spread_of(r, at_element))};
         };
-        const auto a = coarse_normal_pair<float>(h ? at_word(anchor, 2, 3) : at_word(anchor, 0, 1));
-        const auto n = normal_pair<float>(at_word(noise, 0, 2), at_word(noise, 1, 3));
-        const int64_t i = 64 * group + 32 * h + 2 * j + odd;
-        const RandomNumbers<A> near = {A(n.first), A(a.first),
-                                       A(spread_number(at_word(spread, 0, 1)))};
-        const RandomNumbers<A> far = {A(n.second), A(a.second),
-                                      A(spread_number(at_word(spread, 2, 3)))};
-        if (i < at.end) update_pack<rule, decay, momentum, true, 1>(s, at, i, near);
-        if (i + 16 < at.end) update_pack<rule, decay, momentum, true, 1>(s, at, i + 16, far);
-      }
+        if (element < at.end) {
+          update_pack<rule, decay, momentum, kRandom, 1>(s, at, element, draw);
+        }
+      };
+      update(i, n.first);
+      update(i + 16, n.second);
     }
   }
 }
 
 template <Rule rule, Decay decay, Momentum momentum, typename T>
 SF_DEVICE void update_formed(const StepScalars& s, const UpdatePlace<T>& at) {
-  if (s.random) {
-    update_random<rule, decay, momentum>(s, at);
-  } else {
-    update_plain<rule, decay, momentum>(s, at);
+  if constexpr (decay != kNoDecay) {
+    if (s.randomness == kAnchorOnly) return update_plain<rule, decay, momentum, kAnchorOnly>(s, at);
   }
+  if (s.randomness == kRandom) return update_random<rule, decay, momentum>(s, at);
+  update_plain<rule, decay, momentum, kNotRandom>(s, at);
 }
 
 template <Rule rule, Decay decay, typename T>
@@ -163,6 +177,8 @@ update_kernel(SF_ARGUMENT UpdateArguments a) {
   const int64_t t = tensor_of(a, block);
   const int64_t row = load_table(a.keys + t * kKeys + kRow);
   if (row < 0 || row >= a.rows) return;
+  // a chunk never crosses 2^32, where the keys of an anchor change
+  const int64_t begin = (block - a.word(t, kFirstBlock)) * kUpdateChunk;
   if (threadIdx.x == 0) {
     double settings[kSettings];
     int64_t key[kKeys];
@@ -174,10 +190,10 @@ update_kernel(SF_ARGUMENT UpdateArguments a) {
     const double count = step ? double{load(step)} + 1.0 : 1.0;
     shared[0] =
         step_scalars(rule, settings, key, count, a.grad_scale ? double{load(a.grad_scale)} : 1.0);
+    if (begin >> 32) set_anchor_keys(shared[0], begin);
   }
   __syncthreads();
   const StepScalars s = shared[0];
-  const int64_t begin = (block - a.word(t, kFirstBlock)) * kUpdateChunk;
   const int64_t numel = a.word(t, kNumel);
   const UpdatePlace<T> at = {reinterpret_cast<T*>(a.word(t, kParameterAt)),
                              reinterpret_cast<T*>(a.word(t, kGradientAt)),

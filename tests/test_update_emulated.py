@@ -113,17 +113,19 @@ def test_moves_only_what_it_must() -> None:
     "edit",
     [
         "update.cuh:  __syncthreads();\n  const StepScalars s=>  const StepScalars s",
-        "update.cuh:if (i + 16 < at.end)=>if (true)",
+        "update.cuh:if (element < at.end)=>if (true)",
         "update.cuh:i < at.end; i += kBlock=>i <= at.end; i += kBlock",
-        "update.cuh:(group + h) + j=>(group + h)",
+        "update.cuh:r.step}, uint64_t(b));=>r.step}, uint64_t(b / 2));",
+        "update.cuh:A(anchor_of(r, i)), A(0)=>A(anchor_of(r, i + 1)), A(0)",
     ],
 )
 def test_planted_errors_are_found(edit: str) -> None:
-    """A lost barrier, two overruns and a wrong block each show."""
-    edit = edit.replace("(group + h) + j=>(group + h)", "+ h) + j);=>+ h));")
+    """A lost barrier, two overruns, a wrong block and a wrong element each show."""
     given = arguments("adamw anchor noise", torch.float32, SHAPES)
     if "i <=" in edit:
         given = arguments("adamw", torch.float32, SHAPES)
+    if "i + 1" in edit:
+        given = arguments("sgd anchor", torch.float32, SHAPES)
     found = False
     for order in emulated.ORDERS:
         emulator = emulated.Emulator(library(torch.float32, edit), order=order)
