@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from symfast.compress.record import CompressionProof
+from symfast.extras import need
 from symfast.files import replacing
 from symfast.find.graph import as_arguments
 
@@ -69,12 +70,9 @@ def write_weights(path: str | Path, model: nn.Module) -> None:
         >>> sorted(load_file(path))
         ['bias', 'weight']
     """
-    try:
-        from safetensors.torch import save
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"{path} needs the package safetensors: pip install 'symfast[models]'"
-        ) from error
+    need(str(path), "models", "safetensors")
+    from safetensors.torch import save
+
     state = {
         name: value.detach().cpu().contiguous().clone()
         for name, value in model.state_dict().items()
