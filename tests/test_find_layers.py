@@ -45,6 +45,11 @@ CASES: dict[str, tuple[nn.Module, Any, list[tuple[str, int, tuple[str, ...]]]]] 
         torch.randn(2, 2, 5),
         [("first -> relu -> middle", 6, FREE), ("middle -> relu -> last", 4, FREE)],
     ),
+    "transposed in three dims": (
+        Chain(nn.Conv3d(2, 6, 2), nn.ConvTranspose3d(6, 4, 2), nn.Conv3d(4, 2, 1)),
+        torch.randn(2, 2, 4, 4, 4),
+        [("first -> relu -> middle", 6, FREE), ("middle -> relu -> last", 4, FREE)],
+    ),
     "transposed and grouped": (
         Chain(nn.Conv2d(2, 6, 2), nn.ConvTranspose2d(6, 8, 2, groups=2), nn.Conv2d(8, 2, 1)),
         torch.randn(2, 2, 5, 5),

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from symfast.compress.record import CompressionProof
+from symfast.compress.workbench import first_line
 from symfast.extras import need
 from symfast.files import replacing
 from symfast.find.graph import as_arguments
@@ -92,7 +93,7 @@ def _write_program(path: Path, model: nn.Module, example_input: Any) -> list[str
             torch.export.save(program, path)
     except Exception as error:  # export fails in as many ways as there are models
         path.unlink(missing_ok=True)
-        return [f"no model.pt2: torch.export failed: {str(error).splitlines()[0]}"]
+        return [f"no model.pt2: torch.export failed: {first_line(error)}"]
     finally:
         model.train(mode)
     return []
