@@ -29,11 +29,21 @@ def effective_rank(values: Tensor) -> float:
         >>> round(effective_rank(torch.tensor([1.0, 1.0, 0.0])), 6)
         2.0
     """
-    total = values.sum()
-    if not total > 0:
-        return 0.0
-    p = values / total
-    return float(torch.special.entr(p).sum().exp())
+    return float(effective_ranks(values))
+
+
+def effective_ranks(values: Tensor) -> Tensor:
+    """Effective ranks (...) of spectra (..., k), see `effective_rank`.
+
+    Example:
+        >>> import torch
+        >>> from symfast.rank import effective_ranks
+        >>> effective_ranks(torch.tensor([[2.0, 0.0], [0.0, 0.0]])).tolist()
+        [1.0, 0.0]
+    """
+    total = values.sum(-1, keepdim=True)
+    p = values / torch.where(total > 0, total, 1)
+    return torch.where(total[..., 0] > 0, torch.special.entr(p).sum(-1).exp(), 0)
 
 
 def numerical_rank(values: Tensor, tolerance: float) -> int:
@@ -67,8 +77,8 @@ def product_spectrum(G_left: Tensor, G_right: Tensor) -> Tensor:
     """Singular values of ``L^T R`` from ``L L^T`` and ``R R^T`` alone, largest first.
 
     ``W_Q^T W_K`` of an attention head is (d, d); its spectrum needs only the two (d_h, d_h)
-    Gram matrices: with ``G = V diag(s) V^T`` and ``S = diag(s)^(1/2) V^T`` the singular values
-    are those of ``S_left S_right^T``. Values below ``1e-8`` of the product of the two largest
+    Gram matrices: with ``L L^T = V diag(s) V^T`` and ``S = diag(s)^(1/2) V^T`` their squares are
+    the eigenvalues of ``S R R^T S^T``. Values below ``1e-7`` of the product of the two largest
     singular values are noise.
 
     Args:
@@ -85,12 +95,7 @@ def product_spectrum(G_left: Tensor, G_right: Tensor) -> Tensor:
         >>> product_spectrum(four, torch.diag(torch.tensor([9.0, 1.0]))).tolist()
         [6.0, 0.0]
     """
-    values: Tensor = torch.linalg.svdvals(_root(G_left) @ _root(G_right).mT)
-    return values
-
-
-def _root(G: Tensor) -> Tensor:
-    """A matrix S (..., m, m) with S^T S = G."""
-    squares, V = torch.linalg.eigh(G.double())
-    root: Tensor = squares.clamp(min=0).sqrt()[..., None] * V.mT
-    return root
+    squares, V = torch.linalg.eigh(G_left.double())
+    S = squares.clamp(min=0).sqrt()[..., None] * V.mT
+    found: Tensor = torch.linalg.eigvalsh(S @ G_right.double() @ S.mT)
+    return found.clamp(min=0).sqrt().flip(-1)

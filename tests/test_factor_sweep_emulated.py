@@ -28,8 +28,9 @@ def library(dtype: torch.dtype, edit: str = "") -> ctypes.CDLL:
 
 def expected(x: dict[str, Tensor], steps: int, tol: float) -> dict[str, Tensor]:
     order = ("gram", "linear", "factors", "velocity", "depth", "factored", "lr", "momentum", "lam")
-    progress = torch.zeros(2, dtype=torch.int64)
-    found = factor_sweep(*(x[k] for k in order), steps, tol, 10, progress)
+    progress, schedule = torch.zeros(2, dtype=torch.int64), x["schedule"][:, :steps]
+    tables = schedule, x["kind"], x["group"]
+    found = factor_sweep(*(x[k] for k in order), *tables, tol, 10, progress)
     names = ("weight", "factors", "velocity", "steps_used", "residual", "status")
     return dict(zip(names, found, strict=True)) | {"progress": progress}
 
@@ -49,6 +50,21 @@ def test_equals_reference(
     tolerance = 1e-12 if dtype == torch.float64 else 3e-5
     for name, want in expected(x, steps, 1e-2).items():
         torch.testing.assert_close(got[name], want, atol=tolerance, rtol=tolerance, msg=name)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize(
+    ("replicas", "slots", "d"), [(5, 2, 1), (3, 4, 13), (2, 6, 40), (2, 2, 270)]
+)
+def test_gates_equal_reference(replicas: int, slots: int, d: int, dtype: torch.dtype) -> None:
+    x, steps = problem(replicas, slots, d, dtype, gated=True), 15 if d > 100 else 45
+    tolerance = 1e-12 if dtype == torch.float64 else 3e-5
+    for order in emulated.ORDERS:
+        got = run(x, steps, 1e-2, emulated.Emulator(library(dtype), order=order))
+        for name, want in expected(x, steps, 1e-2).items():
+            torch.testing.assert_close(got[name], want, atol=tolerance, rtol=tolerance, msg=name)
+    gates = got["factors"][:, 1:]
+    assert torch.equal(gates, gates.index_select(2, x["group"]))
 
 
 @pytest.mark.parametrize("d", [10, 40])
@@ -72,12 +88,13 @@ def test_diverged_and_cancelled(d: int) -> None:
     [
         ("factor_sweep.cuh:__syncthreads();\n      T* const swapped=>T* const swapped", 270),
         ("factor_sweep.cuh:lane < a.d;=>true;", 10),
+        ("factor_sweep.cuh:  }\n  __syncthreads();\n  for=>  }\n  for", 271),
         ("factor_sweep.cuh:lane ^ j;=>j;", 10),
     ],
 )
 def test_planted_errors_are_found(edit: str, d: int) -> None:
     """A lost barrier, an overrun and a wrong partner each show."""
-    x = problem(3, 2, d, torch.float64)
+    x = problem(3, 2, d, torch.float64, gated=d == 271)
     want = expected(x, 15, 0.0)
     found = False
     for order in emulated.ORDERS:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from symfast.reference import replica as reference
+from symfast.symmetry import Cluster, Direction, SignFlip, Swap, Symmetry
 
 sys.path.insert(0, str(Path(__file__).parent / "emulation"))
 
@@ -21,10 +22,11 @@ pytestmark = pytest.mark.skipif(emulated.compiler() is None, reason="no C++ comp
 
 POINTERS = (
     "x", "y", "theta", "first", "second", "rates", "schedule", "kind", "seed", "cell", "batch",
-    "status", "taken", "gradient", "progress",
+    "constraint", "status", "taken", "gradient", "progress", "offsets", "members", "directions",
 )  # fmt: skip
-#: ReplicaModel and the sizes behind the pointers: csrc/replica.h.
+#: Sizes of UnitMirrors, ReplicaModel and the sizes behind the pointers: csrc/replica.h.
 FIELDS = (
+    ("groups", ctypes.c_int64), ("size", ctypes.c_int64), ("rows", ctypes.c_int64),
     ("inputs", ctypes.c_int64), ("hidden", ctypes.c_int64), ("outputs", ctypes.c_int64),
     ("bias", ctypes.c_bool), ("activation", ctypes.c_int64), ("loss", ctypes.c_int64),
     ("rule", ctypes.c_int64), ("samples", ctypes.c_int64), ("kinds", ctypes.c_int64),
@@ -47,6 +49,9 @@ def run(
     tensors["rates"] = torch.stack([call["rates"][name] for name in reference.RATES])
     tensors["gradient"] = torch.full_like(tensors["theta"], torch.nan)
     tensors["progress"] = torch.tensor([0, int(cancel)])
+    mirrors = call["mirrors"].to(call["theta"])
+    tensors |= {"offsets": mirrors.offsets, "members": mirrors.members}
+    tensors |= {"directions": mirrors.directions}
     structure = type(
         "Arguments", (ctypes.Structure,),
         {"_fields_": [*((name, ctypes.c_void_p) for name in POINTERS), *FIELDS]},
@@ -55,7 +60,8 @@ def run(
     addresses = [emulator.allow(name, tensors[name]) for name in POINTERS]
     codes = ACTIVATIONS.index(call["activation"]), ("mse", "cross_entropy").index(call["loss"])
     arguments = structure(
-        *addresses, call["x"].shape[1], call["hidden"], call["y"].shape[1], call["bias"], *codes,
+        *addresses, len(mirrors.offsets) - 1, len(mirrors.members), len(mirrors.directions),
+        call["x"].shape[1], call["hidden"], call["y"].shape[1], call["bias"], *codes,
         RULES.index(call["rule"]), len(call["x"]), len(call["schedule"]), len(call["theta"]), 0,
         call["schedule"].shape[1],
     )  # fmt: skip
@@ -69,8 +75,15 @@ def expected(
     sizes: tuple[int, int, int], rule: str, loss: str, activation: str, dtype: torch.dtype
 ) -> tuple[Call, dict[str, Tensor]]:
     torch.manual_seed(2)
-    call = problem(3, sizes, dtype, 3, rule, loss, activation)
+    hidden = sizes[1]
+    symmetries: list[Symmetry] = [SignFlip([0])]
+    if hidden > 8:
+        direction = Direction(torch.randn(hidden, 2, dtype=torch.float64), orthonormalize=True)
+        symmetries = [Swap([1], [4]), SignFlip([2]), Cluster([0] * (hidden - 5) + [1] * 5)]
+        symmetries += [direction]
+    call = problem(3, sizes, dtype, 3, rule, loss, activation, symmetries=symmetries)
     call["batch"] = torch.tensor([8, 21, 0])  # one tile of samples, two, and all 40 in three
+    call["constraint"] = torch.tensor([1, 2, 3])
     return call, run_reference(call)
 
 

@@ -6,13 +6,13 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
+from symfast.sides import gather
 from symfast.symmetry_group import AxisSlice, Member, SymmetryGroup
 
 
 def rows(members: Iterable[Member], m: int) -> Tensor:
     """Gather members to the unit matrix (m, n), float64, on the CPU."""
-    parts = [member.tensor.movedim(member.dim, 0).reshape(m, -1) for member in members]
-    return torch.cat(parts, 1).cpu() if parts else torch.zeros(m, 0, dtype=torch.float64)
+    return gather(members, m, "cpu")
 
 
 class HiddenUnits:
@@ -54,6 +54,12 @@ class HiddenUnits:
                 if "running" not in member.name:
                     member.tensor.movedim(member.dim, 0)[units] = 0
         self.gone |= units
+
+
+def padded(convolution: nn.Module) -> bool:
+    """Say whether a convolution pads its input."""
+    padding = convolution.padding
+    return padding != "valid" if isinstance(padding, str) else any(padding)  # type: ignore[arg-type]
 
 
 def reader_modules(hidden: HiddenUnits, model: nn.Module) -> list[tuple[Member, nn.Module]]:

@@ -15,6 +15,8 @@ from torch import Tensor
 #: Names of the values of ``state["status"]``.
 STATUS = ("finished", "converged", "diverged", "cancelled")
 FINISHED, CONVERGED, DIVERGED, CANCELLED = range(4)
+#: Numbers of hidden values that are held at once when replicas are measured.
+MEASURE_NUMBERS = 1 << 24
 
 Value: TypeAlias = float | str
 #: Tensors whose first dim is the replica; "steps" and "status" (R,) int64 are always among them.
@@ -31,7 +33,6 @@ class Axis:
         high: largest value allowed.
         integer: whether only whole numbers make sense.
         choices: names, if the axis is a choice; its tensor then holds their index.
-        label: what a figure writes on the axis; the name if empty.
 
     Example:
         >>> from symfast.problems.problem import Axis
@@ -44,7 +45,6 @@ class Axis:
     high: float = math.inf
     integer: bool = False
     choices: tuple[str, ...] = ()
-    label: str = ""
 
     def check(self, name: str, value: Any) -> Value:
         """Return the value in its type.

@@ -32,6 +32,9 @@ MODULES: tuple[str, ...] = (
     "saddle",
     "representation",
     "conservation",
+    "collapse",
+    "width",
+    "layers",
 )
 
 
