@@ -33,6 +33,8 @@ MODULES: tuple[str, ...] = (
     "representation",
     "conservation",
     "collapse",
+    "width",
+    "layers",
 )
 
 
