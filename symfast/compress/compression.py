@@ -115,14 +115,11 @@ def _replace_attention(bench: Workbench) -> dict[str, nn.MultiheadAttention]:
     replaced = split_attention_(model)
     if not replaced:
         return {}
-    try:
-        error = bench.change(model)
-    except (RuntimeError, ValueError, TypeError, AttributeError):  # it looks inside its attention
-        error = float("inf")
+    error, reason = bench.try_change(model)
     if error <= bench.limit:
         bench.model = model
         return replaced
-    note = "the model does not run with linear layers in its place"
+    note = f"as linear layers: {reason or 'the outputs changed'}"
     where = ", ".join(replaced)
     bench.steps.append(Step("attention", where, len(replaced), error, 0.0, False, note))
     return {}
@@ -187,10 +184,9 @@ def _try_cut(
                 continue
             sizes = shrink_(small, cuts)
             words = patch_sizes_(small, sizes) if patch else []
-            try:
-                error = bench.change(small)
-            except (RuntimeError, ValueError, IndexError) as failure:
-                note = f"the model does not run without them: {str(failure).splitlines()[0]}"
+            error, reason = bench.try_change(small)
+            if reason:
+                note = f"the model does not run without them: {reason}"
                 continue
             if error <= max(bench.limit, tol):
                 return small, error, f"adapted {', '.join(words)}" if words else ""
@@ -227,7 +223,7 @@ def _restore_types(small: nn.Module, model: nn.Module) -> None:
     for name, module in small.named_modules():
         module.training = modes.get(name, model.training)
         for leaf, parameter in list(module._parameters.items()):
-            like = old.get(f"{name}.{leaf}".lstrip("."), default)
+            like = _counterpart(old, f"{name}.{leaf}".lstrip("."), default)
             if parameter is not None and like is not None:
                 if id(parameter) not in made:
                     value = parameter.detach().to(like.dtype)
@@ -237,6 +233,17 @@ def _restore_types(small: nn.Module, model: nn.Module) -> None:
             same = old_buffers.get(f"{name}.{leaf}".lstrip("."))
             if buffer is not None and same is not None:
                 module._buffers[leaf] = buffer.to(same.dtype)
+
+
+def _counterpart(
+    old: dict[str, nn.Parameter], name: str, default: nn.Parameter | None
+) -> nn.Parameter | None:
+    """The parameter of this name, or else one of the nearest module around it."""
+    owner = name
+    while name not in old and "." in owner:
+        owner = owner.rpartition(".")[0]
+        name = next((other for other in old if other.startswith(f"{owner}.")), name)
+    return old.get(name, default)
 
 
 def _measure(

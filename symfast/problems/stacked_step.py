@@ -5,6 +5,7 @@ All parameters of a replica lie in one row of theta (R, P), so that the update i
 on matrices, with rates as columns; torch.compile fuses noise and update into one pass.
 """
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
@@ -63,8 +64,9 @@ def make_step(
     """Return ``step(theta, first, second, x, y, rates, seeds, keys, number) -> losses (R,)``.
 
     theta, first and second (R, P) are changed in place: first is the velocity or first moment,
-    second the second moment (any shape for sgd). x (R, B, ...) and y are the minibatches, rates the
-    columns (R, 1) of every hyperparameter, number the 0-d step number, from 0.
+    second the second moment (any shape for sgd). x (G, B, ...) and y are the minibatches, each for
+    R / G replicas one after the other: those of one minibatch become one large matrix product.
+    rates are the columns (R, 1) of every hyperparameter, number the 0-d step number, from 0.
 
     Args:
         model: the network.
@@ -75,7 +77,22 @@ def make_step(
     def one(theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
         return loss(model(theta, x), y)
 
-    gradient = vmap(grad_and_value(one))
+    each = vmap(grad_and_value(one))
+    shared = vmap(grad_and_value(one), in_dims=(0, None, None))
+    noisy = vmap(grad_and_value(one), in_dims=(0, None, 0))
+
+    def gradient(theta: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradients (R, P) and losses (R,); targets are of every minibatch, or every replica."""
+        if len(x) == len(theta):
+            return each(theta, x, y)  # type: ignore[no-any-return]
+        parts = theta.unflatten(0, (len(x), -1)).unbind()
+        if len(y) == len(x):
+            found = [shared(*part) for part in zip(parts, x.unbind(), y.unbind(), strict=True)]
+        else:
+            targets = y.unflatten(0, (len(x), -1)).unbind()
+            found = [noisy(*part) for part in zip(parts, x.unbind(), targets, strict=True)]
+        g, losses = zip(*found, strict=True)
+        return torch.cat(g), torch.cat(losses)
 
     def step(
         theta: Tensor,
@@ -91,6 +108,7 @@ def make_step(
         if kind.label_noise:
             count = y[0].numel()
             z = normals(seeds, keys, number, count, LABEL_NOISE, theta.dtype)
+            y = y.repeat_interleave(len(theta) // len(y), 0)
             y = y + (rates["label_noise"] * z).view_as(y)
         g, losses = gradient(theta, x, y)
         if kind.gradient_noise:
@@ -101,6 +119,33 @@ def make_step(
         else:
             _step_adam(theta, first, second, g, rates, number, kind.rule == "adamw")
         return torch.as_tensor(losses)
+
+    return step
+
+
+def compiled_step(plain: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Return the compiled step, which gives way to the plain one where torch.compile cannot help.
+
+    Example:
+        >>> from symfast.problems.stacked_step import compiled_step
+        >>> callable(compiled_step(lambda theta: theta))
+        True
+    """
+    compiled: Callable[..., Tensor] | None = torch.compile(plain, dynamic=False)
+
+    def step(*arguments: Any) -> Tensor:
+        nonlocal compiled
+        if compiled is not None:
+            try:
+                return compiled(*arguments)
+            except (torch._dynamo.exc.TorchDynamoException, RuntimeError) as error:
+                reason = str(error).strip().split("\n")[0]
+                warnings.warn(
+                    f"torch.compile failed, the step runs uncompiled and slower: {reason}",
+                    stacklevel=2,
+                )
+                compiled = None
+        return plain(*arguments)
 
     return step
 
