@@ -46,7 +46,7 @@ def run(quick: bool) -> CaseResult:
         Series(f"decay {lam:g}", WIDTHS, counts[:, i].tolist()) for i, lam in enumerate(DECAYS)
     )
     caption = f"Distinct units (up to sign, 10%) of tanh students; the teacher has {TEACHER}."
-    return CaseResult(checks, Curves("hidden units", "distinct units", series, caption, "log"))
+    return CaseResult(checks, Curves("hidden units", "distinct units", series, caption))
 
 
 CASES = (Case(22, "distinct neurons against width", SOURCE, run),)
