@@ -35,6 +35,7 @@ MODULES: tuple[str, ...] = (
     "collapse",
     "width",
     "layers",
+    "pricing",
 )
 
 
