@@ -14,6 +14,8 @@ from symfast.find.proof import relative_change
 from symfast.symmetry_group import SymmetryGroup, named_tensors
 
 RANDOM_INPUTS = 3
+#: What a model may raise that was built for other sizes or modules than it got.
+RUN_ERRORS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError)
 
 
 def rounding_limit(model: nn.Module) -> float:
@@ -31,13 +33,10 @@ def weight_eps(model: nn.Module) -> float:
 class Workbench:
     """The copy, its groups, the inputs and the outputs that must not change."""
 
-    def __init__(
-        self, model: nn.Module, example_input: Any, groups: Sequence[SymmetryGroup], seed: int
-    ) -> None:
+    def __init__(self, model: nn.Module, example_input: Any, seed: int) -> None:
         self.exact: Exact = make_exact(model, example_input)
         self.model = self.exact.model
-        tensors = named_tensors(self.model)
-        self.groups = [group.of(tensors) for group in groups]
+        self.groups: list[SymmetryGroup] = []
         self.limit, self.eps = rounding_limit(model), weight_eps(model)
         self.steps: list[Step] = []
         generator = torch.Generator().manual_seed(seed)
@@ -50,6 +49,11 @@ class Workbench:
         self.inputs = [self.inputs[i] for i in good]
         self.reference = [self.reference[i] for i in good]
 
+    def bind(self, groups: Sequence[SymmetryGroup]) -> None:
+        """Take in the groups found, on the copy's own tensors."""
+        tensors = named_tensors(self.model)
+        self.groups = [group.of(tensors) for group in groups]
+
     def outputs(self, model: nn.Module) -> list[list[Tensor]]:
         """Run ``model`` on all inputs in float64."""
         with exact_arithmetic(), torch.no_grad():
@@ -59,6 +63,13 @@ class Workbench:
         """Return the largest relative change of an output over all inputs."""
         pairs = zip(self.reference, self.outputs(model), strict=True)
         return max(relative_change(before, after) for before, after in pairs)
+
+    def try_change(self, model: nn.Module) -> tuple[float, str]:
+        """Return the change, or infinity and a reason in words if the model does not run."""
+        try:
+            return self.change(model), ""
+        except RUN_ERRORS as failure:
+            return float("inf"), first_line(failure)
 
     def attempt(
         self,
@@ -105,6 +116,11 @@ class Workbench:
     def copy(self) -> nn.Module:
         """Return a deep copy of the model as it stands."""
         return copy.deepcopy(self.model)
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of what an error says, or its name."""
+    return next(iter(str(error).splitlines()), "") or type(error).__name__
 
 
 def any_nan(outputs: Sequence[Tensor]) -> bool:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from symfast.extras import need
 from symfast.problems.problem import Axis, Problem, Replicas
 from symfast.problems.theory import predictions
 from symfast.sweep.grid import Grid, Values, grid_of
@@ -66,6 +67,7 @@ def sweep(
         **axes: values of the problem's axes and options.
 
     Raises:
+        ModuleNotFoundError: without pandas (and pyarrow for ``out``), which the extra "demo" has.
         TypeError: if the problem is none, or a keyword is neither an axis nor an option of it.
         ValueError: if an argument is out of range.
         SweepMismatchError: if ``out`` holds a different sweep.
@@ -82,6 +84,7 @@ def sweep(
     """
     if not isinstance(problem, Problem):
         raise TypeError(f"problem must be one of symfast.problems, not {type(problem).__name__}")
+    need("a sweep", "demo", "pandas", *(("pyarrow",) if out is not None else ()))
     if dtype not in (torch.float32, torch.float64):
         raise ValueError(f"dtype must be torch.float32 or torch.float64, not {dtype}")
     if steps < 1 or (every is not None and every < 1) or (chunk is not None and chunk < 1):
