@@ -75,7 +75,7 @@ def run(quick: bool) -> CaseResult:
     ]
     ends = [float(path[-1]) for path in paths]
     checks = [
-        at_most(f"{name}: error after {steps} steps over the untrained one's, {seeds} seeds",
+        at_most(f"{name}: error after {steps} steps over the untrained one's",
                 SOURCE, float(path[-1] / path[0]), 0.95, "falls")
         for name, path in zip(NAMES, paths, strict=True)
     ]  # fmt: skip
