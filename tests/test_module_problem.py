@@ -188,22 +188,6 @@ def test_plan_holds_on_every_replica() -> None:
     )
 
 
-@pytest.mark.parametrize("noise", [0.0, 0.3])
-def test_shared_minibatches_change_nothing(noise: float) -> None:
-    """Two seeds in equal numbers are trained side by side, in unequal ones each by itself."""
-    problem = Module(make, mse, *data())
-    grid: dict[str, Any] = {"batch_size": 4, "steps": 15, "label_noise": noise, "lr": [0.05, 0.1]}
-    both = sf.sweep(problem, seeds=[3, 5], **grid)
-    three = sf.sweep(problem, seeds=[3, 5], chunk=3, **grid)
-    for result in (both, three):
-        assert result.table.seed.tolist() == [3, 5, 3, 5]
-    torch.testing.assert_close(torch.tensor(both.weights), torch.tensor(three.weights))
-    for seed in (3, 5):
-        alone = sf.sweep(problem, seeds=[seed], **grid)
-        rows = torch.tensor(both.weights)[(both.table.seed == seed).to_numpy()]
-        torch.testing.assert_close(torch.tensor(alone.weights), rows)
-
-
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

@@ -24,7 +24,7 @@ from symfast.problems.problem import (
     data_hash,
 )
 from symfast.problems.schedule import schedule
-from symfast.problems.stacked_data import Minibatches, Sharing
+from symfast.problems.stacked_data import Minibatches
 from symfast.problems.stacked_step import Rule, StackedModel, StepKind, compiled_step, make_step
 from symfast.problems.training_axes import training_axes
 from symfast.reference.unit_mirrors import NONE, PROJECT, PROX, SHRINK
@@ -151,31 +151,27 @@ class Module:
         for kind in kinds.unique(dim=0):
             chosen = (kinds == kind).all(1).nonzero().flatten()
             batch, verb = (int(x) for x in kind.tolist())
-            sharing = Sharing.of(replicas.seeds[chosen], batch)
-            rows = chosen if sharing.order is None else chosen[sharing.order]
-            if torch.equal(rows, torch.arange(len(replicas))):
-                self._train(state, replicas, stretch, batch, verb, sharing)
+            if len(chosen) == len(replicas):
+                self._train(state, replicas, stretch, batch, verb)
                 continue
-            at = rows.to(state["theta"].device)
+            at = chosen.to(state["theta"].device)
             part = {name: x[at] for name, x in state.items()}
-            self._train(part, replicas.select(rows), stretch, batch, verb, sharing)
+            self._train(part, replicas.select(chosen), stretch, batch, verb)
             for name, x in part.items():
                 state[name][at] = x
         return state
 
     def _train(
-        self, state: State, replicas: Replicas, stretch: Stretch, batch: int, verb: int,
-        sharing: Sharing,
-    ) -> None:  # fmt: skip
+        self, state: State, replicas: Replicas, stretch: Stretch, batch: int, verb: int
+    ) -> None:
         """Train replicas of one kind; ``state`` is changed in place."""
         theta = state["theta"]
         place, last = theta.device, stretch.first + stretch.steps
-        sharing = Sharing(None, sharing.seeds.to(place))
-        batches = Minibatches(*self._data(theta), sharing, batch, last)
         rates = {name: x.to(theta)[:, None] for name, x in replicas.cells.items()}
         factors = schedule(stretch).to(theta)  # (steps, kinds)
         kind = replicas.cells["schedule"].long().to(place)
         seeds, keys = replicas.seeds.to(place), replicas.keys.to(place)
+        batches = Minibatches(*self._data(theta), seeds, batch, last)
         step, constrain = self._step(replicas), self._constraint(theta, verb)
         base, moments = rates["lr"], (state["first"], state["second"])
         for number in range(stretch.first, last):

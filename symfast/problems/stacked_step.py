@@ -64,9 +64,8 @@ def make_step(
     """Return ``step(theta, first, second, x, y, rates, seeds, keys, number) -> losses (R,)``.
 
     theta, first and second (R, P) are changed in place: first is the velocity or first moment,
-    second the second moment (any shape for sgd). x (G, B, ...) and y are the minibatches, each for
-    R / G replicas one after the other: those of one minibatch become one large matrix product.
-    rates are the columns (R, 1) of every hyperparameter, number the 0-d step number, from 0.
+    second the second moment (any shape for sgd). x (R, B, ...) and y are the minibatches, rates the
+    columns (R, 1) of every hyperparameter, number the 0-d step number, from 0.
 
     Args:
         model: the network.
@@ -77,22 +76,7 @@ def make_step(
     def one(theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
         return loss(model(theta, x), y)
 
-    each = vmap(grad_and_value(one))
-    shared = vmap(grad_and_value(one), in_dims=(0, None, None))
-    noisy = vmap(grad_and_value(one), in_dims=(0, None, 0))
-
-    def gradient(theta: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Gradients (R, P) and losses (R,); targets are of every minibatch, or every replica."""
-        if len(x) == len(theta):
-            return each(theta, x, y)  # type: ignore[no-any-return]
-        parts = theta.unflatten(0, (len(x), -1)).unbind()
-        if len(y) == len(x):
-            found = [shared(*part) for part in zip(parts, x.unbind(), y.unbind(), strict=True)]
-        else:
-            targets = y.unflatten(0, (len(x), -1)).unbind()
-            found = [noisy(*part) for part in zip(parts, x.unbind(), targets, strict=True)]
-        g, losses = zip(*found, strict=True)
-        return torch.cat(g), torch.cat(losses)
+    gradient = vmap(grad_and_value(one))
 
     def step(
         theta: Tensor,
@@ -108,7 +92,6 @@ def make_step(
         if kind.label_noise:
             count = y[0].numel()
             z = normals(seeds, keys, number, count, LABEL_NOISE, theta.dtype)
-            y = y.repeat_interleave(len(theta) // len(y), 0)
             y = y + (rates["label_noise"] * z).view_as(y)
         g, losses = gradient(theta, x, y)
         if kind.gradient_noise:
