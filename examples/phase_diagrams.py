@@ -74,7 +74,7 @@ def factorisation() -> Diagram:
         kept = s - lam * len(matrix) ** 2 / 2
         return float((kept > 0.01 * kept[0].clamp_min(0)).sum())
 
-    return Diagram(problem, "product_rank", (1e-3, 0.1), 3.0, 1.0, 4, 10_000, predict)
+    return Diagram(problem, "product_rank", (1e-3, 0.1), 3.0, 1.0, 4, 8_000, predict)
 
 
 def distinct() -> Diagram:

@@ -27,7 +27,7 @@ from symfast.problems.schedule import schedule
 from symfast.problems.stacked_data import Minibatches
 from symfast.problems.stacked_step import Rule, StackedModel, StepKind, compiled_step, make_step
 from symfast.problems.training_axes import training_axes
-from symfast.reference.unit_mirrors import NONE, PROJECT, PROX, SHRINK
+from symfast.reference.unit_mirrors import NONE, PROJECT, SHRINK
 
 #: Steps between two looks for divergence and cancelling, counted from step 0.
 CHECK_EVERY = 100
@@ -209,14 +209,15 @@ class Module:
         if self.make_plan is None or verb == NONE:
             return lambda rates: None
         plan = self.make_plan(self.model.parameters(theta), len(theta))
-        apply = {SHRINK: plan.shrink_, PROX: plan.prox_}
 
         def constrain(rates: dict[str, Tensor]) -> None:
+            amount = (rates["lr"] * rates["strength"]).expand(len(theta), plan.groups)
             if verb == PROJECT:
                 plan.project_()
+            elif verb == SHRINK:
+                plan.shrink_(amount)
             else:
-                amount = rates["lr"] * rates["strength"]
-                apply[verb](amount.expand(len(theta), plan.groups))
+                plan.prox_(amount)
 
         return constrain
 
