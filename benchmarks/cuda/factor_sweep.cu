@@ -141,8 +141,6 @@ void run_shape(Report& report, const SweepShape& small) {
   report.add({name, kTypeName<T>, error, 10 * kTolerance<T>, ms, 0});
 }
 
-}  // namespace
-
 // Teams of 8, 16 and 32 threads, and whole blocks; each with every number of factor slots.
 void run_sweeps(Report& report) {
   for (const int64_t depth : {2, 4, 6}) {
@@ -153,4 +151,7 @@ void run_sweeps(Report& report) {
   }
 }
 
+const Section kSweeps(run_sweeps);
+
+}  // namespace
 }  // namespace symfast
