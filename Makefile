@@ -1,4 +1,4 @@
-# make demo | test | bench | lint | format | sanitize | cuda-report | gpu | clean. Everything happens inside .venv and build.
+# make demo | test | bench | docs | wheel | lint | format | sanitize | cuda-report | gpu | clean. Everything happens inside .venv and build.
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 SANITIZE ?= address,undefined
@@ -10,13 +10,17 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install -q
 # a folder is newer when a module came or went, which the editable install has to learn
 SOURCES := pyproject.toml CMakeLists.txt $(wildcard csrc/* cmake/*) $(shell find symfast -type d ! -name __pycache__)
 
-.PHONY: demo test bench lint format sanitize cuda-report gpu clean
+.PHONY: demo test bench docs wheel lint format sanitize cuda-report gpu clean
 demo: .venv/package
 	$(BIN)/symfast demo $(ARGS)
 test: .venv/package
 	$(BIN)/pytest -n2 $(ARGS)
 bench: .venv/bench
-	$(BIN)/pytest benchmarks $(ARGS)
+	$(BIN)/pytest benchmarks $(ARGS); code=$$?; $(BIN)/python benchmarks/readme.py; exit $$code
+docs: .venv/docs
+	$(BIN)/sphinx-build -q -W -b html docs build/docs && echo build/docs/index.html
+wheel: .venv/torch
+	bash .ci/wheel $(ARGS)
 lint: .venv/dev
 	$(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/mypy
 	git ls-files -co --exclude-standard '*.h' '*.cpp' '*.cuh' '*.cu' | xargs $(BIN)/clang-format --dry-run -Werror
@@ -43,6 +47,6 @@ clean:
 .venv/package: .venv/torch $(SOURCES)
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(PIP) --no-build-isolation -e '.[test]'
 	touch $@
-.venv/bench .venv/dev: .venv/%: .venv/package
+.venv/bench .venv/dev .venv/docs: .venv/%: .venv/package
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(PIP) --no-build-isolation -e '.[$*]'
 	touch $@

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from machine import best, read_bandwidth, stream_bandwidth
-from tables import tables
+from tables import cost, point, tables
 
 import symfast as sf
 
@@ -55,9 +55,9 @@ def test_scattered_units_last(benchmark: Any, name: str, units: int) -> None:
     project = 8 * w.numel() / best(plan.project_) / 1e9
     assert float(plan.norms()) == 0.0
     reflect = 8 * w.numel() / best(plan.reflect_) / 1e9
-    note("Scattered units, unit dim last, 16.8 million numbers",
-         name, f"{units} units", f"project {project:.1f} ({project / stream:.0%})",
-         f"reflect {reflect:.1f} ({reflect / stream:.0%})", f"stream {stream:.1f}")  # fmt: skip
+    note("Scattered units, unit dim last, 16.8 million numbers: GB/s",
+         symmetry=name, units=units, project=f"{project:.1f} ({project / stream:.0%})",
+         reflect=f"{reflect:.1f} ({reflect / stream:.0%})", stream=f"{stream:.1f}")  # fmt: skip
     benchmark.extra_info["fraction_of_stream"] = project / stream
     benchmark.pedantic(plan.project_, rounds=3)
 
@@ -74,8 +74,10 @@ def test_index_verbs(benchmark: Any, name: str, dim: int) -> None:
     assert float(plan.norms()) == 0.0
     reflect = 8 * touched / best(plan.reflect_) / 1e9
     note("Index verbs, 4096 x 4096 float32: GB/s and fraction of the in-place stream",
-         name, f"dim {dim}", f"project {project:.1f} ({project / stream:.0%})",
-         f"reflect {reflect:.1f} ({reflect / stream:.0%})", f"stream {stream:.1f}")  # fmt: skip
+         symmetry=name, dim=dim, project=f"{project:.1f} ({project / stream:.0%})",
+         reflect=f"{reflect:.1f} ({reflect / stream:.0%})", stream=f"{stream:.1f}")  # fmt: skip
+    point(f"{name}, dim {dim}", flops=2 * touched, moved=8 * touched,
+          seconds=8 * touched / project / 1e9)  # fmt: skip
     benchmark.extra_info["fraction_of_stream"] = project / stream
     benchmark.pedantic(plan.project_, rounds=3)
 
@@ -111,11 +113,12 @@ def test_equal_mirrors(benchmark: Any, groups: int, d: int, k: int) -> None:
     x = theta.clone()[..., None]
     inductor = best(lambda: compiled(x, o), seconds=1.0)
     stream = stream_bandwidth(OUT_OF_CACHE / 1e6, k)
-    note("Equal mirrors, project, out of cache", f"{groups} x ({d}, {k})",
-         f"{ours * 1e3:.2f} ms", f"{moved / ours / 1e9:.1f} GB/s",
-         f"{moved / ours / 1e9 / stream:.0%} of stream {stream:.1f}",
-         f"{bmm / ours:.1f}x bmm", f"{inductor / ours:.1f}x compiled bmm",
-         f"function {function * 1e3:.2f} ms")  # fmt: skip
+    note("Equal mirrors, project, out of cache", groups=f"{groups} x ({d}, {k})",
+         ms=f"{ours * 1e3:.2f}", GB_per_s=f"{moved / ours / 1e9:.1f}",
+         of_stream=f"{moved / ours / 1e9 / stream:.0%} of {stream:.1f}",
+         over_bmm=f"{bmm / ours:.1f}x", over_compiled_bmm=f"{inductor / ours:.1f}x",
+         function_ms=f"{function * 1e3:.2f}")  # fmt: skip
+    point(f"Mirror {groups} x ({d}, {k})", flops=4.0 * groups * d * k, moved=moved, seconds=ours)
     benchmark.extra_info.update(speedup_bmm=bmm / ours, fraction=moved / ours / 1e9 / stream)
     benchmark.pedantic(plan_call(), rounds=3)
 
@@ -163,9 +166,9 @@ def test_ragged_mirrors(benchmark: Any) -> None:
     padded = best(padded_call(), seconds=1.0)
     stream = stream_bandwidth(OUT_OF_CACHE / 1e6, reads)
     note("Ragged mirrors: 1,000 groups, d in 4..2048, k in 1..8, project, out of cache",
-         f"{ours * 1e3:.2f} ms", f"{moved / ours / 1e9:.1f} GB/s",
-         f"{moved / ours / 1e9 / stream:.0%} of stream {stream:.1f}",
-         f"{loop / ours:.1f}x loop", f"{padded / ours:.1f}x padded bmm")  # fmt: skip
+         ms=f"{ours * 1e3:.2f}", GB_per_s=f"{moved / ours / 1e9:.1f}",
+         of_stream=f"{moved / ours / 1e9 / stream:.0%} of {stream:.1f}",
+         over_loop=f"{loop / ours:.1f}x", over_padded_bmm=f"{padded / ours:.1f}x")  # fmt: skip
     benchmark.extra_info.update(speedup_loop=loop / ours, speedup_padded=padded / ours)
     benchmark.pedantic(plan_call(), rounds=3)
 
@@ -185,10 +188,12 @@ def test_directions(benchmark: Any, k: int, dim: int) -> None:
     speed = 8 * w.numel() / ours / 1e9
     # what a pass that reads, then one that reads and writes, take out of cache
     two_passes = 8 / (4 / read_bandwidth(w.numel() * 4 / 1e6) + 8 / stream)
-    limit = f"{speed / two_passes:.0%} of two passes {two_passes:.1f}" if dim == 0 else ""
-    note("Direction on 4096 x 4096 float32, project", f"k {k}", f"dim {dim}",
-         f"{speed:.1f} GB/s", f"{speed / stream:.0%} of stream {stream:.1f}", limit,
-         f"{theirs / ours:.2f}x addmm")  # fmt: skip
+    limit = f"{speed / two_passes:.0%} of {two_passes:.1f}" if dim == 0 else ""
+    note("Direction on 4096 x 4096 float32, project", k=k, dim=dim, GB_per_s=f"{speed:.1f}",
+         of_stream=f"{speed / stream:.0%} of {stream:.1f}", of_two_passes=limit,
+         over_addmm=f"{theirs / ours:.2f}x")  # fmt: skip
+    point(f"Direction k = {k}, dim {dim}", flops=4.0 * k * w.numel(), moved=8.0 * w.numel(),
+          seconds=ours)  # fmt: skip
     benchmark.extra_info["fraction_of_stream"] = speed / stream
     benchmark.pedantic(plan.project_, rounds=3)
 
@@ -209,8 +214,9 @@ def test_grid_is_never_slower(benchmark: Any, groups: int, d: int, k: int) -> No
     theirs = best(lambda: x.baddbmm_(o, torch.bmm(ot, x), alpha=-2), 0.1, 50)
     one = best(lambda: x[0, :, 0].addmv_(o[0], ot[0] @ x[0, :, 0], alpha=-2), 0.1, 50)
     theirs = min(theirs, one) if groups == 1 else theirs
-    note("Small grid, reflect: microseconds", f"{groups} x ({d}, {k})", f"{ours * 1e6:.1f}",
-         f"torch {theirs * 1e6:.1f}", f"{theirs / ours:.2f}x")  # fmt: skip
+    note("Small grid, reflect: microseconds", groups=f"{groups} x ({d}, {k})",
+         symfast=f"{ours * 1e6:.1f}", torch=f"{theirs * 1e6:.1f}",
+         ratio=f"{theirs / ours:.2f}x")  # fmt: skip
     benchmark.extra_info["speedup"] = theirs / ours
     benchmark.pedantic(plan.reflect_, rounds=3)
 
@@ -230,9 +236,9 @@ def test_pairs_against_index_copy(benchmark: Any) -> None:
     assert torch.equal(w[a], w[b])
     note(
         "Swap of 2,048 random pairs of rows of 4096 numbers, project",
-        f"{ours * 1e3:.2f} ms",
-        f"{eager / ours:.1f}x index_select/index_copy",
-        f"{inductor / ours:.1f}x compiled",
+        ms=f"{ours * 1e3:.2f}",
+        over_index_copy=f"{eager / ours:.1f}x",
+        over_compiled=f"{inductor / ours:.1f}x",
     )
     benchmark.pedantic(plan.project_, rounds=3)
 
@@ -247,10 +253,10 @@ def test_overhead(benchmark: Any) -> None:
     times = [best(p.project_, 0.3, 200) * 1e6 for p in (single, one, many, separate)]
     note(
         "Call overhead, microseconds",
-        f"1 group {times[0]:.1f}",
-        f"1,000 groups of one batched mirror {times[1]:.1f}",
-        f"1,000 entries in one tensor {times[2]:.1f}",
-        f"1,000 tensors {times[3]:.1f} ({(times[3] - times[2]) / 1000:.3f} per tensor)",
+        one_group=f"{times[0]:.1f}",
+        batched_mirror_of_1000=f"{times[1]:.1f}",
+        entries_in_one_tensor_1000=f"{times[2]:.1f}",
+        tensors_1000=f"{times[3]:.1f} ({(times[3] - times[2]) / 1000:.3f} per tensor)",
     )
     benchmark.pedantic(one.project_, rounds=20)
 
@@ -263,11 +269,12 @@ def test_linear_in_elements(benchmark: Any) -> None:
         stream = stream_bandwidth(w.numel() * 4 / 1e6, 0)
         note(
             "Swap project, cost with work",
-            f"10^{exponent} elements",
-            f"{seconds * 1e3:.4f} ms",
-            f"{seconds / w.numel() * 1e9:.3f} ns per element",
-            f"{8 * w.numel() / seconds / 1e9 / stream:.0%} of stream {stream:.1f}",
+            elements=f"10^{exponent}",
+            ms=f"{seconds * 1e3:.4f}",
+            ns_per_element=f"{seconds / w.numel() * 1e9:.3f}",
+            of_stream=f"{8 * w.numel() / seconds / 1e9 / stream:.0%} of {stream:.1f}",
         )
+        cost("Plan.project_ of swaps", "elements", w.numel(), seconds)
     benchmark.pedantic(plan.project_, rounds=1)
 
 
@@ -280,5 +287,5 @@ def test_construction(benchmark: Any) -> None:
     entries = [(flat[16 * i : 16 * i + 16], m) for i, m in enumerate(mirrors)]
     single = best(lambda: sf.Plan(entries), 0.1, 1)
     note("Plan construction, 100,000 groups",
-         f"one batched mirror {batched:.3f} s", f"100,000 entries {single:.2f} s")  # fmt: skip
+         one_batched_mirror_s=f"{batched:.3f}", entries_s=f"{single:.2f}")  # fmt: skip
     benchmark.pedantic(lambda: sf.Plan([(theta, sf.Mirror(o, check=False))]), rounds=1)

@@ -7,12 +7,14 @@
 import pytest
 import torch
 from machine import best
+from tables import tables
 from torch import Tensor
 
 import symfast as sf
 from symfast.reference.polar import polar_iterate
 
 pytestmark = pytest.mark.filterwarnings("default")
+note, report = tables()
 
 
 def by_svd(A: Tensor) -> Tensor:
@@ -28,11 +30,14 @@ def test_polar(batch: int, d: int) -> None:
     reached = (Q.double() * A).sum((1, 2)) / (reference.double() * A).sum((1, 2))
     ours, svd = best(lambda: sf.polar(A)), best(lambda: by_svd(A), least=3)
     schulz = best(lambda: polar_iterate(A), least=3)
-    print(
-        f"\n{batch} x ({d}, {d}) float32, {torch.get_num_threads()} threads: "
-        f"symfast {ours * 1e3:.2f} ms, torch svd {svd * 1e3:.1f} ms ({svd / ours:.1f}x), "
-        f"torch bmm iteration {schulz * 1e3:.1f} ms ({schulz / ours:.1f}x); "
-        f"||Q^T Q - I||_F {defect:.1e}, objective / svd - 1 = {(reached - 1).abs().max():.1e}"
+    note(
+        "Polar factors, float32",
+        batch=f"{batch} x ({d}, {d})",
+        ms=f"{ours * 1e3:.2f}",
+        over_svd=f"{svd / ours:.1f}x",
+        over_the_same_iteration_by_bmm=f"{schulz / ours:.1f}x",
+        orthogonality=f"{defect:.1e}",
+        objective_against_svd=f"{(reached - 1).abs().max():.1e}",
     )
     assert defect <= 1e-5
     assert (reached - 1).abs().max() <= 1e-6

@@ -158,27 +158,7 @@ SF_HOST_DEVICE NormalPair<F> normal_pair(Word a, Word b) {
   return normal_pair<F>(radius, (Int)b, ((Int)(b << 2) >> 9) * 2 + 1, kEighthTurn * 0x1p-23f);
 }
 
-// Two normal numbers from one word, 16 bits each for radius (up to 4.9) and angle: for anchors,
-// which only have to be random and cheap.
-template <typename F, typename Word>
-SF_HOST_DEVICE NormalPair<F> coarse_normal_pair(Word w) {
-  using Int = typename NormalMath<F>::Int;
-  const F radius = normal_radius<F>((Int)((w & 0xffffu) * 2u + 1u), 17);
-  return normal_pair<F>(radius, (Int)w, ((Int)(w << 2) >> 18) * 2 + 1, kEighthTurn * 0x1p-14f);
-}
-
 // ---- which number belongs to which element ----
-// Anchors: a block of four words gives 8 numbers, 8 blocks the 64 elements of a group. Element
-// 64 g + 16 v + l uses block 8 g + l / 2, its word 2 (v / 2) + l % 2, and number v % 2 of the pair:
-// the order in which lanes hold them, whatever their width.
-SF_HOST_DEVICE float anchor_normal(const RandomStream& stream, int64_t element) {
-  const int64_t group = element >> 6, v = element >> 4 & 3, l = element & 15;
-  const auto block = random_block(stream, static_cast<uint64_t>(8 * group + l / 2));
-  const auto pair =
-      coarse_normal_pair<float>(static_cast<uint32_t>(block.word[2 * (v / 2) + l % 2]));
-  return v % 2 ? pair.second : pair.first;
-}
-
 // Noise: a block gives 4 numbers, 8 blocks the 32 elements of a group. Element 32 g + 16 v + l uses
 // block 8 g + l / 2, its words 2 (l % 2) and 2 (l % 2) + 1, and number v of the pair.
 SF_HOST_DEVICE float noise_normal(const RandomStream& stream, int64_t element) {
@@ -188,19 +168,6 @@ SF_HOST_DEVICE float noise_normal(const RandomStream& stream, int64_t element) {
   const auto pair = normal_pair<float>(static_cast<uint32_t>(block.word[first]),
                                        static_cast<uint32_t>(block.word[first + 1]));
   return v ? pair.second : pair.first;
-}
-
-// 2 u - 1 with u in [0, 1) of 24 bits, exact.
-SF_HOST_DEVICE float spread_number(uint32_t word) {
-  return static_cast<float>(static_cast<int32_t>(word >> 8) - (1 << 23)) * 0x1p-23f;
-}
-
-// For the strength of an anchor's decay. A block gives 4 numbers: element 32 g + 16 v + l uses
-// block 8 g + l / 2 and its word 2 v + l % 2.
-SF_HOST_DEVICE float anchor_spread(const RandomStream& stream, int64_t element) {
-  const int64_t group = element >> 5, v = element >> 4 & 1, l = element & 15;
-  const auto block = random_block(stream, static_cast<uint64_t>(8 * group + l / 2));
-  return spread_number(static_cast<uint32_t>(block.word[2 * v + l % 2]));
 }
 
 }  // namespace symfast

@@ -72,23 +72,6 @@ SF_INLINE Bits32 interleave_words(Words64 even, Words64 odd) {
   return (Bits32)((even & 0xffffffffu) | odd << 32);
 }
 
-// The numbers of the anchor's group, in the order of elements: see anchor_normal.
-SF_INLINE void anchor_group(const RandomStream& stream, int64_t group, float* z) {
-  constexpr int B = kVectorBytes / 8;
-  Words64 block;
-  for (int i = 0; i < B; ++i) block[i] = static_cast<uint64_t>(8 * group + i);
-#pragma GCC unroll 4
-  for (int part = 0; part < 8; part += B) {
-    const auto words = random_block(stream, block + static_cast<uint64_t>(part));
-    for (int v = 0; v < 2; ++v) {
-      const auto pair = coarse_normal_pair<Vec<float>>(
-          interleave_words(words.word[2 * v], words.word[2 * v + 1]));
-      store(z + 32 * v + 2 * part, pair.first);
-      store(z + 32 * v + 16 + 2 * part, pair.second);
-    }
-  }
-}
-
 // The numbers of two groups of noise, 64 elements: see noise_normal.
 SF_INLINE void noise_group(const RandomStream& stream, int64_t group, float* z) {
   constexpr int B = kVectorBytes / 8;
@@ -102,23 +85,6 @@ SF_INLINE void noise_group(const RandomStream& stream, int64_t group, float* z) 
     float* first = z + 32 * (part / 8) + 2 * (part % 8);
     store(first, pair.first);
     store(first + 16, pair.second);
-  }
-}
-
-// Uniform numbers of 64 elements, as 2 u - 1: see anchor_spread.
-SF_INLINE void spread_group(const RandomStream& stream, int64_t group, float* z) {
-  constexpr int B = kVectorBytes / 8;
-  Words64 block;
-  for (int i = 0; i < B; ++i) block[i] = static_cast<uint64_t>(16 * group + i);
-#pragma GCC unroll 8
-  for (int part = 0; part < 16; part += B) {
-    const auto words = random_block(stream, block + static_cast<uint64_t>(part));
-    for (int v = 0; v < 2; ++v) {
-      const auto word = interleave_words(words.word[2 * v], words.word[2 * v + 1]);
-      const Int32 whole = (Int32)(word >> 8) - (1 << 23);
-      store(z + 32 * (part / 8) + 16 * v + 2 * (part % 8),
-            __builtin_convertvector(whole, Vec<float>) * 0x1p-23f);
-    }
   }
 }
 

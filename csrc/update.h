@@ -15,12 +15,13 @@
 #pragma once
 #include <cstdint>
 
-#include "philox.h"
+#include "anchor.h"
 
 namespace symfast {
 
 enum Rule : int64_t { kSgd = 0, kAdam = 1 };
 enum Decay : int { kNoDecay = 0, kCoupled = 1, kDecoupled = 2 };
+enum Randomness : int { kNotRandom = 0, kAnchorOnly = 1, kRandom = 2 };  // only: without spread
 enum Momentum : int { kNoMomentum = 0, kMomentum = 1, kNesterov = 2 };
 
 // Columns of the float64 table of settings, one row for parameters that share them; symfast/optim
@@ -55,7 +56,9 @@ struct StepScalars {
   uint64_t noise_seed, anchor_seed;
   uint32_t parameter, step;
   int32_t decay_form, momentum_form;
-  bool anchored, random;
+  AnchorKeys anchor, spread_keys;  // of the first 2^32 elements
+  int32_t randomness;
+  bool anchored;
 };
 
 // x^n by squaring: the same bits on every backend, unlike pow.
@@ -63,6 +66,12 @@ SF_HOST_DEVICE double whole_power(double x, uint32_t n) {
   double result = 1;
   for (; n; n >>= 1, x = x * x) result = n & 1 ? result * x : result;
   return result;
+}
+
+// The keys of the 2^32 elements around this one.
+SF_HOST_DEVICE void set_anchor_keys(StepScalars& s, int64_t element) {
+  s.anchor = anchor_keys(s.anchor_seed, kAnchor, s.parameter, element);
+  s.spread_keys = anchor_keys(s.anchor_seed, kAnchorSpread, s.parameter, element);
 }
 
 SF_HOST_DEVICE StepScalars step_scalars(Rule rule, const double* row, const int64_t* key,
@@ -93,10 +102,13 @@ SF_HOST_DEVICE StepScalars step_scalars(Rule rule, const double* row, const int6
   s.sigma = row[kSigma];
   s.spread = row[kSpread];
   s.anchored = s.decay_form != kNoDecay && s.sigma >= 0;
-  s.random = s.anchored || s.noise != 0;
+  s.randomness = s.noise != 0 || (s.anchored && s.spread != 0) ? kRandom
+                 : s.anchored                                  ? kAnchorOnly
+                                                               : kNotRandom;
   s.noise_seed = static_cast<uint64_t>(key[kNoiseSeed]);
   s.anchor_seed = static_cast<uint64_t>(key[kAnchorSeed]);
   s.parameter = static_cast<uint32_t>(key[kParameter]);
+  if (s.anchored) set_anchor_keys(s, 0);
   return s;
 }
 
@@ -150,27 +162,24 @@ struct UpdateMath {
 };
 
 // The step on p with gradient g and state m, v: the formula at the top of this file.
-template <Rule rule, Decay decay, Momentum momentum, bool random, typename V, typename A>
+template <Rule rule, Decay decay, Momentum momentum, Randomness random, typename V, typename A>
 SF_HOST_DEVICE void step_number(const StepNumbers<A>& s, const RandomNumbers<V>& z, V g, V& p, V& m,
                                 V& v) {
   using M = UpdateMath<V>;
   const auto all = [](A x) { return V{} + x; };
   g = g * s.gradient;
-  if constexpr (random) g = M::multiply_add(all(s.noise), z.noise, g);
+  if constexpr (random == kRandom) g = M::multiply_add(all(s.noise), z.noise, g);
   V strength = all(s.decay), away = p;
-  if constexpr (random && decay != kNoDecay) {
-    if (s.anchored) {
+  const bool anchored = random == kAnchorOnly || (random == kRandom && s.anchored);
+  if (decay != kNoDecay && anchored) {
+    if constexpr (random == kRandom) {
       strength = strength * M::multiply_add(all(s.spread), z.spread, all(A(1)));
-      away = M::multiply_add(all(-s.sigma), z.anchor, p);
     }
+    away = M::multiply_add(all(-s.sigma), z.anchor, p);
   }
   if constexpr (decay == kCoupled) g = M::multiply_add(strength, away, g);
   if constexpr (decay == kDecoupled) {
-    if constexpr (random) {
-      p = s.anchored ? M::multiply_add(-strength, away, p) : p * s.keep;
-    } else {
-      p = p * s.keep;
-    }
+    p = anchored ? M::multiply_add(-strength, away, p) : p * s.keep;
   }
   if constexpr (rule == kSgd) {
     if constexpr (momentum != kNoMomentum) {

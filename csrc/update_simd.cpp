@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Steps on spans of parameters; compiled once per instruction set, without contraction (update.h).
-#include "philox_simd.h"
+#include "anchor_simd.h"
 #include "update_call.h"
 
 namespace symfast {
@@ -45,15 +45,16 @@ struct RandomPiece {
   alignas(64) float noise[kPiece], anchor[kPiece], spread[kPiece];
 
   void fill(const StepScalars& s, int64_t group, int64_t groups) {
-    for (int64_t i = 0; i < groups; ++i) {
-      if (s.noise != 0) {
-        noise_group({s.noise_seed, kGradientNoise, s.parameter, s.step}, group + i, noise + 64 * i);
-      }
-      if (!s.anchored) continue;
-      anchor_group({s.anchor_seed, kAnchor, s.parameter, 0}, group + i, anchor + 64 * i);
-      if (s.spread != 0) {
-        spread_group({s.anchor_seed, kAnchorSpread, s.parameter, 0}, group + i, spread + 64 * i);
-      }
+    if (s.noise != 0) {
+      const RandomStream stream{s.noise_seed, kGradientNoise, s.parameter, s.step};
+      for (int64_t i = 0; i < groups; ++i) noise_group(stream, group + i, noise + 64 * i);
+    }
+    if (!s.anchored) return;
+    AnchorWalk at = AnchorWalk::make(s.anchor, 64 * group);
+    AnchorWalk spreads = AnchorWalk::make(s.spread_keys, 64 * group);
+    for (int64_t i = 0; i < 64 * groups; i += kLanes<float>) {
+      store(anchor + i, anchor_lanes(at.next()));
+      if (s.spread != 0) store(spread + i, spread_lanes(spreads.next()));
     }
   }
 };
@@ -70,7 +71,7 @@ SF_INLINE Vec<A> read_random(const float* p, int64_t some) {
   }
 }
 
-template <Rule rule, Decay decay, Momentum momentum, bool random, typename T>
+template <Rule rule, Decay decay, Momentum momentum, Randomness random, typename T>
 struct Stepper {
   using A = Acc<T>;
   using V = Vec<A>;
@@ -109,6 +110,14 @@ struct Stepper {
     if (i < end) step<true>(*this, RandomNumbers<V>{}, i, end - i);
   }
 
+  // The anchor in registers, beside the loads of the step.
+  void run_anchored(const StepScalars& scalars, int64_t begin, int64_t end) const {
+    AnchorWalk walk = AnchorWalk::make(scalars.anchor, begin);
+    int64_t i = begin;
+    for (; i + W <= end; i += W) step<false>(*this, {V{}, anchor_lanes(walk.next()), V{}}, i, W);
+    if (i < end) step<true>(*this, {V{}, anchor_lanes(walk.next()), V{}}, i, end - i);
+  }
+
   void run_random(const StepScalars& scalars, int64_t begin, int64_t end) const {
     RandomPiece piece;
     for (int64_t start = begin; start < end;) {
@@ -131,7 +140,7 @@ struct Stepper {
   }
 };
 
-template <Rule rule, Decay decay, Momentum momentum, bool random, typename T>
+template <Rule rule, Decay decay, Momentum momentum, Randomness random, typename T>
 void run_span(const UpdateCall& call, const Span& span) {
   const auto t = span.tensor;
   const StepScalars& scalars = call.scalars[t];
@@ -140,17 +149,38 @@ void run_span(const UpdateCall& call, const Span& span) {
       static_cast<const T*>(call.gradients[t]),
       call.first ? static_cast<T*>(call.first[t]) : nullptr,
       call.second ? static_cast<T*>(call.second[t]) : nullptr};
-  if constexpr (random) {
-    stepper.run_random(scalars, span.begin, span.end);
-  } else {
-    stepper.run(span.begin, span.end);
+  if constexpr (random == kNotRandom) return stepper.run(span.begin, span.end);
+  StepScalars far;  // 2^32 elements share the keys of their anchor
+  for (int64_t i = span.begin; i < span.end;) {
+    const int64_t next = ((i >> 32) + 1) << 32, stop = next < span.end ? next : span.end;
+    const StepScalars* now = &scalars;
+    if (i >> 32) {
+      far = scalars;
+      set_anchor_keys(far, i);
+      now = &far;
+    }
+    if constexpr (random == kAnchorOnly && sizeof(Acc<T>) == 4) {
+      stepper.run_anchored(*now, i, stop);
+    } else {
+      stepper.run_random(*now, i, stop);
+    }
+    i = stop;
   }
 }
 
 template <Rule rule, Decay decay, Momentum momentum, typename T>
 void pick_random(const UpdateCall& call, const Span& span) {
-  if (call.scalars[span.tensor].random) return run_span<rule, decay, momentum, true, T>(call, span);
-  run_span<rule, decay, momentum, false, T>(call, span);
+  switch (call.scalars[span.tensor].randomness) {
+    case kNotRandom:
+      return run_span<rule, decay, momentum, kNotRandom, T>(call, span);
+    case kAnchorOnly:
+      if constexpr (decay != kNoDecay) {
+        return run_span<rule, decay, momentum, kAnchorOnly, T>(call, span);
+      }
+      break;
+    default:
+      return run_span<rule, decay, momentum, kRandom, T>(call, span);
+  }
 }
 
 template <typename T>

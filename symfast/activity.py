@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from symfast.find.graph import as_arguments
 from symfast.symmetry_group import SymmetryGroup
 
 #: A unit is dormant if its mean activity is at most this share of the layer's (Sokar et al. 2023).
@@ -98,7 +99,8 @@ def measure_activity(
                 module.register_forward_hook(_watcher(watched[number], activation, group.m))
             )
         with torch.no_grad():
-            _call(model, example_input)
+            args, kwargs = as_arguments(example_input)
+            model(*args, **kwargs)
     finally:
         for handle in handles:
             handle.remove()
@@ -131,11 +133,3 @@ def _writer(model: nn.Module, group: SymmetryGroup) -> nn.Module | None:
         return model.get_submodule(owners.pop())
     except AttributeError:
         return None
-
-
-def _call(model: nn.Module, example_input: Any) -> Any:
-    if isinstance(example_input, dict):
-        return model(**example_input)
-    if isinstance(example_input, tuple | list):
-        return model(*example_input)
-    return model(example_input)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from symfast.find import find_symmetries
 from symfast.find.graph import Exact, make_exact
+from symfast.find.proof import relative_change
 from symfast.symmetry_group import SymmetryGroup, SymmetryGroupError
 from symfast.unit_match import distance, match_
 
@@ -37,7 +38,8 @@ class Alignment:
         error: largest change of an output on the example input, relative to the largest output.
         moves: (round, group, kind, group's distance after) of every move that was kept; round -1
             is the pass from the input on.
-        rejected: (group, kind) of moves rolled back because outputs changed beyond rounding.
+        rejected: (group with its first member, kind) of moves rolled back because outputs changed
+            beyond rounding.
     """
 
     model: nn.Module
@@ -130,7 +132,7 @@ def match_models(
     search.run_both(target, rounds)
     aligned = copy.deepcopy(model)
     aligned.load_state_dict(exact.model.state_dict())
-    change = _change(make_exact(aligned, example_input).outputs(), wanted)
+    change = relative_change(wanted, make_exact(aligned, example_input).outputs())
     limit = max((ROUNDED[p.dtype] for p in model.parameters() if p.dtype in ROUNDED), default=EXACT)
     if not change <= limit:
         raise RuntimeError(
@@ -154,6 +156,7 @@ class _Search:
         self.exact, self.wanted, self.pairs, self.kinds = exact, wanted, pairs, kinds
         self.moves: list[tuple[int, str, str, float]] = []
         self.rejected: list[tuple[str, str]] = []
+        self._refused: set[tuple[int, str]] = set()
 
     def run_both(self, target: nn.Module, rounds: int) -> None:
         """Search from the weights as they are and from a pass over what writes the units."""
@@ -189,17 +192,18 @@ class _Search:
 
     def _try(self, number: int, group: SymmetryGroup, anchor: SymmetryGroup, kind: str) -> float:
         """Make one move; return how much nearer it brought the group, 0 if rolled back."""
-        if (group.where, kind) in self.rejected:
+        if (id(group), kind) in self._refused:  # heads share their place: it is no name
             return 0.0
         saved = [member.tensor.clone() for member in group.members]
         before = distance(group, anchor)
         match_(group, anchor, kind, written=number < 0)
         after = distance(group, anchor)
         if number < 0 or after < before * (1 - 1e-12):
-            if _change(self.exact.outputs(), self.wanted) <= EXACT:
+            if relative_change(self.wanted, self.exact.outputs()) <= EXACT:
                 self.moves.append((number, group.where, kind, after))
                 return before - after
-            self.rejected.append((group.where, kind))
+            self._refused.add((id(group), kind))
+            self.rejected.append((f"{group.where} [{group.members[0].name}]", kind))
         with torch.no_grad():
             for member, tensor in zip(group.members, saved, strict=True):
                 member.tensor.copy_(tensor)
@@ -226,16 +230,6 @@ def _distance(a: nn.Module, b: nn.Module) -> float:
     theirs = dict(b.named_parameters())
     squares = [(p - theirs[name]).double().square().sum() for name, p in a.named_parameters()]
     return float(torch.stack(squares).sum().sqrt().detach()) if squares else 0.0
-
-
-def _change(found: list[Tensor], wanted: list[Tensor]) -> float:
-    """Largest deviation over outputs, relative to the largest entry of that output."""
-    worst = 0.0
-    for a, b in zip(found, wanted, strict=True):
-        size = float(b.abs().max()) if b.numel() else 0.0
-        off = float((a - b).abs().max()) if b.numel() else 0.0
-        worst = max(worst, off / size if size else off)
-    return worst
 
 
 def loss_barrier(

@@ -7,7 +7,10 @@ import torch
 
 from symfast.codes import ACCUMULATE
 from symfast.errors import DtypeError
-from symfast.reference import philox
+from symfast.reference.anchor import anchor_normals
+
+#: Numbers made at a time: the generator's temporaries are a dozen int64 tensors.
+_PART = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -17,7 +20,7 @@ class Anchor:
     The decay of an optimizer with weight decay ``lam`` becomes ``lam D (p - a)``. It removes every
     reflection symmetry of the loss with probability 1: at a symmetric point the force out of the
     plane is ``lam O^T a`` (O^T p = 0). The anchor is never stored; kernels draw it in registers
-    from a counter (Philox), the same bits on CPU and GPU.
+    from a counter, the same bits on CPU and GPU.
 
     Args:
         sigma: standard deviation of the anchor, >= 0.
@@ -79,7 +82,9 @@ class Anchor:
         if like.dtype not in ACCUMULATE:
             raise DtypeError("like", like.dtype)
         out = torch.empty_like(like, memory_format=torch.preserve_format)
-        i = torch.arange(like.numel(), device=like.device)
-        z = philox.anchor_normals(self.seed, parameter, i).to(ACCUMULATE[like.dtype])
-        out.as_strided((like.numel(),), (1,), out.storage_offset()).copy_(self.sigma * z)
+        flat = out.as_strided((like.numel(),), (1,), out.storage_offset())
+        for start in range(0, like.numel(), _PART):
+            i = torch.arange(start, min(start + _PART, like.numel()), device=like.device)
+            z = anchor_normals(self.seed, parameter, i).to(ACCUMULATE[like.dtype])
+            flat[start : start + _PART] = self.sigma * z
         return out

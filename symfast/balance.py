@@ -8,9 +8,9 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from symfast.charges import Charge, charge_of, present, sides, unit_squares
-from symfast.gauge import GaugeError, Scratch, refuse_ties
-from symfast.gram import gram
+from symfast.charges import Charge, charge_of, present_groups
+from symfast.gauge import Scratch, refuse_ties
+from symfast.sides import SideGrams, sides
 from symfast.symmetry_group import SymmetryGroup
 
 Target: TypeAlias = Literal["balanced", "unlock"]
@@ -98,46 +98,37 @@ def balance_(
         raise ValueError(f"target is {target!r}; choose 'balanced' or 'unlock'")
     if not 0 < margin < float("inf"):
         raise ValueError(f"margin is {margin}; wanted a positive number")
-    chosen = [g for g in (present(group, model) for group in groups) if _movable(g, target)]
-    refuse_ties(chosen, model)
-    scratch = Scratch(chosen)
-    before = [_charge(group).imbalance for group in scratch.groups]
-    moves = [_still(group) for group in scratch.groups]
+    found = [(group, charge_of(group)) for group in present_groups(groups, model)]
+    chosen = [(g, charge) for g, charge in found if charge and _movable(g, charge, target)]
+    refuse_ties([group for group, _ in chosen], model)
+    scratch = Scratch([group for group, _ in chosen])
+    moves = [_still(group, charge) for group, charge in chosen]
     for _ in range(SWEEPS if target == "balanced" else 1):
         moved = 0.0
         for number, group in enumerate(scratch.groups):
-            factors, left = _factors(group, target, margin)
+            locked = chosen[number][1].locked if target == "unlock" else None
+            factors, left = _factors(group, moves[number].kind, locked, margin)
             moves[number] = _compose(moves[number], factors, left)
             scratch.apply_(number, factors)
             moved = max(moved, _size(factors))
         if moved < SETTLED:
             break
     scratch.write_()
+    ends = [charge_of(group) for group, _ in chosen]
     return [
-        replace(move, before=share, after=_charge(group).imbalance)
-        for move, share, group in zip(moves, before, chosen, strict=True)
+        replace(move, after=end.imbalance if end is not None else 0.0)
+        for move, end in zip(moves, ends, strict=True)
     ]
 
 
-def _movable(group: SymmetryGroup, target: Target) -> bool:
-    charge = charge_of(group)
-    if charge is None or not all(sides(group)):
-        return False
-    return target == "balanced" or charge.locked is not None
+def _movable(group: SymmetryGroup, charge: Charge, target: Target) -> bool:
+    return all(sides(group)) and (target == "balanced" or charge.locked is not None)
 
 
-def _charge(group: SymmetryGroup) -> Charge:
-    charge = charge_of(group)
-    if charge is None:
-        raise GaugeError(f"{group.where!r} has no charge")
-    return charge
-
-
-def _still(group: SymmetryGroup) -> Move:
-    kind = _charge(group).kind
+def _still(group: SymmetryGroup, charge: Charge) -> Move:
     device = group.members[0].tensor.device
-    one = torch.eye(group.m) if kind == "rotation" else torch.ones(group.m)
-    return Move(group.where, kind, one.to(device, torch.float64), 0.0, 0.0)
+    one = torch.eye(group.m) if charge.kind == "rotation" else torch.ones(group.m)
+    return Move(group.where, charge.kind, one.to(device, torch.float64), charge.imbalance, 0.0)
 
 
 def _compose(move: Move, factors: Tensor, left: tuple[int, ...]) -> Move:
@@ -151,25 +142,27 @@ def _size(factors: Tensor) -> float:
     return float(factors.log().abs().max())
 
 
-def _factors(group: SymmetryGroup, target: Target, margin: float) -> tuple[Tensor, tuple[int, ...]]:
-    """Factors (m,) or matrix (m, m) that moves a group to its target, and the units left alone."""
-    charge = _charge(group)
-    writers, readers = sides(group)
-    if charge.kind == "rotation":
-        A, B = (gram([(x.tensor, x.dim) for x in side]) for side in (writers, readers))
-        return _between(A, B.to(A.device))
-    inward, outward = unit_squares(writers), unit_squares(readers)
-    outward = outward.to(inward.device)
-    if charge.kind == "scale":
+def _factors(
+    group: SymmetryGroup, kind: str, locked: Tensor | None, margin: float
+) -> tuple[Tensor, tuple[int, ...]]:
+    """Factors (m,) or matrix (m, m) that moves a group to its target, and the units left alone.
+
+    With ``locked``, only those units are moved, to a positive charge; None balances all.
+    """
+    grams = SideGrams(group)
+    if kind == "rotation":
+        return _between(grams.gram("in", "bias"), grams.gram("out"))
+    inward, outward = grams.squares("in", "bias"), grams.squares("out")
+    if kind == "scale":
         inward, outward = inward.sum().expand(group.m), outward.sum().expand(group.m)
     usable = (inward > 0) & (outward > 0)
     ratio = torch.where(usable, (outward / inward).sqrt().sqrt(), 1.0)  # sqrt(|out| / |in|)
-    if target == "unlock" and charge.locked is not None:
+    stuck = ~usable
+    if locked is not None:
         # s^2 a^2 - b^2 / s^2 = 2 margin a b has the root s^2 = (margin + sqrt(margin^2 + 1)) b / a
         lifted = ratio * (margin + (margin**2 + 1) ** 0.5) ** 0.5
-        usable &= charge.locked
-        ratio = torch.where(usable, lifted, 1.0)
-    stuck = ~usable if target == "balanced" else ~usable & charge.value.lt(0)
+        ratio = torch.where(usable & locked, lifted, 1.0)
+        stuck &= inward < outward
     return ratio, tuple(int(j) for j in stuck.nonzero()[:, 0])
 
 

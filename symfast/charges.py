@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Conserved quantities of symmetry groups: what gradient flow cannot change."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from symfast.gram import BLOCK, gram, unit_rows
-from symfast.symmetry_group import Member, SymmetryGroup
+from symfast.sides import SideGrams, sides
+from symfast.symmetry_group import SymmetryGroup, named_tensors
 
 #: Activations with f(s x) = s f(x) for s > 0 and f(x) = 0 on one side.
 RELU_LIKE = ("relu", "ReLU")
@@ -74,30 +74,37 @@ def charges(model: nn.Module | None, groups: Iterable[SymmetryGroup]) -> list[Ch
         >>> charge.value.tolist(), charge.locked.tolist()
         ([24.0, -3.0], [False, True])
     """
-    found = (charge_of(present(group, model)) for group in groups)
+    found = (charge_of(group) for group in present_groups(groups, model))
     return [charge for charge in found if charge is not None]
 
 
-def present(group: SymmetryGroup, model: nn.Module | None) -> SymmetryGroup:
-    """The group on the present parameters of ``model``; the group itself if model is None.
+def present_groups(groups: Iterable[SymmetryGroup], model: nn.Module | None) -> list[SymmetryGroup]:
+    """The groups on the present parameters of ``model``; themselves if model is None.
 
     Raises:
         ValueError: if the group's tensors are neither named in the model nor part of it.
 
     Example:
         >>> import torch
-        >>> from symfast.charges import present
+        >>> from symfast.charges import present_groups
         >>> from symfast.symmetry_group import Member, SymmetryGroup
         >>> layer = torch.nn.Linear(2, 2)
         >>> group = SymmetryGroup((Member(layer.weight, 0, "weight", "in"),), ())
-        >>> present(group, layer) is group
+        >>> present_groups([group], layer)[0] is group
         True
     """
     if model is None:
-        return group
+        return list(groups)
+    tensors = named_tensors(model)
+    storages = {tensor.untyped_storage().data_ptr() for tensor in tensors.values()}
+    return [_present(group, tensors, storages) for group in groups]
+
+
+def _present(
+    group: SymmetryGroup, tensors: Mapping[str, Tensor], storages: set[int]
+) -> SymmetryGroup:
     if all(member.source is not None for member in group.members):
-        return group.of(model)
-    storages = {p.untyped_storage().data_ptr() for p in [*model.parameters(), *model.buffers()]}
+        return group.of(tensors)
     for member in group.members:
         if member.tensor.untyped_storage().data_ptr() not in storages:
             raise ValueError(
@@ -107,8 +114,12 @@ def present(group: SymmetryGroup, model: nn.Module | None) -> SymmetryGroup:
     return group
 
 
-def charge_of(group: SymmetryGroup) -> Charge | None:
+def charge_of(group: SymmetryGroup, grams: SideGrams | None = None) -> Charge | None:
     """Charge of one group, or None if none of its proved kinds is continuous.
+
+    Args:
+        group: the group.
+        grams: its Gram matrices, where they have been summed already.
 
     Example:
         >>> import torch
@@ -117,72 +128,65 @@ def charge_of(group: SymmetryGroup) -> Charge | None:
         >>> charge_of(SymmetryGroup((Member(torch.ones(2, 2), 0, "w", "in"),), ())) is None
         True
     """
-    writers, readers = sides(group)
-    if {"rescale", "rotation"} <= {*group.kinds} and writers and readers:
-        G_in, G_out = _side_gram(writers), _side_gram(readers)
-        value = G_in - G_out
-        total = float(G_in.norm() + G_out.norm())
-        return Charge(group.where, "rotation", value, _share(float(value.norm()), total))
-    if "rescale" in group.kinds and writers and readers:
-        return _rescale_charge(group, writers, readers)
-    if "scale" in group.kinds and writers:
-        inward = unit_squares(writers).sum()
-        outward = unit_squares(readers).sum() if readers else torch.zeros_like(inward)
-        kind = "scale" if readers else "scale_invariance"
+    kind = charge_kind(group)
+    if kind is None:
+        return None
+    grams = SideGrams(group) if grams is None else grams
+    if kind == "rotation":
+        G_in, G_out = grams.gram("in", "bias"), grams.gram("out")
+        value, total = G_in - G_out, float(G_in.norm() + G_out.norm())
+        return Charge(group.where, kind, value, _share(float(value.norm()), total))
+    inward, outward = grams.squares("in", "bias"), grams.squares("out")
+    total = float(inward.sum() + outward.sum())
+    if kind == "rescale":
         value = inward - outward
-        return Charge(group.where, kind, value, _share(float(value.abs()), float(inward + outward)))
+        scalar = sum(x.tensor.numel() for x in group.members if x.role == "out") == group.m
+        locked = value < 0 if scalar and group.activation in RELU_LIKE else None
+        share = _share(float(value.abs().sum()), total)
+        return Charge(group.where, kind, value, share, locked)
+    value = inward.sum() - outward.sum()
+    return Charge(group.where, kind, value, _share(float(value.abs()), total))
+
+
+def charge_kind(group: SymmetryGroup) -> str | None:
+    """Which charge a group has: "rotation", "rescale", "scale", "scale_invariance" or None.
+
+    Example:
+        >>> import torch
+        >>> from symfast.charges import charge_kind
+        >>> from symfast.symmetry_group import Member, SymmetryGroup
+        >>> charge_kind(SymmetryGroup((Member(torch.ones(2, 2), 0, "w", "in"),), ("scale",)))
+        'scale_invariance'
+    """
+    writers, readers = sides(group)
+    if "rescale" in group.kinds and writers and readers:
+        return "rotation" if "rotation" in group.kinds else "rescale"
+    if "scale" in group.kinds and writers:
+        return "scale" if readers else "scale_invariance"
     return None
 
 
-def sides(group: SymmetryGroup) -> tuple[list[Member], list[Member]]:
-    """Members that write the units (in, bias) and members that read them (out).
+def charge_row(group: SymmetryGroup, grams: SideGrams | None = None) -> dict[str, Any]:
+    """The charge of a group as columns of a table; empty if it has none.
 
     Example:
         >>> import torch
-        >>> from symfast.charges import sides
+        >>> from symfast.charges import charge_row
         >>> from symfast.symmetry_group import Member, SymmetryGroup
-        >>> group = SymmetryGroup((Member(torch.ones(2, 2), 0, "w", "in"),), ())
-        >>> [len(side) for side in sides(group)]
-        [1, 0]
+        >>> charge_row(SymmetryGroup((Member(torch.ones(2, 2), 0, "w", "in"),), ("scale",)))
+        {'imbalance': 1.0, 'charge_min': 4.0, 'charge_max': 4.0}
     """
-    writers = [member for member in group.members if member.role in ("in", "bias")]
-    readers = [member for member in group.members if member.role == "out"]
-    return writers, readers
-
-
-def unit_squares(members: Iterable[Member]) -> Tensor:
-    """Sum of squares per unit over the members, (m,) float64 on the device of the first.
-
-    Example:
-        >>> import torch
-        >>> from symfast.charges import unit_squares
-        >>> from symfast.symmetry_group import Member
-        >>> unit_squares([Member(torch.ones(2, 3), 0, "w", "in")]).tolist()
-        [3.0, 3.0]
-    """
-    total: Tensor | None = None
-    for member in members:
-        parts = unit_rows(member.tensor, member.dim)
-        height = max(1, BLOCK // max(parts.shape[1], 1))
-        squares = torch.cat([part.double().square().sum(1) for part in parts.split(height)])
-        total = squares if total is None else total + squares.to(total.device)
-    if total is None:
-        raise ValueError("a side of a group without members has no unit norms")
-    return total
-
-
-def _rescale_charge(group: SymmetryGroup, writers: list[Member], readers: list[Member]) -> Charge:
-    inward, outward = unit_squares(writers), unit_squares(readers)
-    value = inward - outward.to(inward.device)
-    scalar = sum(member.tensor.numel() for member in readers) == group.m
-    relu = group.activation in RELU_LIKE
-    locked = value < 0 if scalar and relu else None
-    total = float(inward.sum() + outward.sum())
-    return Charge(group.where, "rescale", value, _share(float(value.abs().sum()), total), locked)
-
-
-def _side_gram(members: list[Member]) -> Tensor:
-    return gram([(member.tensor, member.dim) for member in members])
+    charge = charge_of(group, grams)
+    if charge is None:
+        return {}
+    row: dict[str, Any] = {
+        "imbalance": charge.imbalance,
+        "charge_min": float(charge.value.min()),
+        "charge_max": float(charge.value.max()),
+    }
+    if charge.locked is not None:
+        row["sign_locked"] = int(charge.locked.sum())
+    return row
 
 
 def _share(part: float, whole: float) -> float:

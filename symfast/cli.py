@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from symfast import cli_inspect, cli_sweep, cli_verify
+from symfast import cli_compress, cli_inspect, cli_sweep, cli_verify
 
 app = typer.Typer(
     help="Symmetries of neural networks as fast torch operators.",
@@ -70,4 +70,5 @@ def _print_warning(reason: str) -> None:
 
 cli_sweep.register(app)
 cli_inspect.register(app)
+cli_compress.register(app)
 cli_verify.register(app)

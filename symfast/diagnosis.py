@@ -2,23 +2,18 @@
 """What one group of units tells: zero and equal units, ranks, charges, distance to every mirror."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from symfast.charges import charge_of, unit_squares
+from symfast.charges import charge_row
 from symfast.duplicates import UpTo, equal_classes, equality_tolerance
-from symfast.gram import (
-    BLOCK,
-    dual_gram,
-    gram,
-    pair_distances,
-    resolved_spectrum,
-    row_blocks,
-    unit_rows,
-)
+from symfast.gram import BLOCK, dual_gram, resolved_spectrum, row_blocks, unit_rows
 from symfast.rank import (
     effective_rank,
     numerical_rank,
@@ -26,7 +21,8 @@ from symfast.rank import (
     rank_tolerance,
     stable_rank,
 )
-from symfast.symmetry_group import Member, SymmetryGroup
+from symfast.sides import SideGrams
+from symfast.symmetry_group import ROLES, SymmetryGroup
 from symfast.units import Units
 
 #: Groups of more units than this have no full pair distances unless asked for.
@@ -88,8 +84,9 @@ def diagnose(
     units = group.units
     row: dict[str, Any] = {"m": group.m, "n": group.n, "dtype": _dtype_name(units)}
     names = tuple((member.name, member.role) for member in group.members)
-    squares = [unit_squares([member]).cpu() for member in group.members]
-    norms = torch.stack(squares).sum(0).sqrt()
+    grams = SideGrams(group)
+    G = grams.gram(*ROLES) if group.m <= group.n else None
+    norms = grams.squares(*ROLES).sqrt().cpu()
     if not bool(torch.isfinite(norms).all()):
         row["status"] = "holds NaN or infinity"
         return Diagnosis(group.where, group.kinds, row, members=names)
@@ -99,22 +96,22 @@ def diagnose(
         zero, tol = min(equality_tolerance(units), ZERO), equality_tolerance(units)
     else:
         zero = tol
-    found = _zero_units(group, squares, zero)
+    found = _zero_units(grams, zero)
     silent = [*found["dead"], *found["constant"]]
-    found |= _equal_units(group, silent, tol)
+    found |= _equal_units(group, grams, G is not None, silent, tol)
     row |= {name: len(numbers) for name, numbers in found.items()}
     gone = set().union(*(found[name] for name in ("dead", "constant", "unread", "duplicates")))
     row["distinct"] = group.m - len(gone)
-    G = gram(units) if group.m <= group.n else None
-    values = resolved_spectrum(units, dual_gram(units) if G is None else G).cpu()
-    row |= _ranks(units, values)
-    product = _product(group)
+    product = _product(group, grams)
     if product is not None:
         row["product_rank"] = numerical_rank(product, _product_tolerance(group))
         row["product_stable_rank"] = stable_rank(product)
-    nearest, distances = _pairs(units, G, pairs_up_to)
+    nearest, distances = _pairs(units, G, norms, pairs_up_to)
+    row |= charge_row(group, grams)
+    del grams  # the spectrum may take the place of the Gram
+    values = resolved_spectrum(units, dual_gram(units) if G is None else G, overwrite=True).cpu()
+    row |= _ranks(units, values)
     row |= _mirror_distances(group, values, norms, nearest)
-    row |= _charge_columns(group)
     return Diagnosis(group.where, group.kinds, row, found, names, values, product, norms, distances)
 
 
@@ -122,18 +119,13 @@ def _dtype_name(units: Units) -> str:
     return "+".join(sorted({str(tensor.dtype).removeprefix("torch.") for tensor, _ in units}))
 
 
-def _by_role(group: SymmetryGroup, *roles: str) -> list[Member]:
-    return [member for member in group.members if member.role in roles]
-
-
-def _zero_units(group: SymmetryGroup, squares: list[Tensor], tol: float) -> dict[str, list[int]]:
+def _zero_units(grams: SideGrams, tol: float) -> dict[str, list[int]]:
     """Dead (nothing written), constant (only a bias), unread (nothing reads them)."""
 
     def is_zero(role: str, without: bool) -> Tensor:
-        parts = [s for s, member in zip(squares, group.members, strict=True) if member.role == role]
-        if not parts:
-            return torch.full((group.m,), without)
-        norms = torch.stack(parts).sum(0).sqrt()
+        norms = grams.squares(role).sqrt().cpu()
+        if not grams.has(role):
+            return torch.full_like(norms, without, dtype=torch.bool)
         return norms <= tol * norms.max()
 
     silent, unbiased = is_zero("in", False), is_zero("bias", True)
@@ -144,18 +136,19 @@ def _zero_units(group: SymmetryGroup, squares: list[Tensor], tol: float) -> dict
     }
 
 
-def _equal_units(group: SymmetryGroup, silent: list[int], tol: float) -> dict[str, list[int]]:
+def _equal_units(
+    group: SymmetryGroup, grams: SideGrams, summed: bool, silent: list[int], tol: float
+) -> dict[str, list[int]]:
     """Units that repeat an earlier one in what is written; sign and scale where they are moves."""
-    writers = _by_role(group, "in", "bias", "norm")
-    if not _by_role(group, "in"):
-        writers = list(group.members)
+    roles = ("in", "bias", "norm") if grams.has("in") else ROLES
     ways: dict[str, UpTo] = {"duplicates": "nothing"}
     if "sign_flip" in group.kinds or not group.kinds:
         ways["up_to_sign"] = "sign"
     if "rescale" in group.kinds or not group.kinds:
         ways["up_to_scale"] = "scale"
-    units = Units([(member.tensor, member.dim) for member in writers])
-    classes = equal_classes(units, tuple(ways.values()), tol)
+    units = Units([(member.tensor, member.dim) for member in group.members if member.role in roles])
+    G = grams.gram(*roles) if summed else None
+    classes = equal_classes(units, tuple(ways.values()), tol, G)
     found: dict[str, list[int]] = {}
     for name, up_to in ways.items():
         repeats = classes[up_to] != torch.arange(group.m)
@@ -175,13 +168,12 @@ def _ranks(units: Units, values: Tensor) -> dict[str, Any]:
     }
 
 
-def _product(group: SymmetryGroup) -> Tensor | None:
+def _product(group: SymmetryGroup, grams: SideGrams) -> Tensor | None:
     """Spectrum of ``in^T out`` where the units can be rotated: the rank of what they carry."""
-    writers, readers = _by_role(group, "in"), _by_role(group, "out")
-    if not writers or not readers or not {"rotation"} & {*group.kinds, *group.unproved}:
+    movable = "rotation" in (*group.kinds, *group.unproved)
+    if not movable or not grams.has("in") or not grams.has("out"):
         return None
-    sides = [[(member.tensor, member.dim) for member in side] for side in (writers, readers)]
-    return product_spectrum(*(gram(side).cpu() for side in sides))
+    return product_spectrum(grams.gram("in").cpu(), grams.gram("out").cpu())
 
 
 def _product_tolerance(group: SymmetryGroup) -> float:
@@ -189,30 +181,41 @@ def _product_tolerance(group: SymmetryGroup) -> float:
     return max(rank_tolerance(group.units), 1e-7)
 
 
-def _pairs(units: Units, G: Tensor | None, up_to: int) -> tuple[float | None, Tensor | None]:
+def _pairs(
+    units: Units, G: Tensor | None, norms: Tensor, up_to: int
+) -> tuple[float | None, Tensor | None]:
     """Smallest distance of two units, and the map of smallest distances per tile."""
     m = units.m
     if m < 2 or m > up_to:
         return None, None
     size = min(MAP, m)
     tile = torch.arange(m) * size // m
-    smallest = torch.full((size, size), torch.inf, dtype=torch.float64)
-    norms = (gram_diagonal(units) if G is None else G.diagonal()).cpu()
-    scale = float(norms.mean().sqrt()) or 1.0
-    nearest, pair = torch.inf, (0, 0)
-    for start, block in _distance_blocks(units, G, norms):
-        if float(block.min()) < nearest:
-            nearest, at = float(block.min()), int(block.argmin())
-            pair = (start + at // block.shape[1], m - block.shape[1] + at % block.shape[1])
-        columns = torch.full((len(block), size), torch.inf, dtype=torch.float64)
-        columns.scatter_reduce_(1, tile[m - block.shape[1] :].expand_as(block), block, "amin")
-        rows = tile[start : start + len(block), None].expand(-1, size)
-        smallest.scatter_reduce_(0, rows, columns, "amin")
-    smallest = torch.minimum(smallest, smallest.T)
-    if nearest < 1e-6 * scale:  # the Gram has lost it to cancellation: take the difference
-        nearest = _distance(units, *pair)
+    smallest = np.full((size, size), np.inf)
+    scale = float(norms.square().mean().sqrt()) or 1.0
+    nearest, pair = math.inf, (0, 0)
+    for start, block in _square_blocks(units, G, norms.square()):
+        first = m - block.shape[1]
+        lowest = block.argmin()
+        if float(block.flatten()[lowest]) < nearest:
+            nearest = float(block.flatten()[lowest])
+            pair = (start + int(lowest) // block.shape[1], first + int(lowest) % block.shape[1])
+        columns, rows = tile[first:], tile[start : start + len(block)]
+        tiled = np.minimum.reduceat(block.numpy(), _starts(columns), axis=1)
+        tiled = np.minimum.reduceat(tiled, _starts(rows), axis=0)
+        part = smallest[int(rows[0]) : int(rows[-1]) + 1, int(columns[0]) :]
+        np.minimum(part, tiled, out=part)
+    smallest = np.sqrt(np.maximum(np.minimum(smallest, smallest.T), 0))
+    distance = max(nearest, 0.0) ** 0.5
+    if distance < 1e-6 * scale:  # the Gram has lost it to cancellation: take the difference
+        distance = _distance(units, *pair)
     # a tile of one unit with itself has no pair
-    return nearest, (torch.where(smallest.isfinite(), smallest, 0.0) / scale).float()
+    shown = torch.from_numpy(np.where(np.isfinite(smallest), smallest, 0.0) / scale)
+    return distance, shown.float()
+
+
+def _starts(tile: Tensor) -> "np.ndarray[Any, Any]":
+    """Where each tile begins, for ascending numbers of tiles."""
+    return np.flatnonzero(np.diff(tile.numpy(), prepend=-1))
 
 
 def _distance(units: Units, a: int, b: int) -> float:
@@ -224,32 +227,20 @@ def _distance(units: Units, a: int, b: int) -> float:
     return math.sqrt(square)
 
 
-def gram_diagonal(units: Units) -> Tensor:
-    """Squared norms of the units, (m,) float64.
-
-    Example:
-        >>> import torch, symfast as sf
-        >>> from symfast.diagnosis import gram_diagonal
-        >>> gram_diagonal(sf.Units([(torch.ones(2, 3), 0)])).tolist()
-        [3.0, 3.0]
-    """
-    return unit_squares([Member(tensor, dim, "", "in") for tensor, dim in units])
-
-
-def _distance_blocks(units: Units, G: Tensor | None, squares: Tensor) -> Any:
-    """Rows of the pair distances from the diagonal on, where they are infinite; first number."""
-    if G is not None:
-        distances = pair_distances(G.cpu())
-        yield 0, distances.fill_diagonal_(torch.inf)
-        return
-    height = max(1, BLOCK // units.m)
-    start = 0
-    for left in row_blocks(units, height):
-        block = torch.cat([left @ x.T for x in row_blocks(units, height, start)], 1).cpu()
-        block.mul_(-2).add_(squares[start:]).add_(squares[start : start + len(left), None])
-        block.clamp_(min=0).fill_diagonal_(torch.inf)
-        yield start, block.sqrt_()
-        start += len(left)
+def _square_blocks(units: Units, G: Tensor | None, squares: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """Blocks of rows of the squared distances, from the diagonal (infinite) on; first number."""
+    m = units.m
+    height = max(1, (BLOCK if G is None else BLOCK >> 3) // m)  # gathering again costs more
+    for start in range(0, m, height):
+        stop = min(start + height, m)
+        if G is not None:
+            block = G[start:stop, start:].cpu() * -2
+        else:
+            (left,) = islice(row_blocks(units, stop - start, start), 1)
+            parts = [left @ right.T for right in row_blocks(units, height, start)]
+            block = torch.cat(parts, 1).cpu().mul_(-2)
+        block.add_(squares[start:]).add_(squares[start:stop, None]).fill_diagonal_(math.inf)
+        yield start, block
 
 
 def _mirror_distances(
@@ -265,16 +256,6 @@ def _mirror_distances(
         "to_swap": None if nearest is None else nearest / 2**0.5 / scale,
         "to_direction": smallest / scale,
     }
-
-
-def _charge_columns(group: SymmetryGroup) -> dict[str, Any]:
-    charge = charge_of(group)
-    if charge is None:
-        return {}
-    row: dict[str, Any] = {"imbalance": charge.imbalance}
-    if charge.locked is not None:
-        row["sign_locked"] = int(charge.locked.sum())
-    return row
 
 
 def _numbers(mask: Tensor) -> list[int]:

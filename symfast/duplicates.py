@@ -59,9 +59,15 @@ def equal_units(units: UnitMatrix, up_to: UpTo = "nothing", tol: float | None = 
 
 
 def equal_classes(
-    units: UnitMatrix, ways: Sequence[UpTo], tol: float | None = None
+    units: UnitMatrix, ways: Sequence[UpTo], tol: float | None = None, G: Tensor | None = None
 ) -> dict[UpTo, Tensor]:
     """Labels of `equal_units` in several ways, reading the units once.
+
+    Args:
+        units: as in `equal_units`.
+        ways: each "nothing", "sign" or "scale".
+        tol: as in `equal_units`.
+        G: their Gram matrix (m, m), if it has been summed: it tells which pairs to compare.
 
     Example:
         >>> import torch
@@ -78,20 +84,28 @@ def equal_classes(
     if not 0 <= tol < 1:
         raise ValueError(f"tol is {tol}; a relative distance lies in [0, 1)")
     members = [unit_rows(tensor, dim) for tensor, dim in units]
+    if G is not None:
+        near = _Angles(G, units.n, tol)
+        return {way: _label(members, near, near.norms, way, tol) for way in ways}
     lines, norms = _on_lines(members)
-    return {way: _label(members, lines, norms, way, tol) for way in ways}
+    return {way: _label(members, _windows(lines, norms, way, tol), norms, way, tol) for way in ways}
 
 
-def _label(members: list[Tensor], lines: Tensor, norms: Tensor, up_to: UpTo, tol: float) -> Tensor:
-    labels = torch.arange(len(norms))
+def _windows(lines: Tensor, norms: Tensor, up_to: UpTo, tol: float) -> "_Windows":
     if up_to == "scale":
         lines = lines / norms.clamp(min=1e-300)[:, None]
     if up_to == "sign":
         lines = lines.abs()  # |x.u_a| and |x.u_b| differ by at most the distance up to sign
-    windows = _Windows(lines, norms, tol, scaled=up_to == "scale")
-    for a in windows.crowded():
+    return _Windows(lines, norms, tol, scaled=up_to == "scale")
+
+
+def _label(
+    members: list[Tensor], near: "_Windows | _Angles", norms: Tensor, up_to: UpTo, tol: float
+) -> Tensor:
+    labels = torch.arange(len(norms))
+    for a in near.crowded():
         if labels[a] == a:
-            b = windows.near(a)
+            b = near.near(a)
             b = b[(b > a) & (labels[b] == b)]
             labels[b[_equal(members, norms, a, b, up_to, tol)]] = a
     return labels
@@ -112,6 +126,40 @@ def _on_lines(members: list[Tensor]) -> tuple[Tensor, Tensor]:
             lines[start : start + height] += part @ line
             squares[start : start + height] += part.square().sum(1)
     return lines / total.sqrt().clamp(min=1e-300), squares.sqrt()
+
+
+class _Angles:
+    """Which units point the same way, or opposite ways, by their Gram matrix.
+
+    Equal units have ``|cos| >= sqrt(1 - tol^2)``, also up to a sign or factor. A Gram of n products
+    is right to n eps, which is allowed for: no pair is missed.
+    """
+
+    def __init__(self, G: Tensor, n: int, tol: float) -> None:
+        self.G = G.cpu()
+        self.norms = self.G.diagonal().sqrt()
+        # zero units point nowhere
+        self.least = torch.where(self.norms > 0, self.norms, torch.inf)
+        self.cosine = (1 - tol**2) ** 0.5 - (n + 8) * torch.finfo(torch.float64).eps
+        self._crowded: list[int] | None = None
+
+    def near(self, a: int) -> Tensor:
+        """Other units that point along unit a."""
+        same = self.G[a].abs() >= self.cosine * self.least[a] * self.least
+        same[a] = False
+        return torch.nonzero(same)[:, 0]
+
+    def crowded(self) -> list[int]:
+        """Units with company, ascending."""
+        if self._crowded is None:
+            found = []
+            height = max(1, (1 << 17) // len(self.G))
+            for start in range(0, len(self.G), height):
+                rows = slice(start, start + height)
+                limit = torch.outer(self.cosine * self.least[rows], self.least)
+                found.append((self.G[rows].abs() >= limit).sum(1) > 1)
+            self._crowded = [int(a) for a in torch.cat(found).nonzero()[:, 0]]
+        return self._crowded
 
 
 class _Windows:

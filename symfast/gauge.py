@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from symfast.charges import sides
+from symfast.sides import sides
 from symfast.symmetry_group import Member, SymmetryGroup
 
 
@@ -114,30 +114,34 @@ def refuse_ties(groups: Sequence[SymmetryGroup], model: nn.Module | None) -> Non
     for member in moved:
         by_storage.setdefault(member.tensor.untyped_storage().data_ptr(), []).append(member)
     for members in by_storage.values():
-        for number, first in enumerate(members):
-            for second in members[number + 1 :]:
-                if _same_way(first, second) and _overlap(first.tensor, second.tensor):
-                    raise GaugeError(
-                        f"{first.name} and {second.name} share memory along their units (tied "
-                        "weights): moving both changes the function. Untie them, or leave one out"
-                    )
+        if len(members) > 1:
+            _refuse_overlaps(members)
     if model is not None:
         _refuse_second_names(moved, model)
 
 
-def _same_way(first: Member, second: Member) -> bool:
-    """Whether the units of both run along the same stride of the shared memory."""
-    strides = [x.tensor.stride(x.dim) for x in (first, second)]
-    sizes = [x.tensor.shape[x.dim] for x in (first, second)]
-    return strides[0] == strides[1] or 1 in sizes and sizes[0] == sizes[1]
+def _refuse_overlaps(members: Sequence[Member]) -> None:
+    """Paint the members of one storage, a canvas for each stride that units run along.
 
-
-def _overlap(first: Tensor, second: Tensor) -> bool:
-    """Whether two views of one storage have a number in common."""
+    One unit runs along no stride; it is the same way as others of one unit.
+    """
+    first = members[0].tensor
     size = first.untyped_storage().nbytes() // first.element_size()
-    paint = torch.zeros(size, dtype=torch.bool)
-    paint.as_strided(first.shape, first.stride(), first.storage_offset()).fill_(True)
-    return bool(paint.as_strided(second.shape, second.stride(), second.storage_offset()).any())
+    canvases: dict[int, Tensor] = {}
+    for number, member in enumerate(members):
+        tensor, ways = member.tensor, {member.tensor.stride(member.dim)}
+        if tensor.shape[member.dim] == 1:
+            ways.add(0)
+        for way in ways:
+            canvas = canvases.setdefault(way, torch.zeros(size, dtype=torch.int32))
+            place = canvas.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
+            if int(taken := place.max()) > 0:
+                raise GaugeError(
+                    f"{members[int(taken) - 1].name} and {member.name} share memory along their "
+                    "units (tied weights): moving both changes the function. Untie them, or leave "
+                    "one out"
+                )
+            place.fill_(number + 1)
 
 
 def _refuse_second_names(members: Sequence[Member], model: nn.Module) -> None:

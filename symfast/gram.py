@@ -7,6 +7,7 @@ block by block, so that U itself is never gathered.
 """
 
 from collections.abc import Iterable, Iterator
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor
@@ -20,6 +21,9 @@ BLOCK = 1 << 20
 RESOLUTION = 1e-6
 #: Directions below this share of the largest are measured again by themselves.
 SPLIT = 1e-2
+#: Grams of more than 32 MB are diagonalised where they lie; smaller ones by torch, whose threads
+#: do not compete with those of a second BLAS.
+IN_PLACE = 2048
 
 UnitMatrix = Units | Iterable[tuple[Tensor, int]]
 
@@ -102,24 +106,6 @@ def row_blocks(units: Units, height: int, first: int = 0) -> Iterator[Tensor]:
         yield torch.cat(parts, 1) if len(parts) > 1 else parts[0]
 
 
-def unit_norms(G: Tensor) -> Tensor:
-    """Norm of every unit, ``sqrt(G_jj)``: distance to the mirror ``SignFlip([j])``.
-
-    Args:
-        G: (m, m) Gram matrix.
-
-    Returns:
-        (m,) norms.
-
-    Example:
-        >>> import torch
-        >>> from symfast.gram import unit_norms
-        >>> unit_norms(torch.tensor([[4.0, 1.0], [1.0, 9.0]])).tolist()
-        [2.0, 3.0]
-    """
-    return G.diagonal().clamp(min=0).sqrt()
-
-
 def pair_distances(G: Tensor) -> Tensor:
     """Distance of every pair of units, ``|u_a - u_b| = sqrt(G_aa + G_bb - 2 G_ab)``.
 
@@ -144,18 +130,20 @@ def pair_distances(G: Tensor) -> Tensor:
     return distances
 
 
-def spectrum(G: Tensor) -> Tensor:
+def spectrum(G: Tensor, overwrite: bool = False) -> Tensor:
     """Singular values of U from its Gram matrix, largest first: square roots of eigenvalues.
 
     Error: the squares are right to about ``m * eps * s_max^2``, eps = 2.2e-16, so a value s to
     ``m * eps * s_max^2 / (2 s)``. Values below ``RESOLUTION * s_max`` are noise;
-    ``singular_values`` measures those again.
+    ``resolved_spectrum`` measures those again.
 
     Args:
-        G: (m, m) Gram matrix, or (..., m, m).
+        G: (m, m) Gram matrix.
+        overwrite: let LAPACK work in the memory of G (float64 on the CPU, scipy installed), which
+            saves a copy of it; G is lost.
 
     Returns:
-        (..., m) float64, not negative, descending.
+        (m,) float64, not negative, descending.
 
     Example:
         >>> import torch
@@ -163,37 +151,38 @@ def spectrum(G: Tensor) -> Tensor:
         >>> spectrum(torch.diag(torch.tensor([4.0, 9.0]))).tolist()
         [3.0, 2.0]
     """
-    squares: Tensor = torch.linalg.eigvalsh(G.double())
+    squares: Tensor = _eigenvalues_(G) if overwrite else torch.linalg.eigvalsh(G.double())
     return squares.clamp(min=0).sqrt().flip(-1)
 
 
-def singular_values(units: UnitMatrix) -> Tensor:
-    """All min(m, n) singular values of U from the smaller of its two Gram matrices.
+def _eigenvalues_(G: Tensor) -> Tensor:
+    """Eigenvalues of a symmetric matrix, ascending; G is lost where that saves memory."""
+    in_place = G.is_contiguous() and G.dtype == torch.float64 and G.device.type == "cpu"
+    if len(G) < IN_PLACE or not in_place or find_spec("scipy") is None:
+        found: Tensor = torch.linalg.eigvalsh(G.double())
+        return found
+    from scipy.linalg import eigvalsh
+
+    # LAPACK writes columns: the transpose is the same matrix, in the order it can overwrite
+    squares = eigvalsh(G.numpy().T, overwrite_a=True, check_finite=False, driver="evd")
+    return torch.from_numpy(squares)
+
+
+def resolved_spectrum(units: Units, G: Tensor, overwrite: bool = False) -> Tensor:
+    """All min(m, n) singular values of U given its Gram (m, m), or dual Gram (n, n) if smaller.
 
     Where the members are float64 and values fall below the resolution of the Gram, the small
     directions ``V`` are measured by themselves, as the singular values of ``V^T U``: then the
     error is about ``1e-13 * s_max`` instead of ``1e-8 * s_max``. Narrower members carry more
     rounding than that themselves, so for them the Gram is enough.
 
+    Args:
+        units: U.
+        G: its Gram matrix, or dual Gram matrix.
+        overwrite: as in `spectrum`; for float64 members G is kept all the same.
+
     Returns:
         (min(m, n),) float64, descending.
-
-    Raises:
-        UnitsError: (a ValueError) if the members do not belong together.
-
-    Example:
-        >>> import torch
-        >>> from symfast.gram import singular_values
-        >>> singular_values([(torch.tensor([[3.0, 0.0], [0.0, 4.0], [0.0, 0.0]]), 0)]).tolist()
-        [4.0, 3.0]
-    """
-    units = _units(units)
-    G = gram(units) if units.m <= units.n else dual_gram(units)
-    return resolved_spectrum(units, G)
-
-
-def resolved_spectrum(units: Units, G: Tensor) -> Tensor:
-    """Spectrum of U given its Gram (m, m) or dual Gram (n, n); float64 members below resolution.
 
     Example:
         >>> import torch, symfast as sf
@@ -202,8 +191,8 @@ def resolved_spectrum(units: Units, G: Tensor) -> Tensor:
         >>> [f"{s:.6g}" for s in resolved_spectrum(units, gram(units))]
         ['1', '1e-12']
     """
-    values = spectrum(G)
     fine = all(tensor.dtype == torch.float64 for tensor, _ in units)
+    values = spectrum(G, overwrite and not fine)
     if not fine or not len(values) or values[-1] >= RESOLUTION * values[0]:
         return values
     squares, V = torch.linalg.eigh(G)

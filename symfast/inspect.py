@@ -10,8 +10,15 @@ from typing import Any, TypeAlias
 from torch import Tensor, nn
 
 from symfast.activity import measure_activity
-from symfast.charges import present
-from symfast.checkpoint import Checkpoint, Heads, attention_layers, open_checkpoint, read_heads
+from symfast.charges import present_groups
+from symfast.checkpoint import (
+    Checkpoint,
+    CheckpointError,
+    Heads,
+    attention_layers,
+    open_checkpoint,
+    read_heads,
+)
 from symfast.codes import ACCUMULATE
 from symfast.diagnosis import PAIRS_UP_TO, Diagnosis, diagnose
 from symfast.inspect_report import InspectReport
@@ -57,7 +64,7 @@ def inspect(
 
     Raises:
         FileNotFoundError: if the path is no file.
-        CheckpointError: (a ValueError) if the file is damaged or no checkpoint.
+        CheckpointError: (a ValueError) if the file is damaged, no checkpoint, or without a matrix.
         ValueError: if groups do not belong to the model, or options do not fit.
 
     Example:
@@ -96,10 +103,7 @@ def _inspect_module(
 
         groups = find_symmetries(model, example_input)
         notes = groups.notes
-    if groups is None:
-        chosen = list(_matrices(model))
-    else:
-        chosen = [present(group, model) for group in groups]
+    chosen = list(_matrices(model)) if groups is None else present_groups(groups, model)
     total, done, found = sum(group.m * group.n for group in chosen), 0, []
     places = [group.where for group in chosen]
     for group in chosen:
@@ -156,7 +160,7 @@ def _inspect_file(
     with open_checkpoint(path) as checkpoint:
         names = [n for n, shape in checkpoint.shapes.items() if len(shape) >= 2 and 0 not in shape]
         if not names:
-            raise ValueError(f"{path} holds no floating tensor of two dims or more to inspect")
+            raise CheckpointError(path, "holds no floating tensor of two dims or more to inspect")
         layers = attention_layers(names) if heads else {}
         total = sum(_numel(checkpoint.shapes[name]) for name in names)
         done, found = 0, []

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from symfast.charges import present
+from symfast.charges import present_groups
 from symfast.monitor_store import MonitorStore
 from symfast.order_parameters import order_parameters
 from symfast.plan import Plan
@@ -67,11 +67,12 @@ class Monitor:
     def measure(self) -> list[dict[str, Any]]:
         """Measure now, whatever the step, and return the new rows."""
         start = time.perf_counter()
+        groups = present_groups(self._groups, self._model)
         with torch.no_grad():
             fresh = [
                 {"step": self.steps, "group": name}
-                | order_parameters(present(group, self._model), self._tol, self._pairs_up_to)
-                for name, group in zip(self._names(), self._groups, strict=True)
+                | order_parameters(group, self._tol, self._pairs_up_to)
+                for name, group in zip(self._names(), groups, strict=True)
             ]
             if self._plan is not None:
                 norms = self._plan.norms().tolist()

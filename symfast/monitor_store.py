@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rows of a monitored training on disk: parts while it runs, one parquet file when it is done."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from symfast.files import remove_orphans, replacing
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,6 +50,7 @@ class MonitorStore:
         if self.directory.exists() and not self.directory.is_dir():
             raise NotADirectoryError(f"{directory} is a file; out is a directory of rows")
         self.directory.mkdir(parents=True, exist_ok=True)
+        remove_orphans(self.directory)
         numbers = [int(path.stem.removeprefix("part-")) for path in _parts(self.directory)]
         self._next = max(numbers, default=-1) + 1
 
@@ -57,14 +59,16 @@ class MonitorStore:
         if rows:
             import pandas as pd
 
-            _write(self.directory / f"part-{self._next:06d}.parquet", pd.DataFrame(list(rows)))
+            with replacing(self.directory / f"part-{self._next:06d}.parquet") as file:
+                pd.DataFrame(list(rows)).to_parquet(file, index=False)
             self._next += 1
 
     def finish(self) -> None:
         """Join everything in the directory to one file and remove the parts."""
         parts = _parts(self.directory)
         if parts:
-            _write(self.directory / TABLE, read_monitor(self.directory))
+            with replacing(self.directory / TABLE) as file:
+                read_monitor(self.directory).to_parquet(file, index=False)
             for part in parts:
                 part.unlink()
 
@@ -97,13 +101,3 @@ def read_monitor(directory: str | Path) -> "pd.DataFrame":
 
 def _parts(directory: Path) -> list[Path]:
     return sorted(directory.glob("part-*.parquet"))
-
-
-def _write(path: Path, rows: "pd.DataFrame") -> None:
-    """Write a neighbour file, flush it to disk, then rename it over ``path``."""
-    fresh = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with fresh.open("wb") as file:
-        rows.to_parquet(file, index=False)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)

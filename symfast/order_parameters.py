@@ -6,11 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from symfast.charges import charge_of, unit_squares
+from symfast.charges import charge_row
 from symfast.duplicates import equal_units
-from symfast.gram import dual_gram, gram, pair_distances, spectrum
+from symfast.gram import dual_gram, pair_distances, spectrum
 from symfast.rank import effective_rank, numerical_rank, rank_tolerance, stable_rank
-from symfast.symmetry_group import SymmetryGroup
+from symfast.sides import SideGrams
+from symfast.symmetry_group import ROLES, SymmetryGroup
 
 
 def order_parameters(
@@ -37,7 +38,10 @@ def order_parameters(
         (1, 0.0, 5.0)
     """
     units, nan = group.units, float("nan")
-    norms = unit_squares(group.members).sqrt().cpu()
+    grams = SideGrams(group)
+    primal = units.m <= max(units.n, pairs_up_to)
+    G = grams.gram(*ROLES) if primal else None
+    norms = grams.squares(*ROLES).sqrt().cpu()
     row: dict[str, Any] = {
         "norm": float(norms.norm()),
         "norm_min": float(norms.min()),
@@ -48,10 +52,8 @@ def order_parameters(
     if not bool(torch.isfinite(norms).all()):
         names = ("to_sign_flip", "to_swap", "to_direction", "distinct")
         return row | dict.fromkeys((*names, "rank", "stable_rank", "effective_rank"), nan)
-    primal = units.m <= max(units.n, pairs_up_to)
-    G = gram(units) if primal else dual_gram(units)
-    values = spectrum(G if units.m <= units.n or not primal else dual_gram(units)).cpu()
-    if primal and 1 < units.m <= pairs_up_to:
+    values = spectrum(dual_gram(units) if G is None or units.m > units.n else G).cpu()
+    if G is not None and 1 < units.m <= pairs_up_to:
         nearest, distinct = _pairs(G.cpu(), norms, tol)
     else:
         nearest = nan
@@ -65,7 +67,7 @@ def order_parameters(
         "stable_rank": stable_rank(values),
         "effective_rank": effective_rank(values),
     }
-    return row | _charge_row(group)
+    return row | charge_row(group, grams)
 
 
 def _pairs(G: Tensor, norms: Tensor, tol: float) -> tuple[float, int]:
@@ -75,17 +77,3 @@ def _pairs(G: Tensor, norms: Tensor, tol: float) -> tuple[float, int]:
     repeats = (close.tril_(-1) & (norms > 0)).any(1)
     nearest = float(distances.fill_diagonal_(torch.inf).min())
     return nearest, len(norms) - int(repeats.sum())
-
-
-def _charge_row(group: SymmetryGroup) -> dict[str, Any]:
-    charge = charge_of(group)
-    if charge is None:
-        return {}
-    row: dict[str, Any] = {
-        "imbalance": charge.imbalance,
-        "charge_min": float(charge.value.min()),
-        "charge_max": float(charge.value.max()),
-    }
-    if charge.locked is not None:
-        row["sign_locked"] = int(charge.locked.sum())
-    return row

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A plan as a value: what it was made of, moved, described and printed."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -20,6 +20,21 @@ def describe(target: Target) -> list[list[Any]]:
     return [[list(target.shape), None]]
 
 
+def with_tensors(
+    given: Iterable[tuple[Target, Symmetry]], change: Callable[[torch.Tensor], torch.Tensor]
+) -> list[tuple[Target, Symmetry]]:
+    """The same entries on other tensors."""
+    return [
+        (
+            Units([(change(tensor), dim) for tensor, dim in target], target.replicas)
+            if isinstance(target, Units)
+            else change(target),
+            symmetry,
+        )
+        for target, symmetry in given
+    ]
+
+
 def move(
     given: Sequence[tuple[Target, Symmetry]], device: torch.device
 ) -> list[tuple[Target, Symmetry]]:
@@ -33,15 +48,7 @@ def move(
             moved[id(tensor)] = tensor if copy.device == tensor.device else copy
         return moved[id(tensor)]
 
-    return [
-        (
-            Units([(there(tensor), dim) for tensor, dim in target], target.replicas)
-            if isinstance(target, Units)
-            else there(target),
-            symmetry,
-        )
-        for target, symmetry in given
-    ]
+    return with_tensors(given, there)
 
 
 def summary(compiled: Compiled) -> str:

@@ -67,8 +67,8 @@ def product_spectrum(G_left: Tensor, G_right: Tensor) -> Tensor:
     """Singular values of ``L^T R`` from ``L L^T`` and ``R R^T`` alone, largest first.
 
     ``W_Q^T W_K`` of an attention head is (d, d); its spectrum needs only the two (d_h, d_h)
-    Gram matrices: with ``G = V diag(s) V^T`` and ``S = diag(s)^(1/2) V^T`` the singular values
-    are those of ``S_left S_right^T``. Values below ``1e-8`` of the product of the two largest
+    Gram matrices: with ``L L^T = V diag(s) V^T`` and ``S = diag(s)^(1/2) V^T`` their squares are
+    the eigenvalues of ``S R R^T S^T``. Values below ``1e-7`` of the product of the two largest
     singular values are noise.
 
     Args:
@@ -85,12 +85,7 @@ def product_spectrum(G_left: Tensor, G_right: Tensor) -> Tensor:
         >>> product_spectrum(four, torch.diag(torch.tensor([9.0, 1.0]))).tolist()
         [6.0, 0.0]
     """
-    values: Tensor = torch.linalg.svdvals(_root(G_left) @ _root(G_right).mT)
-    return values
-
-
-def _root(G: Tensor) -> Tensor:
-    """A matrix S (..., m, m) with S^T S = G."""
-    squares, V = torch.linalg.eigh(G.double())
-    root: Tensor = squares.clamp(min=0).sqrt()[..., None] * V.mT
-    return root
+    squares, V = torch.linalg.eigh(G_left.double())
+    S = squares.clamp(min=0).sqrt()[..., None] * V.mT
+    found: Tensor = torch.linalg.eigvalsh(S @ G_right.double() @ S.mT)
+    return found.clamp(min=0).sqrt().flip(-1)

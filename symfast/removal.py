@@ -9,12 +9,10 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from symfast.reference.philox import anchor_normals
+from symfast.anchor import Anchor
 
 #: Keys this adds to an optimizer's groups, so that checkpoints hold them.
 _SIGMA, _SEED, _DECAY = "anchor_sigma", "anchor_seed", "anchor_decay"
-#: Numbers made at a time: the generator's temporaries are two dozen int64 tensors.
-_PART = 1 << 18
 
 
 def remove_symmetry(
@@ -31,8 +29,8 @@ def remove_symmetry(
     theta; isotropic, so continuous symmetries (rotations) are weakened, not removed.
 
     The module is not touched: the optimizer holds the method. The anchor is the same as that of
-    the optimizers of symfast for the same seed; here it is computed once and kept, one float32
-    number a parameter (float64 for float64). Parameters count in the optimizer's order. Groups
+    the optimizers of symfast for the same seed (`symfast.Anchor.values`); here it is computed once
+    and kept in the parameter's dtype. Parameters count in the optimizer's order. Groups
     remember sigma, seed and decay, so ``state_dict`` does; call this once after making the
     optimizer, before ``load_state_dict``. Groups added later are not decayed.
 
@@ -85,33 +83,6 @@ def remove_symmetry(
     return Removal(handle, optimizer)
 
 
-def anchor(parameter: Tensor, number: int, sigma: float, seed: int) -> Tensor:
-    """The anchor ``sigma N(seed, number, i)`` of one parameter, i its flat index.
-
-    Args:
-        parameter: any shape; gives shape, dtype and device.
-        number: of the parameter in its optimizer.
-        sigma: standard deviation.
-        seed: 64 bits.
-
-    Returns:
-        like the parameter; float32 for half types.
-
-    Example:
-        >>> import torch
-        >>> from symfast.removal import anchor
-        >>> torch.equal(anchor(torch.zeros(3), 0, 1.0, 7), anchor(torch.ones(3), 0, 1.0, 7))
-        True
-    """
-    wide = torch.float64 if parameter.dtype == torch.float64 else torch.float32
-    parts = [
-        anchor_normals(seed, number, torch.arange(i, min(i + _PART, parameter.numel())))
-        for i in range(0, parameter.numel(), _PART)
-    ]
-    flat = torch.cat(parts) if parts else torch.zeros(0)
-    return (sigma * flat.to(wide)).reshape(parameter.shape).to(parameter.device)
-
-
 class _Decay:
     """The hook: anchors are made at the first step and again when seed or sigma are loaded."""
 
@@ -132,7 +103,7 @@ class _Decay:
         key = (group[_SIGMA], group[_SEED])
         found = self.kept.get(p)
         if found is None or found[0] != key or found[1].device != p.device:
-            found = (key, anchor(p, number, *key).to(p.dtype))
+            found = (key, Anchor(*key).values(p, number))
             self.kept[p] = found
         return found[1]
 

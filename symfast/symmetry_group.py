@@ -153,14 +153,15 @@ class SymmetryGroup:
         """Numbers that belong to one unit."""
         return sum(member.tensor.numel() for member in self.members) // self.m
 
-    def of(self, model: nn.Module) -> "SymmetryGroup":
+    def of(self, model: nn.Module | Mapping[str, Tensor]) -> "SymmetryGroup":
         """Return the same group on another model with the same parameter names and shapes.
+
+        For many groups give the model's `named_tensors`, which are then listed once.
 
         Raises:
             SymmetryGroupError: (a ValueError) if ``model`` lacks a parameter, or its shape differs.
         """
-        tensors: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
-        tensors.update(model.named_buffers(remove_duplicate=False))
+        tensors = named_tensors(model) if isinstance(model, nn.Module) else model
         members = tuple(_rebind(member, tensors) for member in self.members)
         return SymmetryGroup(
             members, self.kinds, self.unproved, self.where, self.activation, self.errors
@@ -234,6 +235,20 @@ class SymmetryGroup:
         unproved = f"; unproved: {', '.join(self.unproved)}" if self.unproved else ""
         names = ", ".join(member.name for member in self.members)
         return f"SymmetryGroup({self.where}: m={self.m}, {kinds}{unproved}; {names})"
+
+
+def named_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Return parameters and buffers by all their names, tied ones under each.
+
+    Example:
+        >>> import torch
+        >>> from symfast.symmetry_group import named_tensors
+        >>> list(named_tensors(torch.nn.Linear(3, 2)))
+        ['weight', 'bias']
+    """
+    tensors: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
+    tensors.update(model.named_buffers(remove_duplicate=False))
+    return tensors
 
 
 def _rebind(member: Member, tensors: Mapping[str, Tensor]) -> Member:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from symfast.errors import ArtificialError
 from symfast.plan import Plan
-from symfast.units import Units
+from symfast.plan_state import with_tensors
 
 
 @dataclass(frozen=True)
@@ -122,14 +122,7 @@ def _like(plan: Plan, params: list[Tensor], shadows: list[Tensor]) -> Plan:
             )
         return by_id[id(tensor)]
 
-    entries: list[tuple[Units | Tensor, object]] = []
-    for target, symmetry in plan.entries:
-        if isinstance(target, Units):
-            moved = Units([(shadow(t), dim) for t, dim in target], target.replicas)
-            entries.append((moved, symmetry))
-        else:
-            entries.append((shadow(target), symmetry))
-    return Plan(entries, overlap="order", replicas=plan.replicas)  # type: ignore[arg-type]
+    return Plan(with_tensors(plan.entries, shadow), overlap="order", replicas=plan.replicas)
 
 
 def _gradient(loss: Callable[[], Tensor], params: list[Tensor], shadows: list[Tensor]) -> Tensor:

@@ -6,26 +6,20 @@ from torch import Tensor
 
 from symfast.head_match import scale_between
 from symfast.polar import polar
-from symfast.symmetry_group import Member, SymmetryGroup
+from symfast.sides import gather, sides
+from symfast.symmetry_group import SymmetryGroup
 
 
-def rows(members: list[Member]) -> Tensor:
-    """The unit matrix (m, n) of the members, float64; (m, 0) without members."""
-    parts = [member.tensor.detach().movedim(member.dim, 0).double() for member in members]
-    return torch.cat([part.reshape(part.shape[0], -1) for part in parts], 1)
-
-
-def sides(group: SymmetryGroup) -> tuple[Tensor, Tensor]:
+def side_rows(group: SymmetryGroup) -> tuple[Tensor, Tensor]:
     """Unit matrices of what is multiplied (in, bias) and divided (out) by a rescaling."""
-    written = [member for member in group.members if member.role in ("in", "bias")]
-    read = [member for member in group.members if member.role == "out"]
-    empty = torch.zeros(group.m, 0, dtype=torch.float64)
-    return rows(written) if written else empty, rows(read) if read else empty
+    device = group.members[0].tensor.device
+    written, read = (gather(side, group.m, device) for side in sides(group))
+    return written, read
 
 
 def distance(group: SymmetryGroup, anchor: SymmetryGroup) -> float:
     """Euclidean distance between the unit matrices, norm statistics included."""
-    return float((rows(list(group.members)) - rows(list(anchor.members))).norm())
+    return float((gather(group.members, group.m) - gather(anchor.members, anchor.m)).norm())
 
 
 def match_(group: SymmetryGroup, anchor: SymmetryGroup, kind: str, written: bool = False) -> None:
@@ -43,13 +37,13 @@ def match_(group: SymmetryGroup, anchor: SymmetryGroup, kind: str, written: bool
     if kind == "permutation":
         group.apply_permutation_(_assignment(group, anchor, written))
     elif kind == "rotation":
-        first, second = (torch.cat(sides(x)[: 1 if written else 2], 1) for x in (anchor, group))
+        first, second = (torch.cat(side_rows(x)[: 1 if written else 2], 1) for x in (anchor, group))
         group.apply_rotation_(polar(first @ second.mT))
     elif kind == "sign_flip":
-        first, second = (torch.cat(sides(x)[: 1 if written else 2], 1) for x in (anchor, group))
+        first, second = (torch.cat(side_rows(x)[: 1 if written else 2], 1) for x in (anchor, group))
         group.apply_scaling_(torch.where((first * second).sum(1) < 0, -1.0, 1.0).double())
     elif kind in ("rescale", "scale"):
-        (A1, B1), (A2, B2) = sides(anchor), sides(group)
+        (A1, B1), (A2, B2) = side_rows(anchor), side_rows(group)
         if kind == "scale":
             A1, B1, A2, B2 = (x.reshape(1, -1) for x in (A1, B1, A2, B2))
         if written:
@@ -74,16 +68,16 @@ def _assignment(group: SymmetryGroup, anchor: SymmetryGroup, written: bool) -> T
     gain = first @ second.mT
     if "sign_flip" in group.kinds:
         gain = gain.abs()
-    _, columns = linear_sum_assignment(gain.numpy(), maximize=True)
+    _, columns = linear_sum_assignment(gain.cpu().numpy(), maximize=True)
     return torch.as_tensor(columns)
 
 
 def _gauged(group: SymmetryGroup, kinds: tuple[str, ...], written: bool) -> Tensor:
     """The unit matrix, with in and out of each unit brought to equal norm where that is free."""
-    into, read = sides(group)
+    into, read = side_rows(group)
     if written:
         return torch.nn.functional.normalize(into, dim=1) if "rescale" in kinds else into
     if "rescale" not in kinds:
-        return rows(list(group.members))
+        return gather(group.members, group.m)
     s = _ratio(read.norm(dim=1, keepdim=True), into.norm(dim=1, keepdim=True)).sqrt()
     return torch.cat([s * into, read / s], 1)

@@ -6,7 +6,7 @@ import torch
 from torch.nn import Parameter
 
 import symfast as sf
-from symfast.reference import philox
+from symfast.reference import anchor as formula
 
 
 def test_ridge_closed_form() -> None:
@@ -37,7 +37,7 @@ def test_escape_force(spread: float) -> None:
     anchor = sf.Anchor(sigma=0.1, seed=8, spread=spread)
     w.grad = torch.zeros_like(w)  # of a symmetric loss, which has no force out of the plane
     sf.optim.SGD([w], lr=lr, weight_decay=lam, anchor=anchor).step()
-    D = 1 + spread * philox.anchor_spreads(8, 0, torch.arange(m * n)).double().view(m, n)
+    D = 1 + spread * formula.anchor_spreads(8, 0, torch.arange(m * n)).double().view(m, n)
     wanted = before - lr * lam * D * (before - anchor.values(before))
     torch.testing.assert_close(w.detach(), wanted, rtol=0, atol=1e-12)
     coefficients = plan.coefficients()[0]

@@ -136,5 +136,9 @@ def test_command(file: Path, tmp_path: Path) -> None:
     broken = runner.invoke(app, ["inspect", str(tmp_path / "broken.safetensors")])
     assert broken.exit_code == 1
     assert "failed" in broken.output
+    torch.save({"bias": torch.ones(3)}, tmp_path / "flat.pt")
+    flat = runner.invoke(app, ["inspect", str(tmp_path / "flat.pt")])
+    assert flat.exit_code == 1
+    assert "no floating tensor of two dims" in flat.output.replace("\n", " ")
     assert runner.invoke(app, ["inspect", str(tmp_path / "no.pt")]).exit_code == 2
     assert runner.invoke(app, ["inspect", str(file), "--tol", "3"]).exit_code == 2

@@ -18,6 +18,9 @@ MODULES = [
     if module.name not in ("symfast._C", "symfast.__main__")
 ]
 
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("tutorial_*.md"))]
+
 
 @pytest.mark.parametrize("name", MODULES)
 def test_docstring_examples(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -27,9 +30,13 @@ def test_docstring_examples(name: str, tmp_path: Path, monkeypatch: pytest.Monke
     assert result.failed == 0
 
 
-def test_readme_example() -> None:
-    text = (Path(__file__).parent.parent / "README.md").read_text()
-    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+@pytest.mark.parametrize("page", PAGES, ids=[page.name for page in PAGES])
+def test_page(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The Python blocks of a page run, one after the other, in one namespace."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    blocks = re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL)
     assert blocks
+    names = {"print": lambda *_: None, "__name__": page.stem}
     for block in blocks:
-        exec(compile(block, "README.md", "exec"), {"print": lambda *_: None})
+        exec(compile(block, page.name, "exec"), names)

@@ -14,9 +14,8 @@ from symfast.gram import (
     dual_gram,
     gram,
     pair_distances,
-    singular_values,
+    resolved_spectrum,
     spectrum,
-    unit_norms,
 )
 from symfast.rank import (
     effective_rank,
@@ -45,6 +44,12 @@ def gathered(parts: list[tuple[Tensor, int]]) -> Tensor:
     return torch.cat([t.movedim(d, 0).reshape(t.shape[d], -1).double() for t, d in parts], 1)
 
 
+def singular_values(parts: list[tuple[Tensor, int]], overwrite: bool = False) -> Tensor:
+    units = sf.Units(parts)
+    G = gram(units) if units.m <= units.n else dual_gram(units)
+    return resolved_spectrum(units, G, overwrite)
+
+
 @given(st.integers(1, 17), st.integers(1, 40))
 def test_equals_direct_computation(m: int, block: int) -> None:
     parts = members(m, torch.float64)
@@ -52,7 +57,7 @@ def test_equals_direct_computation(m: int, block: int) -> None:
     torch.testing.assert_close(gram(parts, block), U @ U.T, **NEAR)
     torch.testing.assert_close(dual_gram(parts, block), U.T @ U, **NEAR)
     G = gram(parts)
-    torch.testing.assert_close(unit_norms(G), U.norm(dim=1), **NEAR)
+    torch.testing.assert_close(G.diagonal().sqrt(), U.norm(dim=1), **NEAR)
     torch.testing.assert_close(pair_distances(G), torch.cdist(U, U), rtol=1e-6, atol=1e-6)
 
 
@@ -67,6 +72,17 @@ def test_every_dtype_is_summed_in_float64(dtype: torch.dtype) -> None:
 def test_singular_values(shape: tuple[int, int]) -> None:
     U = torch.randn(shape, dtype=torch.float64)
     torch.testing.assert_close(singular_values([(U, 0)]), torch.linalg.svdvals(U), **NEAR)
+
+
+@pytest.mark.parametrize("m", [3, 64, 150])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_spectrum_in_the_memory_of_the_gram(
+    m: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("symfast.gram.IN_PLACE", 10)
+    U = torch.randn(m, m + 7, dtype=dtype)
+    found = singular_values([(U, 0)], overwrite=True)
+    torch.testing.assert_close(found, torch.linalg.svdvals(U.double()), rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("shape", [(40, 60), (60, 40)])

@@ -236,3 +236,50 @@ def test_a_parameter_with_gaps_is_constrained() -> None:
     p.grad = torch.ones_like(p)
     optimizer.step()
     torch.testing.assert_close(p.detach(), wanted)
+
+
+@pytest.mark.parametrize("rule", ["SGD", "AdamW"])
+@pytest.mark.parametrize("frozen", [False, True])
+def test_prox_by_the_norm_of_mirrors(rule: str, frozen: bool) -> None:
+    """mode="group" is the step, then Plan.prox_ in that mode over all tensors of a unit."""
+    params = [[Parameter(torch.randn(s)) for s in ((6, 5), (6,), (3, 6))] for _ in range(2)]
+    for own, twin in zip(*params, strict=True):
+        with torch.no_grad():
+            twin.copy_(own)
+    plans = [sf.Plan([(sf.Units([(w, 0), (b, 0), (v, 1)]), sf.SignFlip())]) for w, b, v in params]
+    lr, strength = 0.1, 9.0
+    ours = getattr(sf.optim, rule)(
+        params[0], lr=lr, plan=plans[0], constraint="prox", strength=strength, mode="group"
+    )
+    plain = getattr(sf.optim, rule)(params[1], lr=lr)
+    for _ in range(4):
+        for own, twin in zip(*params, strict=True):
+            own.grad = torch.randn(own.shape)
+            twin.grad = own.grad.clone()
+        if frozen:
+            params[0][1].grad = params[1][1].grad = None
+        ours.step()
+        plain.step()
+        plans[1].prox_(lr * strength, mode="group")
+    for own, twin in zip(*params, strict=True):
+        torch.testing.assert_close(own, twin, rtol=1e-6, atol=1e-7)
+    dead = plans[0].norms("mirror") == 0
+    assert dead.any()
+    assert (params[0][0][dead] == 0).all()
+
+
+def test_prox_by_norm_skips_with_the_step_and_is_refused_otherwise() -> None:
+    p = Parameter(torch.ones(4))
+    plan = sf.Plan([(p, sf.SignFlip())])
+    with pytest.raises(ValueError, match="prox"):
+        sf.optim.SGD([p], plan=plan, mode="group")
+    with pytest.raises(ValueError, match="mode must be"):
+        sf.optim.SGD([p], plan=plan, constraint="prox", mode="l2")
+    optimizer = sf.optim.SGD([p], lr=0.5, plan=plan, constraint="prox", strength=1.0, mode="group")
+    p.grad = torch.zeros(4)
+    optimizer.found_inf = torch.tensor(1.0)
+    optimizer.step()
+    assert torch.equal(p, torch.ones(4))
+    optimizer.found_inf = torch.tensor(0.0)
+    optimizer.step()
+    assert torch.equal(p, torch.full((4,), 0.5))

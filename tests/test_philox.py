@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from symfast.reference import philox
+from symfast.reference import anchor, philox
 
 CSRC = Path(__file__).parents[1] / "csrc"
 FLAGS = {
@@ -72,29 +72,32 @@ def test_known_answers_in_cpp(
 
 
 @pytest.mark.parametrize("first", [0, 2**36 - 128])  # block numbers across 2^32
-@pytest.mark.parametrize("purpose", [philox.ANCHOR, philox.GRADIENT_NOISE])
-def test_the_same_bits_everywhere(library: ctypes.CDLL, purpose: int, first: int) -> None:
-    n, seed, parameter, step = 64 * 200, 0xFEDCBA9876543210, 5, 0
-    if purpose == philox.GRADIENT_NOISE:
-        step = 3_000_000_000
-    single, lanes = torch.empty(n), torch.empty(n)
-    pointers = [ctypes.c_void_p(t.data_ptr()) for t in (single, lanes)]
-    stream = Stream(seed, purpose, parameter, step)
-    library.numbers(ctypes.byref(stream), ctypes.c_int64(first), ctypes.c_int64(n), *pointers)
+def test_the_same_noise_everywhere(library: ctypes.CDLL, first: int) -> None:
+    n, seed, parameter, step = 64 * 200, 0xFEDCBA9876543210, 5, 3_000_000_000
+    found = torch.empty(2, n)
+    pointers = [ctypes.c_void_p(t.data_ptr()) for t in found]
+    stream = Stream(seed, philox.GRADIENT_NOISE, parameter, step)
+    library.noise(ctypes.byref(stream), ctypes.c_int64(first), ctypes.c_int64(n), *pointers)
+    wanted = philox.noise_normals(seed, parameter, step, torch.arange(first, first + n))
+    assert torch.equal(found, wanted.expand(2, n))
+
+
+@pytest.mark.parametrize("first", [0, 2**32 - 6400, 2**32, 3 * 2**32 + 5])
+def test_the_same_anchor_everywhere(library: ctypes.CDLL, first: int) -> None:
+    n, seed, parameter = 6400, 0xFEDCBA9876543210, 5
+    found = torch.empty(4, n)
+    pointers = [ctypes.c_void_p(t.data_ptr()) for t in found]
+    numbers = ctypes.c_uint64(seed), ctypes.c_uint32(parameter), ctypes.c_int64(first)
+    library.anchors(*numbers, ctypes.c_int64(n), *pointers)
     i = torch.arange(first, first + n)
-    wanted = (
-        philox.anchor_normals(seed, parameter, i)
-        if purpose == philox.ANCHOR
-        else philox.noise_normals(seed, parameter, step, i)
-    )
-    assert torch.equal(single, wanted)
-    assert torch.equal(lanes, wanted)
+    assert torch.equal(found[:2], anchor.anchor_normals(seed, parameter, i).expand(2, n))
+    assert torch.equal(found[2:], anchor.anchor_spreads(seed, parameter, i).expand(2, n))
 
 
 def normals(kind: str, n: int) -> torch.Tensor:
     i = torch.arange(n)
     if kind == "anchor":
-        return philox.anchor_normals(11, 0, i).double()
+        return anchor.anchor_normals(11, 0, i).double()
     return philox.noise_normals(11, 0, 5, i).double()
 
 
@@ -127,7 +130,7 @@ def test_streams_differ_in_every_key() -> None:
         philox.noise_normals(1, 3, 3, i),
         philox.noise_normals(1, 2, 4, i),
         philox.noise_normals(1, 2, 3, i + 4096),
-        philox.anchor_normals(1, 2, i),
+        anchor.anchor_normals(1, 2, i),
     ]
     for other in others:
         assert abs((base * other).mean().item()) < 5 / 64

@@ -9,7 +9,6 @@ from torch import nn
 from torch.testing import assert_close
 
 import symfast as sf
-from symfast.removal import anchor
 
 
 def test_step_with_plain_sgd_is_decay_toward_the_anchor() -> None:
@@ -19,7 +18,7 @@ def test_step_with_plain_sgd_is_decay_toward_the_anchor() -> None:
     sf.remove_symmetry(optimizer, 0.5, seed=3)
     p.grad = g.clone()
     optimizer.step()
-    wanted = start - 0.1 * (g + 0.2 * (start - anchor(p, 0, 0.5, 3)))
+    wanted = start - 0.1 * (g + 0.2 * (start - sf.Anchor(0.5, seed=3).values(p, 0)))
     assert_close(p.detach(), wanted, rtol=1e-13, atol=1e-14)
     assert torch.equal(p.grad, g)
 
@@ -27,7 +26,7 @@ def test_step_with_plain_sgd_is_decay_toward_the_anchor() -> None:
 def test_adamw_decay_is_shifted_by_the_anchor() -> None:
     start, g = torch.randn(7, dtype=torch.float64), torch.randn(7, dtype=torch.float64)
     shifted, moved = (nn.Parameter(start.clone()) for _ in range(2))
-    theta0 = anchor(moved, 0, 0.3, 1)
+    theta0 = sf.Anchor(0.3, seed=1).values(moved, 0)
     with torch.no_grad():
         shifted -= theta0
     plain = torch.optim.AdamW([shifted], lr=0.01, weight_decay=0.1)
@@ -42,13 +41,13 @@ def test_adamw_decay_is_shifted_by_the_anchor() -> None:
 
 def test_anchor_is_normal_and_depends_on_seed_and_number() -> None:
     p = torch.zeros(200, 300)
-    a = anchor(p, 0, 2.0, 1)
+    a = sf.Anchor(2.0, seed=1).values(p, 0)
     assert abs(float(a.mean())) < 0.05
     assert float(a.std()) == pytest.approx(2.0, rel=0.02)
-    assert torch.equal(a, anchor(p, 0, 2.0, 1))
-    assert not torch.equal(a, anchor(p, 1, 2.0, 1))
-    assert not torch.equal(a, anchor(p, 0, 2.0, 2))
-    assert anchor(torch.zeros(0), 0, 1.0, 1).shape == (0,)
+    assert torch.equal(a, sf.Anchor(2.0, seed=1).values(p, 0))
+    assert not torch.equal(a, sf.Anchor(2.0, seed=1).values(p, 1))
+    assert not torch.equal(a, sf.Anchor(2.0, seed=2).values(p, 0))
+    assert sf.Anchor(1.0, seed=1).values(torch.zeros(0), 0).shape == (0,)
 
 
 def test_save_load_continue_equals_continue() -> None:
@@ -102,3 +101,16 @@ def test_refusals_change_nothing() -> None:
     sf.remove_symmetry(decayed)
     with pytest.raises(ValueError, match="already"):
         sf.remove_symmetry(decayed)
+
+
+def test_the_anchor_is_that_of_the_optimizers_in_any_layout() -> None:
+    start = torch.randn(3, 4, 2, 2).to(memory_format=torch.channels_last)
+    mine, other = (nn.Parameter(start.clone(memory_format=torch.preserve_format)) for _ in "ab")
+    ours = sf.optim.SGD([mine], lr=0.1, weight_decay=0.5, anchor=sf.Anchor(0.7, seed=2))
+    hooked = torch.optim.SGD([other], lr=0.1, weight_decay=0.5)
+    sf.remove_symmetry(hooked, 0.7, seed=2)
+    for p in (mine, other):
+        p.grad = torch.zeros_like(p)
+    ours.step()
+    hooked.step()
+    assert_close(mine, other, rtol=1e-6, atol=1e-7)

@@ -18,9 +18,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from symfast.files import create, remove_orphans, replacing
 from symfast.problems import Factorized
 from symfast.sweep import SweepMismatchError, sweep
-from symfast.sweep.files import create, remove_orphans, replacing
 from symfast.sweep.store import Store
 from symfast.sweep.train import Part
 

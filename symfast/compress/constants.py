@@ -103,14 +103,15 @@ def _watch(bench: Workbench, module: nn.Module, part: AxisSlice) -> tuple[Tensor
     """Return what ``module`` sees per unit, (m, inner), and which units never change."""
     low: list[Tensor] = []
     high: list[Tensor] = []
-    channel = -1 if isinstance(module, nn.Linear) else 1
+    channel = -1 if isinstance(module, nn.Linear) else 1 - module.get_parameter("weight").ndim
 
-    def look(_: nn.Module, args: tuple[Any, ...]) -> None:
-        flat = args[0].movedim(channel, 0).flatten(1)
+    def look(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        x = args[0] if args else kwargs["input"]
+        flat = x.movedim(channel, 0).flatten(1)  # (units, batch and positions)
         low.append(flat.amin(1))
         high.append(flat.amax(1))
 
-    handle = module.register_forward_pre_hook(look)
+    handle = module.register_forward_pre_hook(look, with_kwargs=True)
     try:
         with exact_arithmetic(), torch.no_grad():
             for args, kwargs in bench.inputs:

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a compression did, step by step, and how far the outputs moved."""
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -69,12 +71,28 @@ class CompressionProof:
         """Sum of the bounds of the approximate merges that were kept."""
         return sum(step.bound for step in self.steps if step.kept)
 
-    def __str__(self) -> str:
-        head = (
+    def summary(self) -> str:
+        """Return the outcome in one sentence."""
+        return (
             f"parameters {self.parameters_before} -> {self.parameters_after}, "
             f"flops {self.flops_before} -> {self.flops_after}, "
             f"max error {self.max_error:.1e} (stored {self.stored_error:.1e}) "
             f"on {self.inputs} inputs"
         )
+
+    def facts(self) -> dict[str, Any]:
+        """Return everything as plain values for JSON; an unknown bound is None."""
+
+        def plain(value: Any) -> Any:
+            return None if isinstance(value, float) and not math.isfinite(value) else value
+
+        facts = {name: plain(value) for name, value in asdict(self).items()}
+        facts["steps"] = [
+            {name: plain(value) for name, value in asdict(step).items()} for step in self.steps
+        ]
+        return facts | {"bound": plain(self.bound)}
+
+    def __str__(self) -> str:
+        head = self.summary()
         cut = [f"  {count} units of {where}" for where, count in self.removed.items()]
         return "\n".join([head, *cut, *(f"  {step}" for step in self.steps)])

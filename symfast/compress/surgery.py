@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from symfast.compress.units import HiddenUnits
+from symfast.symmetry_group import named_tensors
 
 Axis = tuple[str, int]  # (parameter, dim)
 
@@ -79,8 +80,7 @@ def shrink_(model: nn.Module, cuts: Sequence[Cut]) -> dict[int, int]:
             gone[axis] |= indices
         for size, rest in cut.sizes().items():
             changes[size].add(rest)
-    tensors: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
-    tensors.update(model.named_buffers(remove_duplicate=False))
+    tensors = named_tensors(model)
     smaller: dict[int, Tensor] = {}
     for name in dict.fromkeys(name for name, _ in gone):
         tensor = old = tensors[name]

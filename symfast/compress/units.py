@@ -6,13 +6,13 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
+from symfast.sides import gather
 from symfast.symmetry_group import AxisSlice, Member, SymmetryGroup
 
 
 def rows(members: Iterable[Member], m: int) -> Tensor:
     """Gather members to the unit matrix (m, n), float64, on the CPU."""
-    parts = [member.tensor.movedim(member.dim, 0).reshape(m, -1) for member in members]
-    return torch.cat(parts, 1).cpu() if parts else torch.zeros(m, 0, dtype=torch.float64)
+    return gather(members, m, "cpu")
 
 
 class HiddenUnits:

@@ -11,15 +11,14 @@ from torch import Tensor, nn
 from symfast.compress.record import Step
 from symfast.find.graph import Exact, exact_arithmetic, floating_outputs, make_exact
 from symfast.find.proof import relative_change
-from symfast.symmetry_group import SymmetryGroup
+from symfast.symmetry_group import SymmetryGroup, named_tensors
 
 RANDOM_INPUTS = 3
 
 
 def rounding_limit(model: nn.Module) -> float:
     """Return the relative change of outputs that counts as rounding of the stored weights."""
-    types = {p.dtype for p in model.parameters() if p.is_floating_point()}
-    eps = max((torch.finfo(dtype).eps for dtype in types), default=2.0**-52)
+    eps = weight_eps(model)
     return max(1e-12, 100 * eps) if eps < 1e-4 else 8 * eps
 
 
@@ -37,7 +36,8 @@ class Workbench:
     ) -> None:
         self.exact: Exact = make_exact(model, example_input)
         self.model = self.exact.model
-        self.groups = [group.of(self.model) for group in groups]
+        tensors = named_tensors(self.model)
+        self.groups = [group.of(tensors) for group in groups]
         self.limit, self.eps = rounding_limit(model), weight_eps(model)
         self.steps: list[Step] = []
         generator = torch.Generator().manual_seed(seed)
@@ -88,17 +88,12 @@ class Workbench:
                 assert member.source is not None
                 owner = member.source.parameter.rpartition(".")[0]
                 names |= {member.source.parameter, f"{owner}.bias".lstrip(".")}
-        tensors = self._tensors()
+        tensors = named_tensors(self.model)
         return {name: tensors[name].clone() if name in tensors else None for name in names}
-
-    def _tensors(self) -> dict[str, Tensor]:
-        tensors: dict[str, Tensor] = dict(self.model.named_parameters(remove_duplicate=False))
-        tensors.update(self.model.named_buffers(remove_duplicate=False))
-        return tensors
 
     def _put_back(self, saved: dict[str, Tensor | None]) -> None:
         """Restore saved values; drop biases made since."""
-        tensors = self._tensors()
+        tensors = named_tensors(self.model)
         with torch.no_grad():
             for name, value in saved.items():
                 if value is not None:

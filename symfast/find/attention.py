@@ -24,7 +24,7 @@ def _attention(tracer: Tracer, node: fx.Node, args: dict[str, Any]) -> Value:
     scores = contract(tracer, query, key, f"{lead}xz,{lead}yz->{lead}xy")
     mask = args.get("attn_mask")
     if mask is not None:
-        scores = add(tracer, node, scores, mask)
+        scores = add(tracer, scores, mask)
     weights = unary(tracer, scores, 0, "softmax")
     return contract(tracer, weights, value, f"{lead}xy,{lead}yz->{lead}xz")
 

@@ -12,6 +12,7 @@ Labels = NDArray[np.int64]
 PERMUTATION, SIGN, RESCALE, ROTATION = 1, 2, 4, 8
 # the three ways in which units can move, and the kinds that each decides
 ALGEBRAS = {"permutation": PERMUTATION, "diagonal": SIGN | RESCALE, "rotation": ROTATION}
+EVERY_KIND = PERMUTATION | SIGN | RESCALE | ROTATION
 PINNED = 0  # the label of what cannot move
 
 

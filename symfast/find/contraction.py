@@ -181,7 +181,7 @@ def _linear(tracer: Tracer, node: fx.Node, args: dict[str, Any]) -> Value:
     x, weight, bias = args["input"], args["weight"], args.get("bias")
     lead = LETTERS[: len(x.shape) - 1]
     out = contract(tracer, x, weight, f"{lead}z,yz->{lead}y")
-    return out if bias is None else add(tracer, node, out, bias)
+    return out if bias is None else add(tracer, out, bias)
 
 
 @rule("matmul", "bmm", "mm", "mv", "dot")
@@ -207,7 +207,7 @@ def _addmm(tracer: Tracer, node: fx.Node, args: dict[str, Any]) -> Value:
     assert a is not None
     assert b is not None
     product = matmul(tracer, a, b)
-    return product if args.get("beta", 1) == 0 else add(tracer, node, product, args["self"])
+    return product if args.get("beta", 1) == 0 else add(tracer, product, args["self"])
 
 
 @rule("einsum")

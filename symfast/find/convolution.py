@@ -9,9 +9,9 @@ from torch import fx
 
 from symfast.find.classes import ALGEBRAS, RESCALE, Key
 from symfast.find.contraction import contract
-from symfast.find.elementwise import _name, add, unary
+from symfast.find.elementwise import add, unary
 from symfast.find.product import multiply
-from symfast.find.tracer import Tracer, output_shapes, rule
+from symfast.find.tracer import Tracer, operator_name, output_shapes, rule
 from symfast.find.value import Value, no_flows, unit_dims
 
 
@@ -19,7 +19,7 @@ from symfast.find.value import Value, no_flows, unit_dims
 def _convolution(tracer: Tracer, node: fx.Node, args: dict[str, Any]) -> Value:
     """Sum over channels; the dims of the kernel and of space have no units."""
     x, weight, bias = args["input"], args["weight"], args.get("bias")
-    turned = "transpose" in _name(node) or bool(args.get("transposed", False))
+    turned = "transpose" in operator_name(node) or bool(args.get("transposed", False))
     groups, shape = args.get("groups", 1), output_shapes(node)
     space = len(weight.shape) - 2
     for value, start in ((x, len(x.shape) - space), (weight, 2)):
@@ -37,7 +37,7 @@ def _convolution(tracer: Tracer, node: fx.Node, args: dict[str, Any]) -> Value:
     if bias is None:
         return out
     if bias.parameter is not None:
-        return add(tracer, node, out, tracer.vector(bias.parameter, channel, len(shape)))
+        return add(tracer, out, tracer.vector(bias.parameter, channel, len(shape)))
     tracer.pin([out, bias])
     return out
 
@@ -135,11 +135,11 @@ def _pool(tracer: Tracer, node: fx.Node, args: dict[str, Any]) -> Any:
     value = node.meta["val"]
     several = isinstance(value, (list, tuple))
     shape = tuple(value[0].shape if several else value.shape)
-    free = 2 if "1d" not in _name(node) else len(shape) - 1
+    free = 2 if "1d" not in operator_name(node) else len(shape) - 1
     free = min(free, len(shape))
     _fix_space(tracer, x, free)
     clean = _without_space(x, free)
-    if "max" in _name(node):
+    if "max" in operator_name(node):
         clean = unary(tracer, clean, RESCALE, "max_pool")
     varies = tuple(
         v if d < free else size > 1 for d, (v, size) in enumerate(zip(x.varies, shape, strict=True))

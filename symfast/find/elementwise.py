@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import fx
 
-from symfast.find.classes import RESCALE, SIGN, Labels
-from symfast.find.tracer import Tracer, output_shapes, rule, split_varying
+from symfast.find.classes import EVERY_KIND, RESCALE, SIGN, Labels
+from symfast.find.tracer import Tracer, operator_name, output_shapes, rule, split_varying
 from symfast.find.value import Flows, Value, align, no_flows, unit_dims
 
 ALL = SIGN | RESCALE
@@ -60,20 +60,20 @@ def _same(tracer: Tracer, node: fx.Node, args: dict[str, Any]) -> Value:
 
 @rule(*ODD, *ODD_SHRINK)
 def _odd(tracer: Tracer, node: fx.Node, args: dict[str, Any]) -> Value:
-    return unary(tracer, next(iter(args.values())), SIGN, _name(node))
+    return unary(tracer, next(iter(args.values())), SIGN, operator_name(node))
 
 
 @rule(*HOMOGENEOUS)
 def _homogeneous(tracer: Tracer, node: fx.Node, args: dict[str, Any]) -> Value:
-    return unary(tracer, next(iter(args.values())), RESCALE, _name(node))
+    return unary(tracer, next(iter(args.values())), RESCALE, operator_name(node))
 
 
 @rule(*PLAIN, *PLAIN_MORE, *PLAIN_REST, *LOGICAL)
 def _plain(tracer: Tracer, node: fx.Node, args: dict[str, Any]) -> Value:
     x = next(iter(args.values()))
-    if _name(node) == "square":
+    if operator_name(node) == "square":
         return square(tracer, x)
-    return unary(tracer, x, 0, _name(node))
+    return unary(tracer, x, 0, operator_name(node))
 
 
 @rule("hardtanh")
@@ -110,9 +110,9 @@ def _prelu(tracer: Tracer, node: fx.Node, args: dict[str, Any]) -> Value:
     if rows > 1 and slope.parameter is not None:
         per_unit = tracer.vector(slope.parameter, 1, len(x.shape))
         pair(tracer, "permutation", x, per_unit)
-        tracer.forbid(slope, 15, ("diagonal", "rotation"))
+        tracer.forbid(slope, EVERY_KIND, ("diagonal", "rotation"))
         tracer.set_role(slope, 0, "norm")
-    return unary(tracer, x, RESCALE, _name(node))
+    return unary(tracer, x, RESCALE, operator_name(node))
 
 
 @rule(*MIXED, *MIXED_MORE, *MIXED_REST)
@@ -125,10 +125,10 @@ def mixed(tracer: Tracer, node: fx.Node, values: list[Value]) -> Value:
     out = values[0]
     for number, value in enumerate(values):
         tracer.settle(value)
-        tracer.forbid(value, 15, ("diagonal", "rotation"))
+        tracer.forbid(value, EVERY_KIND, ("diagonal", "rotation"))
         if number:
             flows = pair(tracer, "permutation", out, value)
-            out = _joined(node, out, value, no_flows() | {"permutation": flows})
+            out = _joined(out, value, no_flows() | {"permutation": flows})
     rotation = tuple(f for v in values for f in v.flows["rotation"])
     ndim = len(output_shapes(node))
     flows_now = out.flows | {"diagonal": (), "rotation": tuple(align(f, ndim) for f in rotation)}
@@ -140,7 +140,7 @@ def _add(tracer: Tracer, node: fx.Node, args: dict[str, Any]) -> Value:
     a, b = operands(args)
     if constant_zero(a, b):
         return replace(a if b.zero else b, shape=output_shapes(node), parameter=None)
-    return add(tracer, node, a, b)
+    return add(tracer, a, b)
 
 
 def operands(args: dict[str, Any]) -> tuple[Value, Value]:
@@ -162,14 +162,14 @@ def _covers(a: Value, b: Value) -> bool:
     return all(small in (1, large) for small, large in zip(b.shape, tail, strict=True))
 
 
-def add(tracer: Tracer, node: fx.Node | None, a: Value, b: Value) -> Value:
+def add(tracer: Tracer, a: Value, b: Value) -> Value:
     """Add: units of both operands become the same units."""
     for value in (a, b):
         tracer.settle(value)
         for dim in range(len(value.shape)):
             tracer.set_role(value, dim, "bias")
     flows = {algebra: pair(tracer, algebra, a, b) for algebra in a.flows}
-    return _joined(node, a, b, flows)
+    return _joined(a, b, flows)
 
 
 def pair(tracer: Tracer, algebra: str, a: Value, b: Value) -> tuple[Labels, ...]:
@@ -213,7 +213,7 @@ def _meet(tracer: Tracer, algebra: str, f: Labels, g: Labels) -> Labels:
     return f if f.size >= g.size else g
 
 
-def _joined(node: fx.Node | None, a: Value, b: Value, flows: Flows) -> Value:
+def _joined(a: Value, b: Value, flows: Flows) -> Value:
     """Return the broadcast of two values with the given flows."""
     ndim = max(len(a.shape), len(b.shape))
     shape_a = (1,) * (ndim - len(a.shape)) + a.shape
@@ -222,9 +222,4 @@ def _joined(node: fx.Node | None, a: Value, b: Value, flows: Flows) -> Value:
     varies_b = (False,) * (ndim - len(b.shape)) + b.varies
     shape = tuple(max(s, t) for s, t in zip(shape_a, shape_b, strict=True))
     varies = tuple(v or w for v, w in zip(varies_a, varies_b, strict=True))
-    del node
     return Value(shape, varies, {k: tuple(align(f, ndim) for f in v) for k, v in flows.items()})
-
-
-def _name(node: fx.Node) -> str:
-    return str(node.target).split(".")[1]

@@ -3,7 +3,7 @@
 
 import copy
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -23,8 +23,9 @@ from symfast.find import (  # noqa: F401
     product,
     recurrence,
 )
-from symfast.find.tracer import RULES, Tracer
+from symfast.find.tracer import RULES, Tracer, operator_name
 from symfast.find.value import Value
+from symfast.symmetry_group import named_tensors
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -127,11 +128,7 @@ def canonical_names(model: nn.Module) -> dict[str, str]:
     """Map every qualified name to the first name of the same tensor (tied parameters)."""
     first: dict[int, str] = {}
     names = {}
-    both: Sequence[tuple[str, Tensor]] = [
-        *model.named_parameters(remove_duplicate=False),
-        *model.named_buffers(remove_duplicate=False),
-    ]
-    for name, tensor in both:
+    for name, tensor in named_tensors(model).items():
         names[name] = first.setdefault(id(tensor), name)
     return names
 
@@ -139,9 +136,7 @@ def canonical_names(model: nn.Module) -> dict[str, str]:
 def propagate(exact: Exact) -> Tracer:
     """Follow the units of every parameter through the graph of the model."""
     program = export(exact)
-    tensors: dict[str, Tensor] = dict(exact.model.named_parameters(remove_duplicate=False))
-    tensors.update(exact.model.named_buffers(remove_duplicate=False))
-    tracer = Tracer(tensors)
+    tracer = Tracer(named_tensors(exact.model))
     values: dict[fx.Node, Any] = {}
     _place_inputs(program, tracer, values, canonical_names(exact.model))
     for node in program.graph.nodes:
@@ -186,7 +181,7 @@ def _visit(tracer: Tracer, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
         whole = values[source]
         return whole[int(str(index))] if isinstance(whole, list) else whole
     bound = _bind(node, values)
-    name = str(node.target).split(".")[1] if "." in str(node.target) else str(node.target)
+    name = operator_name(node)
     function = RULES.get(name)
     if bound is not None and function is not None:
         return function(tracer, node, bound)

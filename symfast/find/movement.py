@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
-from symfast.find.classes import ALGEBRAS, PINNED, RESCALE, SIGN, Labels
+from symfast.find.classes import ALGEBRAS, EVERY_KIND, PINNED, RESCALE, SIGN, Labels
 from symfast.find.elementwise import unary
-from symfast.find.tracer import Tracer, output_shapes, rule, split_varying
+from symfast.find.tracer import Tracer, operator_name, output_shapes, rule, split_varying
 from symfast.find.value import Flows, Value, compress, no_flows, unit_dims
 
 VIEWS = ("view", "reshape", "flatten", "unflatten", "_unsafe_view", "view_copy", "squeeze")
@@ -109,7 +109,7 @@ def _cat(tracer: Tracer, node: fx.Node, args: dict[str, Any]) -> Value:
     values = [tracer.settle(v) for v in args["tensors"] if v.shape != (0,)]
     shape = output_shapes(node)
     dim = args.get("dim", 0) % len(shape)
-    if _name(node) == "stack":
+    if operator_name(node) == "stack":
         values = [_unsqueezed(v, dim) for v in values]
     flows = {a: (*_listed(a, values, dim), *_united(tracer, a, values, dim)) for a in ALGEBRAS}
     varies = [any(v.varies[d] for v in values) for d in range(len(shape))]
@@ -172,7 +172,7 @@ REDUCTIONS_MORE = ("linalg_vector_norm", "logsumexp", "norm", "argmax", "argmin"
 
 @rule(*REDUCTIONS, *REDUCTIONS_MORE)
 def _reduce(tracer: Tracer, node: fx.Node, args: dict[str, Any]) -> Any:
-    x, name = args["self"], _name(node)
+    x, name = args["self"], operator_name(node)
     other = args.get("other")
     if isinstance(other, Value):
         tracer.pin([x, other])
@@ -186,7 +186,8 @@ def _reduce(tracer: Tracer, node: fx.Node, args: dict[str, Any]) -> Any:
     return [value, Value.plain(value.shape)] if several else value
 
 
-KEEPS = {"mean": 15, "sum": 15, "amax": RESCALE, "amin": RESCALE, "max": RESCALE, "min": RESCALE}
+KEEPS = dict.fromkeys(("mean", "sum"), EVERY_KIND)
+KEEPS |= dict.fromkeys(("amax", "amin", "max", "min"), RESCALE)
 
 
 def reduce(tracer: Tracer, x: Value, gone: tuple[int, ...], name: str, keepdim: bool) -> Value:
@@ -228,7 +229,7 @@ def _without(f: Labels, gone: tuple[int, ...], keepdim: bool) -> Labels:
 
 @rule("softmax", "_softmax", "log_softmax", "_log_softmax", "cumsum", "cumprod", "flip_")
 def _along(tracer: Tracer, node: fx.Node, args: dict[str, Any]) -> Value:
-    x, dim, name = args["self"], args["dim"] % max(len(args["self"].shape), 1), _name(node)
+    x, dim, name = args["self"], args["dim"] % max(len(args["self"].shape), 1), operator_name(node)
     if name in ("cumsum", "cumprod"):
         for algebra, flows in x.flows.items():
             for f in flows:
@@ -284,7 +285,7 @@ def _index(tracer: Tracer, node: fx.Node, args: dict[str, Any]) -> Value:
 @rule("zeros", "ones", "full", "zeros_like", "ones_like", "full_like", "new_zeros", "new_ones")
 def _filled(tracer: Tracer, node: fx.Node, args: dict[str, Any]) -> Value:
     del tracer
-    zero = "zeros" in _name(node) or args.get("fill_value") == 0
+    zero = "zeros" in operator_name(node) or args.get("fill_value") == 0
     return Value.plain(output_shapes(node), uniform=True, zero=zero)
 
 
@@ -292,7 +293,3 @@ def _filled(tracer: Tracer, node: fx.Node, args: dict[str, Any]) -> Value:
 def _made(tracer: Tracer, node: fx.Node, args: dict[str, Any]) -> Value:
     tracer.pin(list(args.values()))
     return Value.plain(output_shapes(node))
-
-
-def _name(node: fx.Node) -> str:
-    return str(node.target).split(".")[1] if "." in str(node.target) else "getitem"

@@ -9,7 +9,7 @@ from torch import fx
 from symfast.find.classes import RESCALE, SIGN
 from symfast.find.elementwise import add, pair
 from symfast.find.product import multiply
-from symfast.find.tracer import Tracer, rule
+from symfast.find.tracer import Tracer, operator_name, rule
 from symfast.find.value import Value, unit_dims
 
 
@@ -31,7 +31,7 @@ def _affine(tracer: Tracer, x: Value, weight: Value | None, bias: Value | None) 
         return out
     for dim in range(len(bias.shape)):
         tracer.set_role(bias, dim, "norm" if weight is not None else "bias")
-    return add(tracer, None, out, bias)
+    return add(tracer, out, bias)
 
 
 @rule("batch_norm", "_native_batch_norm_legit_no_training", "cudnn_batch_norm")
@@ -52,7 +52,7 @@ def _batch_norm(tracer: Tracer, node: fx.Node, args: dict[str, Any]) -> Value:
         tracer.forbid(var, SIGN | RESCALE | 8, ("diagonal", "rotation"))
         tracer.forbid(x, 8, ("rotation",))
         x = x.with_flows(x.flows | {"permutation": flows})
-        x = add(tracer, node, x, mean)
+        x = add(tracer, x, mean)
     return _affine(tracer, x, weight, bias)
 
 
@@ -81,7 +81,7 @@ def _layer_norm(tracer: Tracer, node: fx.Node, args: dict[str, Any]) -> Value:
     x = args["input"]
     count = len(args["normalized_shape"])
     dims = tuple(range(len(x.shape) - count, len(x.shape)))
-    center = str(node.target).split(".")[1] == "layer_norm"
+    center = operator_name(node) == "layer_norm"
     weight = args.get("weight")
     if weight is not None and weight.parameter is not None and not center:
         gain = tracer.tensors[weight.parameter]

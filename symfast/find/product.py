@@ -67,7 +67,7 @@ def multiply(tracer: Tracer, a: Value, b: Value) -> Value:
         "diagonal": _scale(tracer, a, b),
         "rotation": _rotate(tracer, a, b),
     }
-    return _joined(None, a, b, flows)
+    return _joined(a, b, flows)
 
 
 def _scale(tracer: Tracer, a: Value, b: Value) -> tuple[Labels, ...]:

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from symfast.find.graph import Exact
 from symfast.find.recipes import Recipe
-from symfast.symmetry_group import KINDS, SymmetryGroup
+from symfast.symmetry_group import KINDS, SymmetryGroup, named_tensors
 
 # largest change of an output, relative to the largest output, that counts as rounding
 TOLERANCE = 1e-11
@@ -57,7 +57,10 @@ class Proof:
 
 
 def relative_change(before: list[Tensor], after: list[Tensor]) -> float:
-    """Return max |after - before| / max(|before|, tiny) over all outputs; inf if any is NaN."""
+    """Return max |after - before| / max |before| over all outputs; inf if any is NaN.
+
+    An output that is zero all over has no size: its change counts as it is.
+    """
     worst = 0.0
     for a, b in zip(before, after, strict=True):
         if a.shape != b.shape:
@@ -66,21 +69,26 @@ def relative_change(before: list[Tensor], after: list[Tensor]) -> float:
         finite = a[a.isfinite()]
         size = float(finite.abs().max()) if finite.numel() else 1.0
         error = float(difference.max()) if difference.numel() else 0.0
-        worst = max(worst, float("inf") if error != error else error / max(size, 1e-300))
+        worst = max(worst, float("inf") if error != error else error / (size or 1.0))
     return worst
 
 
-def prove_all(recipes: list[Recipe], exact: Exact, seed: int) -> tuple[list[set[str]], int]:
-    """Try every kind of every candidate; return what was proved per candidate, and the runs."""
+def prove_all(recipes: list[Recipe], exact: Exact, seed: int) -> tuple[list[set[str]], int, bool]:
+    """Try every kind of every candidate.
+
+    Returns:
+        what was proved per candidate; how often the model ran; whether anything can be proved.
+    """
     proof = Proof(exact, seed)
     proved: list[set[str]] = [set() for _ in recipes]
     if not proof.repeatable:
-        return proved, proof.runs
-    groups = [recipe.bind(exact.model, set()) for recipe in recipes]
+        return proved, proof.runs, False
+    tensors = named_tensors(exact.model)
+    groups = [recipe.bind(tensors, set()) for recipe in recipes]
     for kind in KINDS:
         batch = [(i, groups[i]) for i, recipe in enumerate(recipes) if kind in recipe.kinds]
         for number, change in proof.prove(batch, kind).items():
             recipes[number].errors[kind] = change
             if change <= TOLERANCE:
                 proved[number].add(kind)
-    return proved, proof.runs
+    return proved, proof.runs, True

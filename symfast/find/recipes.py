@@ -2,10 +2,11 @@
 """From classes of units to groups: which slices of which parameters, in which roles."""
 
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-from torch import Tensor, nn
+from torch import Tensor
 
 from symfast.find.classes import PERMUTATION, RESCALE, ROTATION, SIGN, Key, UnitClasses
 from symfast.find.tracer import Tracer
@@ -34,10 +35,8 @@ class Recipe:
         """The slices without their roles."""
         return frozenset(part for part, _ in self.slices)
 
-    def bind(self, model: nn.Module, proved: set[str]) -> SymmetryGroup:
-        """Return the group on the tensors of ``model``."""
-        tensors: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
-        tensors.update(model.named_buffers(remove_duplicate=False))
+    def bind(self, tensors: Mapping[str, Tensor], proved: set[str]) -> SymmetryGroup:
+        """Return the group on the named tensors of a model."""
         members = []
         for part, role in self.slices:
             view = part.of(tensors[part.parameter])

@@ -8,8 +8,7 @@ import numpy as np
 from torch import fx
 
 from symfast.find.classes import ALGEBRAS, RESCALE, SIGN, Key, Labels
-from symfast.find.elementwise import _name
-from symfast.find.tracer import Tracer, output_shapes, rule
+from symfast.find.tracer import Tracer, operator_name, output_shapes, rule
 from symfast.find.value import Value, no_flows
 
 # per cell: number of gates, the gates that the state's sign passes through, kinds of the state
@@ -72,7 +71,7 @@ def _read_input(tracer: Tracer, algebra: str, x: Value, weight: Value) -> None:
 
 @rule("lstm", "gru", "rnn_tanh", "rnn_relu")
 def _recurrent(tracer: Tracer, node: fx.Node, args: dict[str, Any]) -> Any:
-    kind = _name(node)
+    kind = operator_name(node)
     x, weights = args["input"], args["params"]
     per = 4 if args["has_biases"] else 2
     ways = 2 if args["bidirectional"] else 1
@@ -124,7 +123,7 @@ def _stacked(states: list[dict[str, Labels]], shape: tuple[int, ...]) -> Value:
 
 @rule("lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell")
 def _cell(tracer: Tracer, node: fx.Node, args: dict[str, Any]) -> Any:
-    kind = _name(node).removesuffix("_cell")
+    kind = operator_name(node).removesuffix("_cell")
     weights = [args[k] for k in ("w_ih", "w_hh", "b_ih", "b_hh") if args.get(k) is not None]
     initial = args["hx"] if isinstance(args["hx"], (list, tuple)) else [args["hx"]]
     x = args["input"]

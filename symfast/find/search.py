@@ -9,7 +9,7 @@ from torch import nn
 from symfast.find.graph import make_exact, propagate
 from symfast.find.proof import prove_all
 from symfast.find.recipes import build
-from symfast.symmetry_group import SymmetryGroup
+from symfast.symmetry_group import SymmetryGroup, named_tensors
 
 
 class SymmetryGroups(list[SymmetryGroup]):
@@ -65,11 +65,12 @@ def find_symmetries(model: nn.Module, example_input: Any, seed: int = 0) -> Symm
     exact = make_exact(model, example_input)
     tracer = propagate(exact)
     recipes = build(tracer)
-    proved, runs = prove_all(recipes, exact, seed)
+    proved, runs, provable = prove_all(recipes, exact, seed)
     notes = list(tracer.notes)
-    if recipes and runs == 1:
+    if recipes and not provable:
         notes.append(
             "the outputs are NaN, or differ when the model runs twice: nothing can be proved"
         )
-    groups = [recipe.bind(model, kinds) for recipe, kinds in zip(recipes, proved, strict=True)]
+    tensors = named_tensors(model)
+    groups = [recipe.bind(tensors, kinds) for recipe, kinds in zip(recipes, proved, strict=True)]
     return SymmetryGroups(groups, notes, runs)

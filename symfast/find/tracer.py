@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, fx
 
-from symfast.find.classes import ALGEBRAS, Key, Labels, UnitClasses
+from symfast.find.classes import ALGEBRAS, EVERY_KIND, Key, Labels, UnitClasses
 from symfast.find.value import Value, no_flows, unit_dims
 
 Rule = Callable[["Tracer", fx.Node, dict[str, Any]], Any]
@@ -97,7 +97,7 @@ class Tracer:
         """Fix all units of a value (or of a nest of values)."""
         if isinstance(value, Value):
             self.settle(value)
-            self.forbid(value, 15)
+            self.forbid(value, EVERY_KIND)
         elif isinstance(value, (list, tuple)):
             for item in value:
                 self.pin(item)
@@ -111,6 +111,12 @@ def split_varying(labels: Labels, value: Value) -> tuple[int, ...]:
     """Return the unit dims of ``labels`` along which ``value`` differs for reasons of its own."""
     offset = labels.ndim - len(value.shape)
     return tuple(dim for dim in unit_dims(labels) if dim >= offset and value.varies[dim - offset])
+
+
+def operator_name(node: fx.Node) -> str:
+    """Return an ATen operator's name without namespace and overload."""
+    parts = str(node.target).split(".")
+    return parts[1] if len(parts) > 1 else parts[0]
 
 
 def output_shapes(node: fx.Node) -> tuple[int, ...]:

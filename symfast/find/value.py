@@ -3,8 +3,6 @@
 
 from dataclasses import dataclass, field, replace
 
-import numpy as np
-
 from symfast.find.classes import ALGEBRAS, Labels
 
 Flows = dict[str, tuple[Labels, ...]]
@@ -65,8 +63,3 @@ def compress(labels: Labels) -> Labels:
 def align(labels: Labels, ndim: int) -> Labels:
     """Add leading dims of size 1, as broadcasting does."""
     return labels.reshape((1,) * (ndim - labels.ndim) + labels.shape)
-
-
-def spread(labels: Labels, shape: tuple[int, ...]) -> Labels:
-    """Broadcast ``labels`` to the full shape of its tensor."""
-    return np.broadcast_to(labels, shape)

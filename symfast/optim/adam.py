@@ -32,7 +32,7 @@ class Adam(SymmetryOptimizer):
         betas, eps, weight_decay, maximize: as for torch. amsgrad, differentiable: refused.
         foreach, fused, capturable: accepted and ignored: steps are fused and never wait for the
             device.
-        noise, seed, plan, constraint, strength, anchor: see `symfast.optim.SGD`.
+        noise, seed, plan, constraint, strength, mode, anchor: see `symfast.optim.SGD`.
 
     Raises:
         ValueError, TypeError, RuntimeError: in words, for impossible options and parameters.
@@ -72,6 +72,7 @@ class Adam(SymmetryOptimizer):
         plan: Plan | None = None,
         constraint: Literal["project", "shrink", "prox"] = "project",
         strength: float = 0.0,
+        mode: Literal["l1", "group"] = "l1",
         anchor: Anchor | None = None,
     ) -> None:
         defaults = {
@@ -79,7 +80,7 @@ class Adam(SymmetryOptimizer):
             "amsgrad": amsgrad, "foreach": foreach, "maximize": maximize,
             "capturable": capturable, "differentiable": differentiable, "fused": fused,
             "noise": noise, "seed": seed, "constraint": constraint, "strength": strength,
-            "anchor": anchor,
+            "mode": mode, "anchor": anchor,
         }  # fmt: skip
         super().__init__(params, defaults, plan)
 

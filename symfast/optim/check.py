@@ -6,10 +6,12 @@ from typing import Any
 import torch
 
 from symfast.anchor import Anchor
+from symfast.codes import ACCUMULATE
 
 #: What every optimizer here understands beyond torch's, and the values without it.
 EXTRAS: dict[str, Any] = {
     "noise": 0.0, "seed": 0, "anchor": None, "constraint": "project", "strength": 0.0,
+    "mode": "l1",
 }  # fmt: skip
 CONSTRAINTS = ("project", "shrink", "prox")
 
@@ -50,6 +52,10 @@ def check_group(group: dict[str, Any]) -> None:
         raise ValueError(
             f'constraint must be "project", "shrink" or "prox", got {group["constraint"]!r}'
         )
+    if group["mode"] not in ("l1", "group"):
+        raise ValueError(f'mode must be "l1" or "group", got {group["mode"]!r}')
+    if group["mode"] == "group" and group["constraint"] != "prox":
+        raise ValueError('mode="group" is a form of constraint="prox"; give both')
     _check_random(group)
 
 
@@ -72,7 +78,7 @@ def check_param(param: torch.Tensor) -> None:
     """Refuse a parameter that no step works on.
 
     Raises:
-        RuntimeError: if it is sparse, complex or not floating.
+        RuntimeError: if it is sparse, complex or of another dtype than those of the kernels.
 
     Example:
         >>> import torch
@@ -83,8 +89,11 @@ def check_param(param: torch.Tensor) -> None:
         raise RuntimeError(f"sparse parameters ({param.layout}) are not supported")
     if param.is_complex():
         raise RuntimeError("complex parameters are not supported; train torch.view_as_real of them")
-    if not param.is_floating_point():
-        raise RuntimeError(f"parameters of {param.dtype} are not supported; give floating ones")
+    if param.dtype not in ACCUMULATE:
+        raise RuntimeError(
+            f"parameters of {param.dtype} are not supported; give float64, float32, bfloat16 or "
+            "float16"
+        )
 
 
 def check_grad(grad: torch.Tensor, name: str) -> None:

@@ -12,7 +12,7 @@ from symfast import plan_ops
 from symfast.chunks import Grain, cut
 from symfast.codes import PER_GROUP, PROJECT, PROX, SHRINK, UNIFORM
 from symfast.plan import Plan
-from symfast.plan_state import Target
+from symfast.plan_state import Target, with_tensors
 from symfast.tables import Part
 from symfast.units import Units
 
@@ -75,6 +75,27 @@ class Constraint:
             part.tensors, part.key, verb, amount.number, amounts, amount.per
         )
 
+    def check_norms(self) -> None:
+        """Refuse norms of mirrors whose columns lie on several processes.
+
+        Raises:
+            ValueError: in words.
+        """
+        for target, _ in self.given.entries:
+            for tensor in _tensors(target):
+                if any(p.is_shard() for p in getattr(tensor, "placements", ())):
+                    raise ValueError(
+                        'mode="group" needs the norms of whole mirrors, and a parameter of the '
+                        'plan is sharded over processes; use mode="l1"'
+                    )
+
+    def prox_by_norm(self, amount: Amount, inf: Tensor | None) -> None:
+        """Shrink every mirror by its norm, or nothing where ``inf`` is 1."""
+        given = amount.number if amount.tensor is None else amount.tensor
+        if inf is not None:
+            given = torch.as_tensor(given, device=inf.device) * (1 - inf.reshape(()))
+        self.plan.prox_(given, mode="group")
+
     def amount(self, verb: int, rate_of: Callable[[Tensor], Any]) -> Amount:
         """The step's amount, lr times strength: one number if all parameters share it.
 
@@ -98,32 +119,37 @@ class Constraint:
         return Amount(tensor=torch.stack([r.reshape(()) for r in rates]), per=PER_GROUP)
 
 
+def local(tensor: Tensor) -> Tensor:
+    """What this process holds of a DTensor; any other tensor as it is."""
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
+
+
 def on_local_tensors(plan: Plan) -> Plan:
-    """The plan on the local tensors of DTensors; the plan itself if there are none."""
+    """The plan on the local tensors of DTensors; the plan itself if there are none.
+
+    Raises:
+        ValueError: if an entry acts along a dim that is spread over processes.
+    """
     if not any(hasattr(t, "to_local") for target, _ in plan.entries for t in _tensors(target)):
         return plan
-    entries = [(_local_target(target, i), s) for i, (target, s) in enumerate(plan.entries)]
-    return Plan(entries, overlap=plan._overlap)
+    for number, (target, _) in enumerate(plan.entries):
+        for tensor, dim in target if isinstance(target, Units) else [(target, 0)]:
+            _check_placements(tensor, dim, isinstance(target, Units), number)
+    return Plan(with_tensors(plan.entries, local), overlap=plan._overlap)
 
 
 def _tensors(target: Target) -> list[Tensor]:
     return [t for t, _ in target] if isinstance(target, Units) else [target]
 
 
-def _local_target(target: Target, number: int) -> Target:
-    pairs = list(target) if isinstance(target, Units) else [(target, 0)]
-    for tensor, dim in pairs:
-        for placement in getattr(tensor, "placements", ()):
-            if placement.is_partial() or (
-                placement.is_shard() and (placement.dim == dim or not isinstance(target, Units))
-            ):
-                raise ValueError(
-                    f"entry {number} of the plan acts along dim {dim} of a DTensor that is placed "
-                    f"as {placement}: its units are on different processes. Shard another dim, "
-                    "or leave this parameter out of the plan"
-                )
-    local = [(t.to_local() if hasattr(t, "to_local") else t, dim) for t, dim in pairs]
-    return Units(local) if isinstance(target, Units) else local[0][0]
+def _check_placements(tensor: Tensor, dim: int, units: bool, number: int) -> None:
+    for placement in getattr(tensor, "placements", ()):
+        if placement.is_partial() or (placement.is_shard() and (placement.dim == dim or not units)):
+            raise ValueError(
+                f"entry {number} of the plan acts along dim {dim} of a DTensor that is placed "
+                f"as {placement}: its units are on different processes. Shard another dim, "
+                "or leave this parameter out of the plan"
+            )
 
 
 def unless(inf: Tensor, verb: int, amount: Amount, groups: int) -> tuple[int, Amount]:
@@ -135,4 +161,4 @@ def unless(inf: Tensor, verb: int, amount: Amount, groups: int) -> tuple[int, Am
     return max(verb, SHRINK), Amount(tensor=by * (1 - inf.reshape(())), per=1)
 
 
-__all__ = ["Amount", "Constraint", "Fused", "VERBS", "on_local_tensors", "unless"]
+__all__ = ["Amount", "Constraint", "Fused", "VERBS", "local", "on_local_tensors", "unless"]

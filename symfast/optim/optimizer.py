@@ -11,10 +11,11 @@ from torch.autograd.graph import increment_version
 from symfast import update as _declared  # noqa: F401  (declares the operator)
 from symfast.codes import PROJECT
 from symfast.optim.check import EXTRAS, check_group, check_param
-from symfast.optim.constraint import VERBS, Amount, Constraint, Fused, unless
-from symfast.optim.roster import Bundle, is_flat, local, matching
+from symfast.optim.constraint import VERBS, Amount, Constraint, local, unless
+from symfast.optim.roster import Bundle, Roster, is_flat, make_roster, matching
 from symfast.plan import Plan
 from symfast.reference import update as formula
+from symfast.tables import Part
 
 _update = torch.ops.symfast.update_.default
 _eager_update = getattr(_update, "_op", _update)
@@ -35,9 +36,8 @@ class SymmetryOptimizer(torch.optim.Optimizer):
     def __init__(
         self, params: Iterable[Any], defaults: dict[str, Any], plan: Plan | None = None
     ) -> None:
-        self._bundles: list[Bundle] | None = None
-        self._wanted: list[tuple[bool, bool]] = []  # states by group that the bundles are made for
-        self._late: list[Any] = []
+        self._roster: Roster | None = None
+        self._made_for: Any = None  # states by group and form of the verb of the roster
         self._constraint: Constraint | None = None
         super().__init__(params, {**EXTRAS, **defaults})
         self._constraint = None if plan is None else Constraint(plan)
@@ -63,11 +63,24 @@ class SymmetryOptimizer(torch.optim.Optimizer):
         except (ValueError, RuntimeError, TypeError):
             self.param_groups.pop()
             raise
-        self._bundles = None
+        self._roster = None
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load as torch does; counters go where the kernels read them, wherever they were saved.
+
+        Raises:
+            ValueError: if the groups do not fit.
+        """
+        super().load_state_dict(state_dict)
+        for param, state in self.state.items():
+            if "step" in state:
+                state["step"] = torch.as_tensor(
+                    state["step"], dtype=torch.float32, device=_step_device(param)
+                ).reshape(())
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._bundles = None
+        self._roster = None
         for group in self.param_groups:
             for name, value in {**EXTRAS, **self.defaults}.items():
                 group.setdefault(name, value)
@@ -75,7 +88,7 @@ class SymmetryOptimizer(torch.optim.Optimizer):
     def __getstate__(self) -> dict[str, Any]:
         # torch's __getstate__ keeps three entries and pickles nothing else
         base: dict[str, Any] = super().__getstate__()
-        return {**base, "_bundles": None, "_late": [], "_constraint": self._constraint}
+        return {**base, "_roster": None, "_constraint": self._constraint}
 
     # ---- what a subclass says -----------------------------------------------------------------
 
@@ -106,21 +119,28 @@ class SymmetryOptimizer(torch.optim.Optimizer):
 
         Raises:
             RuntimeError: if a gradient is sparse, or a parameter of the plan changed its shape.
-            ValueError: if an entry of the plan spans groups of different lr times strength.
+            ValueError: if an entry of the plan spans groups of different lr times strength, or
+                mode="group" meets parameters sharded over processes.
         """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        wanted = [self._wants(group) for group in self.param_groups]
-        if self._bundles is None or wanted != self._wanted:
-            self._bundles, self._wanted = self._make_bundles(), wanted
-        verb, amount = self._verb()
-        waiting = list(self._late)
-        for bundle in self._bundles:
-            if not self._run(bundle, verb, amount):
-                waiting.append(bundle.fused.part if bundle.fused else None)
-        self._apply_late([part for part in waiting if part is not None], verb, amount)
+        by_norm = self._by_norm()
+        wanted = [self._wants(group) for group in self.param_groups], by_norm
+        if self._roster is None or wanted != self._made_for:
+            inside = None if by_norm else self._constraint
+            self._roster = make_roster(self.param_groups, self.state, self._wants, inside)
+            self._made_for = wanted
+        verb, amount = self._verb(self._roster.owners)
+        waiting = list(self._roster.late)
+        for bundle in self._roster.bundles:
+            if not self._run(bundle, verb, amount) and bundle.fused is not None:
+                waiting.append(bundle.fused.part)
+        if by_norm:
+            self._apply_by_norm(amount)
+        else:
+            self._apply_late(waiting, verb, amount)
         return loss
 
     def _run(self, bundle: Bundle, verb: int, amount: Amount) -> bool:
@@ -185,8 +205,7 @@ class SymmetryOptimizer(torch.optim.Optimizer):
                 for name in self.moments:
                     state[name] = torch.zeros_like(param, memory_format=torch.preserve_format)
             if "step" not in state and self._wants_step(group):
-                device = param.device if param.device.type == "cuda" else "cpu"
-                state["step"] = torch.zeros((), dtype=torch.float32, device=device)
+                state["step"] = torch.zeros((), dtype=torch.float32, device=_step_device(param))
         return fresh
 
     def _tables(self, bundle: Bundle, fresh: list[bool]) -> tuple[Tensor, Tensor]:
@@ -207,7 +226,16 @@ class SymmetryOptimizer(torch.optim.Optimizer):
 
     # ---- the plan --------------------------------------------------------------------------------
 
-    def _verb(self) -> tuple[int, Amount]:
+    def _by_norm(self) -> bool:
+        """Whether the verb needs norms over whole mirrors, and so every tensor before it acts."""
+        modes = {g["mode"] for g in self.param_groups}
+        if self._constraint is None or modes == {"l1"}:
+            return False
+        if len(modes) > 1:
+            raise ValueError(f"all groups must have one mode, got {sorted(modes)}")
+        return all(g["constraint"] == "prox" for g in self.param_groups)
+
+    def _verb(self, owners: dict[int, dict[str, Any]]) -> tuple[int, Amount]:
         if self._constraint is None:
             return 0, Amount()
         kinds = {g["constraint"] for g in self.param_groups}
@@ -216,8 +244,8 @@ class SymmetryOptimizer(torch.optim.Optimizer):
         verb = VERBS[kinds.pop()]
         if verb == PROJECT:
             return verb, Amount()
-        owners = {id(local(p)): g for g in self.param_groups for p in g["params"]}
-        owners |= {id(p): g for g in self.param_groups for p in g["params"]}
+        if self._by_norm():
+            self._constraint.check_norms()
 
         def rate(tensor: Tensor) -> Any:
             base = tensor if tensor._base is None else tensor._base
@@ -228,7 +256,13 @@ class SymmetryOptimizer(torch.optim.Optimizer):
 
         return verb, self._constraint.amount(verb, rate)
 
-    def _apply_late(self, parts: list[Any], verb: int, amount: Amount) -> None:
+    def _apply_by_norm(self, amount: Amount) -> None:
+        inf = getattr(self, "found_inf", None)
+        if self._constraint is None or (inf is not None and inf.device.type == "cpu" and bool(inf)):
+            return
+        self._constraint.prox_by_norm(amount, inf)
+
+    def _apply_late(self, parts: list[Part], verb: int, amount: Amount) -> None:
         if not parts or self._constraint is None:
             return
         inf = getattr(self, "found_inf", None)
@@ -241,57 +275,16 @@ class SymmetryOptimizer(torch.optim.Optimizer):
             self._constraint.apply(part, chosen, by)
             increment_version(part.tensors)
 
-    def _make_bundles(self) -> list[Bundle]:
-        """Sort the parameters by what one kernel call may hold."""
-        fused = self._place_parts()
-        bundles: dict[Any, Bundle] = {}
-        number = 0
-        members = []
-        for g, group in enumerate(self.param_groups):
-            for param in group["params"]:
-                members.append((param, g, number))
-                number += 1
-        order = {id(t): i for f in fused.values() for i, t in enumerate(f.part.tensors)}
-        members.sort(key=lambda m: order.get(id(m[0]), len(order)))
-        for param, g, number in members:
-            key = self._key(param, self.param_groups[g])
-            bundle = bundles.setdefault(key, Bundle(fused=fused.get(key)))
-            bundle.params.append(param)
-            bundle.groups.append(g)
-            bundle.numbers.append(number)
-            bundle.states.append(self.state[param])
-        return list(bundles.values())
-
-    def _key(self, param: Tensor, group: dict[str, Any]) -> Any:
-        flat = is_flat(local(param))
-        kind = (*self._wants(group), hasattr(param, "to_local"))
-        return (param.device, param.dtype, *kind, None if flat else id(param))
-
-    def _place_parts(self) -> dict[Any, Fused]:
-        """The part that runs inside each kernel call; the others run after them."""
-        found: dict[Any, Fused] = {}
-        self._late = []
-        if self._constraint is None:
-            return found
-        keys = {id(p): self._key(p, g) for g in self.param_groups for p in g["params"]}
-        for part in self._constraint.parts:
-            wanted = {keys.get(id(t)) for t in part.tensors}
-            key = next(iter(wanted)) if len(wanted) == 1 else None
-            inside = key is not None and part.stage == 0 and part.device.type == "cpu"
-            # one with gaps steps as a copy, whose layout the part's tables do not know
-            inside = inside and all(is_flat(t) for t in part.tensors)
-            if inside and key not in found and part.tensors:
-                found[key] = Fused(part)
-            else:
-                self._late.append(part)
-        return found
-
 
 def _number(value: Any) -> float:
     """A host number; a tensor on another device is read there instead."""
     if isinstance(value, Tensor):
         return float(value) if value.device.type == "cpu" else 0.0
     return float(value)
+
+
+def _step_device(param: Tensor) -> torch.device:
+    return param.device if param.device.type == "cuda" else torch.device("cpu")
 
 
 def _signed(seed: int) -> int:

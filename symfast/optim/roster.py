@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Who steps together: parameters of one device and dtype as the lists of one kernel call."""
 
+from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,10 +10,12 @@ import torch
 from torch import Tensor
 
 from symfast.optim.check import check_grad
-from symfast.optim.constraint import Fused
+from symfast.optim.constraint import Constraint, Fused, local
 from symfast.reference.update import KEYS
+from symfast.tables import Part
 
 State = dict[str, Any]
+Group = dict[str, Any]
 
 
 @dataclass(eq=False)
@@ -27,6 +31,7 @@ class Bundle:
     states: list[State] = field(default_factory=list)
     fused: Fused | None = None
     made_of: tuple[Any, ...] = ()
+    selected: "tuple[list[int], Bundle] | None" = None
     settings: Tensor = field(default_factory=lambda: torch.zeros(0))
     keys: Tensor = field(default_factory=lambda: torch.zeros(0))
 
@@ -35,13 +40,16 @@ class Bundle:
         return [p.grad for p in self.params]
 
     def select(self, kept: list[int]) -> "Bundle":
-        """Only some of the parameters, without the plan."""
-        return Bundle(
-            [self.params[i] for i in kept],
-            [self.groups[i] for i in kept],
-            [self.numbers[i] for i in kept],
-            [self.states[i] for i in kept],
-        )
+        """Only some of the parameters, without the plan; the same ones are kept for next time."""
+        if self.selected is None or self.selected[0] != kept:
+            some = Bundle(
+                [self.params[i] for i in kept],
+                [self.groups[i] for i in kept],
+                [self.numbers[i] for i in kept],
+                [self.states[i] for i in kept],
+            )
+            self.selected = kept, some
+        return self.selected[1]
 
     def tables(
         self, rows: list[tuple[float, ...]], row_of: list[int], seeds: list[tuple[int, int]]
@@ -60,9 +68,71 @@ class Bundle:
         return self.settings, self.keys
 
 
-def local(tensor: Tensor) -> Tensor:
-    """What this process holds of a DTensor; any other tensor as it is."""
-    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
+@dataclass(eq=False)
+class Roster:
+    """Who steps together, what of the plan runs after the step, and whose group a tensor is in."""
+
+    bundles: list[Bundle]
+    late: list[Part]
+    owners: dict[int, Group]
+
+
+def make_roster(
+    groups: list[Group],
+    states: defaultdict[Tensor, State],
+    wants: Callable[[Group], tuple[bool, bool]],
+    constraint: Constraint | None,
+) -> Roster:
+    """Sort the parameters of all groups by what one kernel call may hold.
+
+    Args:
+        groups: the optimizer's parameter groups.
+        states: the optimizer's state.
+        wants: which states a group's parameters have.
+        constraint: what may run inside the calls.
+    """
+    members = [(param, g) for g, group in enumerate(groups) for param in group["params"]]
+    keys = {id(param): _key(param, wants(groups[g])) for param, g in members}
+    fused, late = _place_parts(constraint, keys)
+    order = {id(t): i for f in fused.values() for i, t in enumerate(f.part.tensors)}
+    numbers = sorted(range(len(members)), key=lambda n: order.get(id(members[n][0]), len(order)))
+    bundles: dict[Any, Bundle] = {}
+    for number in numbers:
+        param, g = members[number]
+        key = keys[id(param)]
+        bundle = bundles.setdefault(key, Bundle(fused=fused.get(key)))
+        bundle.params.append(param)
+        bundle.groups.append(g)
+        bundle.numbers.append(number)
+        bundle.states.append(states[param])
+    owners = {id(local(param)): groups[g] for param, g in members}
+    owners |= {id(param): groups[g] for param, g in members}
+    return Roster(list(bundles.values()), late, owners)
+
+
+def _key(param: Tensor, wanted: tuple[bool, bool]) -> Any:
+    flat = is_flat(local(param))
+    kind = (*wanted, hasattr(param, "to_local"))
+    return (param.device, param.dtype, *kind, None if flat else id(param))
+
+
+def _place_parts(
+    constraint: Constraint | None, keys: dict[int, Any]
+) -> tuple[dict[Any, Fused], list[Part]]:
+    """The part that runs inside each kernel call, and those that run after them."""
+    found: dict[Any, Fused] = {}
+    late: list[Part] = []
+    for part in constraint.parts if constraint else ():
+        wanted = {keys.get(id(t)) for t in part.tensors}
+        key = next(iter(wanted)) if len(wanted) == 1 else None
+        inside = key is not None and part.stage == 0 and part.device.type == "cpu"
+        # one with gaps steps as a copy, whose layout the part's tables do not know
+        inside = inside and all(is_flat(t) for t in part.tensors)
+        if inside and key not in found and part.tensors:
+            found[key] = Fused(part)
+        else:
+            late.append(part)
+    return found, late
 
 
 def matching(grad: Tensor, param: Tensor, name: str) -> Tensor:

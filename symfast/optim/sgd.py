@@ -35,6 +35,8 @@ class SGD(SymmetryOptimizer):
         plan: what to constrain; elements of parameters without gradient are constrained too.
         constraint, strength: "project", "shrink" or "prox", see above. All groups share the
             constraint; lr times strength must be the same within an entry of the plan.
+        mode: of "prox": "l1" by coefficient, in the same pass; "group" by the norm of every
+            mirror (group lasso), in passes of its own after the step.
         anchor: weight decay pulls to this random point (syre) instead of zero.
 
     Raises:
@@ -75,13 +77,14 @@ class SGD(SymmetryOptimizer):
         plan: Plan | None = None,
         constraint: Literal["project", "shrink", "prox"] = "project",
         strength: float = 0.0,
+        mode: Literal["l1", "group"] = "l1",
         anchor: Anchor | None = None,
     ) -> None:
         defaults = {
             "lr": lr, "momentum": momentum, "dampening": dampening, "weight_decay": weight_decay,
             "nesterov": nesterov, "maximize": maximize, "foreach": foreach,
             "differentiable": differentiable, "fused": fused, "noise": noise, "seed": seed,
-            "constraint": constraint, "strength": strength, "anchor": anchor,
+            "constraint": constraint, "strength": strength, "mode": mode, "anchor": anchor,
         }  # fmt: skip
         super().__init__(params, defaults, plan)
 

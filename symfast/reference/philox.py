@@ -102,42 +102,6 @@ def normal_pair(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     return _rotated(_radius((a >> 9) * 2 + 1, 24), b, k, 2.0**-23)
 
 
-def coarse_normal_pair(word: Tensor) -> tuple[Tensor, Tensor]:
-    """Two float32 normal numbers from one word each (16 bits a number, radius below 4.9).
-
-    Example:
-        >>> import torch
-        >>> from symfast.reference.philox import coarse_normal_pair
-        >>> first, second = coarse_normal_pair(torch.tensor([123456789]))
-        >>> first.shape
-        torch.Size([1])
-    """
-    k = (_signed(word << 2 & _LOW) >> 18) * 2 + 1
-    return _rotated(_radius((word & 0xFFFF) * 2 + 1, 17), word, k, 2.0**-14)
-
-
-def anchor_normals(seed: int, parameter: int, element: Tensor) -> Tensor:
-    """The anchor N(seed, parameter, element) as float32: 8 numbers from a block.
-
-    Args:
-        seed: 64 bits.
-        parameter: 32 bits.
-        element: int64, any shape: flat indices into the parameter.
-
-    Example:
-        >>> import torch
-        >>> from symfast.reference.philox import anchor_normals
-        >>> z = anchor_normals(3, 0, torch.arange(100_000))
-        >>> abs(z.mean().item()) < 0.02, abs(z.std().item() - 1) < 0.02
-        (True, True)
-    """
-    v, lane = element >> 4 & 3, element & 15
-    words = random_block(seed, ANCHOR, parameter, 0, 8 * (element >> 6) + lane // 2)
-    word = words.gather(-1, (2 * (v // 2) + lane % 2).unsqueeze(-1)).squeeze(-1)
-    first, second = coarse_normal_pair(word)
-    return torch.where(v % 2 == 1, second, first)
-
-
 def noise_normals(seed: int, parameter: int, step: int, element: Tensor) -> Tensor:
     """Gradient noise N(seed, parameter, step, element) as float32: 4 numbers from a block.
 
@@ -161,27 +125,6 @@ def noise_normals(seed: int, parameter: int, step: int, element: Tensor) -> Tens
         torch.where(lane % 2 == 1, words[..., 3], words[..., 1]),
     )
     return torch.where(v == 1, second, first)
-
-
-def anchor_spreads(seed: int, parameter: int, element: Tensor) -> Tensor:
-    """``2 u - 1`` with u uniform in [0, 1): how the decay to an anchor differs by element.
-
-    Args:
-        seed: 64 bits.
-        parameter: 32 bits.
-        element: int64, any shape: flat indices into the parameter.
-
-    Example:
-        >>> import torch
-        >>> from symfast.reference.philox import anchor_spreads
-        >>> s = anchor_spreads(3, 0, torch.arange(1000))
-        >>> bool((s >= -1).all()), bool((s < 1).all())
-        (True, True)
-    """
-    v, lane = element >> 4 & 1, element & 15
-    words = random_block(seed, ANCHOR_SPREAD, parameter, 0, 8 * (element >> 5) + lane // 2)
-    word = words.gather(-1, (2 * v + lane % 2).unsqueeze(-1)).squeeze(-1)
-    return (word >> 8).float() * 2.0**-23 - 1.0
 
 
 def _signed(word: Tensor) -> Tensor:

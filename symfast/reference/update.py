@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from symfast.codes import ACCUMULATE
-from symfast.reference import philox
+from symfast.reference import anchor, philox
 
 SGD, ADAM = range(2)
 #: Columns of the settings (rows, 11) and keys (parameters, 4), as in csrc/update.h.
@@ -163,7 +163,7 @@ def _order(param: Tensor) -> Tensor:
 def _away(p: Tensor, param: Tensor, row: list[float], key: list[int]) -> Tensor:
     """``D (p - a)``."""
     seed, number, order = key[ANCHOR_SEED], key[PARAMETER], _order(param)
-    away = p - row[SIGMA] * philox.anchor_normals(seed, number, order).to(p.dtype)
+    away = p - row[SIGMA] * anchor.anchor_normals(seed, number, order).to(p.dtype)
     if row[SPREAD]:
-        away = away * (1 + row[SPREAD] * philox.anchor_spreads(seed, number, order).to(p.dtype))
+        away = away * (1 + row[SPREAD] * anchor.anchor_spreads(seed, number, order).to(p.dtype))
     return away

@@ -16,7 +16,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from symfast.sweep.files import create, read_json, remove_orphans, replacing
+from symfast.files import create, read_json, remove_orphans, replacing
 from symfast.sweep.manifest import SweepMismatchError, flat, plain, versions
 from symfast.sweep.train import Part
 

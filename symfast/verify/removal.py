@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from symfast.removal import anchor, remove_symmetry
+from symfast.anchor import Anchor
+from symfast.removal import remove_symmetry
 from symfast.verify.case import Case, CaseResult, Check, at_least, at_most
 
 SOURCE = "Ziyin, Xu, Chuang, ICLR 2025 (syre)"
@@ -71,7 +72,7 @@ def force_defect() -> float:
         ((model[0].weight, 0), (model[0].bias, 0), (model[2].weight, 1))
     ):
         assert isinstance(p, Tensor)
-        theta0 = anchor(p, number, sigma, 5).movedim(dim, 0)
+        theta0 = Anchor(sigma, 5).values(p, number).movedim(dim, 0)
         units = p.detach().movedim(dim, 0)
         gap, force = units[:PAIRS] - units[PAIRS:], theta0[:PAIRS] - theta0[PAIRS:]
         worst = max(worst, float((gap - lr * lam * force).abs().max()))
@@ -90,7 +91,7 @@ def ridge_defect(steps: int) -> float:
         optimizer.zero_grad()
         ((A @ theta - y).square().mean() / 2).backward()
         optimizer.step()
-    theta0 = anchor(theta, 0, 0.7, 9)
+    theta0 = Anchor(0.7, 9).values(theta)
     system = A.T @ A / 50 + 0.3 * torch.eye(8, dtype=torch.float64)
     exact = torch.linalg.solve(system, A.T @ y / 50 + 0.3 * theta0)
     return float((theta.detach() - exact).abs().max())

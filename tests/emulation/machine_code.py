@@ -65,8 +65,9 @@ def _factor_multiply(words: list[str]) -> Traits:
     return Traits(int(words[3]) + ("gradients" in words), registers=TWO_BLOCKS)
 
 
-def _update(words: list[str]) -> Traits:
-    return Traits(4 if words[2] == "adam" else 2, registers=TWO_BLOCKS)
+def _update(_: list[str]) -> Traits:
+    """Two of parameter and gradient each in plain SGD, one of four tensors in Adam."""
+    return Traits(4, registers=TWO_BLOCKS)
 
 
 #: By the first word of its name. Every kernel of the package must be here.

@@ -100,6 +100,8 @@ FAMILY = Family(
     dtypes=tuple(emulated.TYPES),
     calls={name: partial(call, name) for name in STEPS}
     | {
+        "large adamw anchor noise": partial(call, "adamw anchor noise", shapes=[(9001,)]),
+        "large sgd": partial(call, "sgd", shapes=[(9001,)]),
         "many tensors": partial(call, "adamw", shapes=[(5, 3)] * 70 + [(9000,)]),
         "scaled": partial(call, "adamw", grad_scale=8.0, found_inf=0.0),
         "skipped": partial(call, "adamw", grad_scale=8.0, found_inf=1.0),
@@ -107,14 +109,17 @@ FAMILY = Family(
     tolerance={torch.float64: 60, torch.float32: 60} | dict.fromkeys(HALF, 1.01),
     planted=(
         ("update.cuh:  __syncthreads();\n  const StepScalars s=>  const StepScalars s", "adamw"),
-        ("update.cuh:if (i + 16 < at.end)=>if (true)", "adamw anchor noise"),
         ("update.cuh:i < at.end; i +==>i <= at.end; i +=", "adamw"),
-        ("update.cuh:+ h) + j);=>+ h));", "adamw anchor noise"),
+        ("update.cuh:i < tail; i += step=>i < tail + P; i += step", "adamw"),
+        ("update.cuh:at.g + i + u * stride=>at.g + i", "large sgd"),
+        ("update.cuh:begin / 4 + b));=>begin / 4 + b / 2));", "adamw anchor noise"),
+        ("update.cuh:    __syncthreads();\n    UpdatePlace=>    UpdatePlace", "adamw anchor noise"),
+        ("update.cuh:tile[i - begin]=>tile[i - at.begin]", "large adamw anchor noise"),
+        ("update.cuh:A(anchor_of(r, i)), A(0)=>A(anchor_of(r, i + 1)), A(0)", "sgd anchor"),
     ),
     huge=huge,
-    streams={
-        name: partial(stream, name) for name in STEPS if "n" not in name.replace("nesterov", "")
-    }
-    | {"adamw bfloat16": partial(stream, "adamw", torch.bfloat16)},
-    sanitized=("sgd nesterov decay", "sgd anchor", "adamw", "adamw anchor noise", "many tensors"),
-)
+    streams={name: partial(stream, name) for name in STEPS}
+    | {f"adamw {str(d)[6:]}": partial(stream, "adamw", d) for d in emulated.TYPES},
+    sanitized=("sgd nesterov decay", "sgd anchor", "adamw", "adamw anchor noise",
+               "large adamw anchor noise", "large sgd", "many tensors"),
+)  # fmt: skip

@@ -20,7 +20,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
     Example:
         >>> import pathlib, tempfile
-        >>> from symfast.sweep.files import replacing
+        >>> from symfast.files import replacing
         >>> path = pathlib.Path(tempfile.mkdtemp()) / "a"
         >>> with replacing(path) as file:
         ...     _ = file.write(b"whole")
@@ -44,7 +44,7 @@ def create(path: Path, facts: dict[str, Any]) -> bool:
 
     Example:
         >>> import pathlib, tempfile
-        >>> from symfast.sweep.files import create
+        >>> from symfast.files import create
         >>> path = pathlib.Path(tempfile.mkdtemp()) / "a"
         >>> create(path, {"one": 1}), create(path, {"two": 2})
         (True, False)
@@ -74,7 +74,7 @@ def read_json(path: Path) -> Any:
 
     Example:
         >>> import pathlib, tempfile
-        >>> from symfast.sweep.files import create, read_json
+        >>> from symfast.files import create, read_json
         >>> path = pathlib.Path(tempfile.mkdtemp()) / "a"
         >>> create(path, {"one": 1}), read_json(path)
         (True, {'one': 1})
@@ -90,7 +90,7 @@ def remove_orphans(directory: Path) -> None:
 
     Example:
         >>> import pathlib, tempfile
-        >>> from symfast.sweep.files import remove_orphans
+        >>> from symfast.files import remove_orphans
         >>> remove_orphans(pathlib.Path(tempfile.mkdtemp()))
     """
     for path in directory.glob(f"*.{socket.gethostname()}.*{SUFFIX}"):
