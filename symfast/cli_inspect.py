@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command ``symfast inspect``."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from symfast.progress import progress_bar
 
 
 def register(app: typer.Typer) -> None:
@@ -52,7 +52,7 @@ def inspect_command(
     if not file.is_file():
         raise typer.BadParameter(f"{file} is no file")
     try:
-        with progress_bar(shown=not (quiet or as_json)) as progress:
+        with progress_bar(not (quiet or as_json), "inspect") as progress:
             report = inspect(file, tol=tol, heads=heads, pairs_up_to=pairs_up_to, progress=progress)
         if html is not None:
             report.to_html(html)
@@ -70,26 +70,3 @@ def inspect_command(
         typer.echo(report.summary() if quiet else str(report), nl=quiet)
     if html is not None and not as_json:
         typer.echo(f"written: {html}")
-
-
-@contextmanager
-def progress_bar(shown: bool) -> "Iterator[Callable[[int, int], None] | None]":
-    """Yield a callback (numbers done, in all) that moves a bar on stderr, or None off a terminal.
-
-    Example:
-        >>> from symfast.cli_inspect import progress_bar
-        >>> with progress_bar(shown=False) as progress:
-        ...     progress is None
-        True
-    """
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
-
-    console = Console(stderr=True)
-    if not (shown and console.is_terminal):
-        yield None
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("inspect", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)

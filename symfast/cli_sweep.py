@@ -2,16 +2,18 @@
 """The commands ``symfast sweep`` and ``symfast demo``."""
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from symfast.progress import progress_bar
+
 if TYPE_CHECKING:
     from symfast.problems import Problem
+    from symfast.progress import Move
     from symfast.sweep.result import SweepResult
     from symfast.sweep.train import Progress
 
@@ -95,10 +97,10 @@ def sweep_command(
         if out is not None:
             arguments["out"] = out
         out = None if arguments.get("out") is None else Path(arguments["out"])
-        with progress_bar(not (quiet or as_json), steps=arguments.get("steps")) as progress:
+        with progress_bar(not (quiet or as_json), "sweep") as move:
             result = sweep(
                 problem,
-                progress=progress,
+                progress=with_speed(move, arguments.get("steps")),
                 ray=ray,
                 shard=shard_of_environment(),
                 **(arguments | {"dtype": _dtype_of(arguments.get("dtype", "float64"))}),
@@ -182,47 +184,36 @@ def demo_command(
         raise typer.Exit(1)
 
 
-@contextmanager
-def progress_bar(
-    shown: bool, label: str = "sweep", steps: int | None = None
-) -> "Iterator[Progress | None]":
-    """Yield a callback that moves a bar on stderr, or None where nobody would see it.
+def with_speed(move: "Move | None", steps: int | None = None) -> "Progress | None":
+    """Return a callback (steps done, in all) that also tells the speed; None for None.
+
+    Args:
+        move: what `symfast.progress.progress_bar` yields.
+        steps: steps of one run; the speed in cells then stands beside the one in steps.
 
     Example:
-        >>> from symfast.cli_sweep import progress_bar
-        >>> with progress_bar(shown=False) as progress:
-        ...     progress is None
-        True
+        >>> from symfast.cli_sweep import with_speed
+        >>> seen = []
+        >>> tell = with_speed(lambda done, total, words="": seen.append((done, total)))
+        >>> tell(5, 10)
+        >>> seen
+        [(5, 10)]
     """
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        Progress,
-        TaskProgressColumn,
-        TextColumn,
-        TimeRemainingColumn,
-    )
+    if move is None:
+        return None
+    start = time.perf_counter()
+    before: list[int] = []
 
-    console = Console(stderr=True)
-    if not (shown and console.is_terminal):
-        yield None
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
-    rate = TextColumn("{task.fields[rate]}")
-    with Progress(*columns, rate, TimeRemainingColumn(), console=console) as bar:
-        task = bar.add_task(label, total=None, rate="")
-        before: list[int] = []
+    def tell(done: int, total: int) -> None:
+        before.append(done)
+        del before[1:]  # what was on disk at the first call cost no time
+        seconds = time.perf_counter() - start
+        speed = (done - before[0]) / max(seconds, 1e-9)
+        cells = f"{speed / steps:,.1f} cells/s, " if steps else ""
+        words = f"{cells}{speed / 1e6:,.1f}M steps/s" if seconds > 0.2 else ""
+        move(done, total, words)
 
-        def move(done: int, total: int) -> None:
-            seconds = bar.tasks[0].elapsed or 0.0
-            before.append(done)
-            fresh = (done - before[0]) / max(seconds, 1e-9)  # what was on disk cost no time
-            runs = f"{fresh / steps:,.1f} cells/s, " if steps else ""
-            rate = f"{runs}{fresh / 1e6:,.1f}M steps/s" if seconds > 0.2 else ""
-            del before[1:]
-            bar.update(task, completed=done, total=total, rate=rate)
-
-        yield move
+    return tell
 
 
 def summary(result: "SweepResult") -> dict[str, Any]:

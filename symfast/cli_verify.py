@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command ``symfast verify``."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from symfast.progress import progress_bar
+
 if TYPE_CHECKING:
-    from symfast.verify.run import Progress, VerifyReport
+    from symfast.verify.run import VerifyReport
 
 
 def register(app: typer.Typer) -> None:
@@ -43,7 +43,7 @@ def verify_command(
     from symfast.verify.run import verify
 
     try:
-        with _bar(shown=not as_json) as progress:
+        with progress_bar(not as_json, "verify") as progress:
             report = verify(only or None, quick, progress=progress)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
@@ -60,26 +60,6 @@ def verify_command(
         typer.echo(f"written: {html}", err=True)
     if not report.passed:
         raise typer.Exit(1)
-
-
-@contextmanager
-def _bar(shown: bool) -> "Iterator[Progress | None]":
-    """Yield a callback that moves a bar on stderr, or None where nobody would see it."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    console = Console(stderr=True)
-    if not (shown and console.is_terminal):
-        yield None
-        return
-    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, TextColumn("{task.description}"), console=console) as bar:
-        task = bar.add_task("", total=None)
-
-        def move(done: int, total: int, name: str) -> None:
-            bar.update(task, completed=done, total=total, description=name)
-
-        yield move
 
 
 def print_report(report: "VerifyReport") -> None:

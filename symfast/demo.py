@@ -19,8 +19,9 @@ from rich.table import Table
 from torch import Tensor
 
 from symfast import ops
-from symfast.cli_sweep import progress_bar
+from symfast.cli_sweep import with_speed
 from symfast.problems import SUPPORT, Factorized
+from symfast.progress import progress_bar
 from symfast.reference import factor_sweep as reference
 from symfast.sweep import SweepResult, sweep
 from symfast.sweep.data import load
@@ -80,10 +81,10 @@ def run(out: Path) -> bool:
     out.mkdir(parents=True, exist_ok=True)
     for name in (MANIFEST, TABLE):  # a demo computes anew, a sweep would read what is there
         (out / name).unlink(missing_ok=True)
-    with progress_bar(shown=True, label="one kernel call") as progress:
+    with progress_bar(shown=True, label="one kernel call") as move:
         result = sweep(
             problem, lr=LR, momentum=MOMENTUM, weight_decay=lam, seeds=SEEDS, steps=STEPS, out=out,
-            progress=progress,
+            progress=with_speed(move),
         )  # fmt: skip
     with console.status("scikit-learn's coordinate descent"):
         lasso = lasso_path(X, y, lam)

@@ -1,9 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Stability: exact block eigenvalues, exact exponents, and predictions that come true."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -12,8 +9,6 @@ from torch.func import functional_call, grad, jacrev
 import symfast as sf
 from symfast.lanczos import lowest_modes
 from symfast.mirror_index import index_mirrors
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
 
 
 def loss(net: object, batch: tuple[Tensor, Tensor]) -> Tensor:

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Truth cases of artificial symmetries and their removal, at their tolerances."""
+"""The slower truth cases, at their tolerances."""
 
 import pytest
 
 from symfast.verify import cases
 
-NUMBERS = [1, 2, 3, 8, 9, 10, 11, 12, 13, 14, 20]
+NUMBERS = [1, 2, 3, 8, 9, 10, 11, 12, 13, 14, 20, 21]
 
 
 @pytest.mark.slow  # seconds to half a minute each on an idle machine

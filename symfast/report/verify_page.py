@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Figures and page of `symfast.verify`."""
 
-from itertools import count
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,8 @@ if TYPE_CHECKING:
     from symfast.verify.case import Curves, Scale
     from symfast.verify.run import VerifyReport
 
+#: Longer legends stand beside the axes.
+CROWDED = 4
 _INTRO = (
     "Every system is run here and compared with its closed form. 'Derived' marks formulas that "
     "are not printed in the paper named. A verdict rests on the tolerance beside it."
@@ -64,13 +65,16 @@ def draw(curves: "Curves") -> "Figure":
         "dashes": {"linewidth": 1.6, "linestyle": "--"},
         "points": {"linestyle": "", "markersize": 4.5},
     }
-    for number, series in zip(count(), curves.series, strict=False):
+    for index, series in enumerate(curves.series):
+        number = index if series.colour is None else series.colour
         look = dict(looks[series.style])
         if series.style == "points":
             look["marker"] = MARKERS[number % len(MARKERS)]
         x = [_on_axis(value, curves.xscale, curves.floor) for value in series.x]
         y = [_on_axis(value, curves.yscale, curves.floor) for value in series.y]
-        ax.plot(x, y, color=COLOURS[number % len(COLOURS)], label=series.name, **look)
+        # matplotlib leaves out labels that begin with an underscore
+        label = series.name or "_unnamed"
+        ax.plot(x, y, color=COLOURS[number % len(COLOURS)], label=label, **look)
     for place, label in curves.vertical:
         ax.axvline(place, color="black", linestyle=":", linewidth=1.5)
         ax.annotate(label, (place, 0.02), xycoords=("data", "axes fraction"), fontsize=9)
@@ -78,8 +82,11 @@ def draw(curves: "Curves") -> "Figure":
     ax.set_yscale(curves.yscale)
     ax.set_xlabel(curves.xlabel)
     ax.set_ylabel(curves.ylabel)
-    if len(curves.series) > 1:
-        ax.legend(frameon=False, fontsize=8, ncols=1 + (len(curves.series) > 6))
+    named = sum(bool(series.name) for series in curves.series)
+    if named > CROWDED:  # would cover the curves
+        figure.legend(frameon=False, fontsize=8, loc="outside right upper")
+    elif named > 1:
+        ax.legend(frameon=False, fontsize=8)
     return figure
 
 

@@ -32,6 +32,7 @@ MODULES: tuple[str, ...] = (
     "saddle",
     "representation",
     "conservation",
+    "collapse",
 )
 
 

@@ -36,12 +36,17 @@ class Check:
 
 @dataclass(frozen=True)
 class Series:
-    """One curve of a figure: equally long x and y, drawn as a line, dashes or points."""
+    """One curve of a figure: equally long x and y, drawn as a line, dashes or points.
+
+    Without a name it is not in the legend; curves of one ``colour`` (a number; by default the
+    place among the curves) look alike.
+    """
 
     name: str
     x: Sequence[float]
     y: Sequence[float]
     style: Literal["line", "dashes", "points"] = "line"
+    colour: int | None = None
 
 
 @dataclass(frozen=True)

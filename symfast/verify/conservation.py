@@ -97,7 +97,9 @@ def run(quick: bool) -> CaseResult:
     x, t = _points(n)
     law = conservation(exact(x, t), x, t, lambda t: t)
     checks.append(
-        at_most("exact price: conservation residual", SOURCE, float(law.detach().abs().max()), 1e-9)
+        at_most(
+            "exact price: conservation residual", SOURCE, float(law.detach().abs().max()), 1e-10
+        )
     )
     with torch.no_grad():
         x0 = torch.logspace(-7, math.log10(20), 60, dtype=torch.float64)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from symfast import mirror
 from symfast.dcs import dcs
@@ -13,6 +13,7 @@ from symfast.plan import Plan
 from symfast.symmetry import Mirror
 from symfast.threshold import PenaltyThreshold, penalty_threshold
 from symfast.verify.case import Case, CaseResult, Check, Curves, Series, at_least, at_most, near
+from symfast.verify.quadratic import Weight, proximal_descent
 
 SOURCE = "Ziyin, ICML 2024 (DCS); threshold derived"
 RATIOS = (0.25, 0.5, 0.8, 0.95, 1.05, 1.2, 2.0, 5.0)
@@ -54,36 +55,27 @@ class LeastSquares:
 
     def proximal(self, gam: Tensor, mode: Mode, steps: int) -> Tensor:
         """Minimisers of ``l + 2 gam ||O^T theta||`` by proximal gradient steps, one per gam."""
-        eta = 1.0 / float(torch.linalg.eigvalsh(self.gram)[-1])
-        theta = self.gram.new_zeros(len(gam), len(self.gram))
-        for _ in range(steps):
-            theta = theta - eta * (theta @ self.gram - self.linear)
-            theta = mirror.prox(theta, self.O, 2 * eta * gam, mode=mode)
-        return theta
 
+        def prox(theta: Tensor, eta: float) -> Tensor:
+            return mirror.prox(theta, self.O, 2 * eta * gam, mode=mode)
 
-class Weight(nn.Module):
-    """A bare parameter."""
-
-    def __init__(self, start: Tensor) -> None:
-        super().__init__()
-        self.theta = nn.Parameter(start.clone())
+        return proximal_descent(self.gram, self.linear, prox, len(gam), steps)
 
 
 def train(problem: LeastSquares, gam: Tensor, mode: Mode, steps: int) -> Tensor:
     """Gradient descent on the factors, one row per gam, with ``gam (||u||^2 + ||w||^2)``."""
     rows = torch.zeros(len(gam), len(problem.linear), dtype=torch.float64)
-    model = dcs(Weight(rows), "theta", Mirror(problem.O), mode=mode)
+    model = dcs(Weight(rows), "weight", Mirror(problem.O), mode=mode)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     factors = list(model.parameters())[1:]
     for _ in range(steps):
         optimizer.zero_grad()
         penalty = sum((gam[:, None] * f.square()).sum() for f in factors)
-        theta = model.theta
+        theta = model.weight
         assert isinstance(theta, Tensor)
         (problem.loss(theta) + penalty).backward()
         optimizer.step()
-    theta = model.theta
+    theta = model.weight
     assert isinstance(theta, Tensor)
     return theta.detach().clone()
 
@@ -131,7 +123,13 @@ def run(quick: bool) -> CaseResult:
         checks += found
         series.append(Series(f"dcs, {mode}", RATIOS, violation))
     weights = (1.0, 10.0, 100.0, 1000.0)
-    quadratic = [float((problem.O.T @ problem.quadratic(x)).abs().max()) for x in weights]
+
+    def violation_of(weight: float) -> float:
+        return float((problem.O.T @ problem.quadratic(weight)).abs().max())
+
+    quadratic = [violation_of(x) for x in weights]
+    star = threshold(problem, "l1").gamma
+    series.append(Series("quadratic penalty", RATIOS, [violation_of(x * star) for x in RATIOS]))
     checks.append(
         at_least("a quadratic penalty of 1 to 1000 still violates", SOURCE, min(quadratic), 1e-5,
                  "> 0")

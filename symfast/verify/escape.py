@@ -53,7 +53,7 @@ def run_block(quick: bool) -> CaseResult:
     lam, lr, steps = 0.02, 0.1, 10 if quick else 50
     checks: list[Check] = []
     curves: list[Series] = []
-    for net in nets()[:2]:  # tanh networks: permutation and sign flip
+    for number, net in enumerate(nets()[:2]):  # tanh networks: permutation and sign flip
         plane = _settle(net, lam)
         block = net.O.T @ jacrev(grad(net.loss))(plane) @ net.O
         curvature, modes = torch.linalg.eigh(block)
@@ -63,8 +63,8 @@ def run_block(quick: bool) -> CaseResult:
         claim = f"{net.name}: mode i moves by 1 - eta (mu_i + lam) a step, {len(found)} modes"
         checks.append(at_most(claim, THEOREM, worst, 1e-5, "deviation 0"))
         curves += [
-            Series(f"{net.name}, predicted", curvature.tolist(), exact.tolist(), "dashes"),
-            Series(f"{net.name}, measured", curvature.tolist(), found, "points"),
+            Series(f"{net.name}, predicted", curvature.tolist(), exact.tolist(), "dashes", number),
+            Series(f"{net.name}, measured", curvature.tolist(), found, "points", number),
         ]
     caption = "GD from 1e-7 off the plane: factor per step by eigenvalue of O^T H O."
     return CaseResult(

@@ -1,26 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Truth case 2: products of two factors under weight decay follow the Lasso path."""
 
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from symfast.factor_sweep import factor_sweep
+from symfast.sweep.data import load
 from symfast.verify.case import Case, CaseResult, Curves, Series, at_least, at_most
 
 SOURCE = "Ziyin & Wang, ICML 2023 (spred)"
 #: An entry above this is in the support.
 SUPPORT = 1e-4
-
-
-def diabetes() -> tuple[Any, Any]:
-    """The diabetes data (442 x 10) of scikit-learn, columns and target standardised."""
-    from sklearn.datasets import load_diabetes
-
-    X, y = load_diabetes(return_X_y=True)
-    return (X - X.mean(0)) / X.std(0), (y - y.mean()) / y.std()
 
 
 def objective(gram: Tensor, linear: Tensor, offset: float, w: Tensor, lam: Tensor) -> Tensor:
@@ -32,15 +23,17 @@ def run(quick: bool) -> CaseResult:
     """24 penalties in one kernel call against scikit-learn; its size needs no quick version."""
     from sklearn.linear_model import lasso_path
 
-    X, y = diabetes()
+    X, y, names = load("diabetes")
     n, d = X.shape
-    gram, linear = torch.tensor(X.T @ X / n), torch.tensor(X.T @ y / n)
+    gram, linear = X.T @ X / n, X.T @ y / n
     top = float(linear.abs().max())
     lam = torch.tensor(1.12 * top * 10 ** np.linspace(0, -2.5, 24))
     start = torch.zeros(24, 2, d, dtype=torch.float64)
     start[:, 0] = 1.0  # u = 1, w = 0
     found = factor_sweep(gram, linear, start, steps=100_000, lr=0.05, momentum=0.9, lam=lam)
-    _, coefs, _ = lasso_path(X, y, alphas=lam.numpy(), tol=1e-14, max_iter=1_000_000)
+    _, coefs, _ = lasso_path(
+        X.numpy(), y.numpy(), alphas=lam.numpy(), tol=1e-14, max_iter=1_000_000
+    )
     lasso = torch.tensor(coefs.T.copy())
     offset = float((y @ y) / (2 * n))
     gap = objective(gram, linear, offset, found.weight, lam) - objective(
@@ -52,11 +45,13 @@ def run(quick: bool) -> CaseResult:
         at_most("coefficients", SOURCE, float((found.weight - lasso).abs().max()), 1e-3),
         at_least("entries with the same support", SOURCE, float(same), 24 * d, f"{24 * d}"),
     )
-    series = tuple(
-        Series(f"w{i}", lam.tolist(), found.weight[:, i].tolist(), "points") for i in range(d)
-    ) + tuple(Series(f"Lasso {i}", lam.tolist(), lasso[:, i].tolist(), "line") for i in range(d))
+    series: list[Series] = []
+    for i, name in enumerate(names):
+        path, exact = found.weight[:, i].tolist(), lasso[:, i].tolist()
+        series.append(Series("", lam.tolist(), path, "points", i))
+        series.append(Series(name, lam.tolist(), exact, "line", i))
     caption = "Points: product factors after 100,000 steps. Lines: scikit-learn's Lasso."
-    curves = Curves("lam", "coefficient", series, caption, xscale="log")
+    curves = Curves("lam", "coefficient", tuple(series), caption, xscale="log")
     return CaseResult(checks, curves)
 
 

@@ -10,10 +10,12 @@ from torch import Tensor, nn
 from symfast.factor_sgd import FactorSGD
 from symfast.factorize import factorize
 from symfast.schedule import PenaltySchedule, geometric
-from symfast.verify.case import Case, CaseResult, Check, at_least, at_most
+from symfast.verify.case import Case, CaseResult, Check, Curves, Series, at_least, at_most
+from symfast.verify.quadratic import Weight
 
 SOURCE = "Jacobs & Burkholz, ICLR 2025 (PILoT)"
 WEIGHTS, SAMPLES, SPARSE = 100, 40, 5
+RECORDS = 100  # points of a curve
 
 
 def regressions(seeds: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -35,20 +37,25 @@ def regressions(seeds: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 def train(
     X: Tensor, y: Tensor, start: Tensor, beta: float, lam: float, ratio: float, steps: int
 ) -> tuple[Tensor, Tensor]:
-    """FactorSGD on all problems at once; the weights, and which entries ever changed their sign."""
+    """FactorSGD on all problems at once.
+
+    Returns the weights at 100 times (100, seeds, d), and which entries ever changed their sign.
+    """
     gram = torch.einsum("bni,bnj->bij", X, X) / SAMPLES
     linear = torch.einsum("bn,bni->bi", y, X)[:, None] / SAMPLES
     w = nn.Parameter(start.clone())
     optimizer = FactorSGD([{"params": [w], "depth": 2}], lr=0.02, lam=lam, beta=beta)
     penalty = PenaltySchedule(optimizer, geometric(ratio))
-    turned = torch.zeros_like(start, dtype=torch.bool)
-    for _ in range(steps):
+    turned, path = torch.zeros_like(start, dtype=torch.bool), []
+    for step in range(steps):
         with torch.no_grad():
             w.grad = (torch.bmm(w[:, None], gram) - linear)[:, 0]
         optimizer.step()
         penalty.step()
         turned |= w.detach() * start < 0
-    return w.detach(), turned
+        if (step + 1) % (steps // RECORDS) == 0:
+            path.append(w.detach().clone())
+    return torch.stack(path), turned
 
 
 def run_signs(quick: bool) -> CaseResult:
@@ -61,8 +68,15 @@ def run_signs(quick: bool) -> CaseResult:
     plain, _ = train(X, y, start, 1.0, 0.0, 1.0, short)
     frozen, turned = train(X, y, start, 0.0, 0.02, 1.0, short)
     wrong = (truth * start) < 0
-    errors = [(x - truth).norm(dim=1) for x in (pilot, constant, plain, frozen)]
-    return CaseResult((
+    paths = [(x - truth).norm(dim=-1) for x in (pilot, constant, plain, frozen)]
+    errors = [path[-1] for path in paths]
+    names = ("PILoT, geometric", "constant penalty", "no penalty", "balanced start")
+    series = []
+    for name, path, total in zip(names, paths, (steps, short, short, short), strict=True):
+        x = [total * (i + 1) / RECORDS for i in range(RECORDS)]
+        series.append(Series(name, x, path.amax(1).tolist()))
+    caption = "Worst of 5 seeds: only a penalty that fades finds the sparse vector."
+    checks = (
         at_most("PILoT, geometric: worst error of 5 seeds", SOURCE, float(errors[0].max()), 5e-3),
         at_least("constant penalty: least error (its bias)", SOURCE, float(errors[1].min()), 1e-2),
         at_least("no penalty: least error (interpolates)", SOURCE, float(errors[2].min()), 0.5),
@@ -70,15 +84,10 @@ def run_signs(quick: bool) -> CaseResult:
         at_most("balanced start: entries that ever changed their sign", SOURCE,
                 int(turned.sum()), 0),
         at_least("... of which had the wrong one at the start", SOURCE, int(wrong.sum()), 1),
-    ))  # fmt: skip
-
-
-class Weight(nn.Module):
-    """A bare weight."""
-
-    def __init__(self, start: Tensor) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(start.clone())
+    )  # fmt: skip
+    return CaseResult(
+        checks, Curves("step", "distance from the truth", tuple(series), caption, yscale="log")
+    )
 
 
 class Flow:
@@ -116,8 +125,8 @@ class Flow:
         return torch.stack([*push, force, torch.full_like(force, rate)])
 
     def run(self, time: float, dt: float) -> Tensor:
-        """Runge-Kutta steps of order 4 up to a time."""
-        state = self.state
+        """Runge-Kutta steps of order 4 up to a time; all states (steps, 4, 5)."""
+        state, path = self.state, []
         for i in range(round(time / dt)):
             t = i * dt
             a = self.velocity(state, t)
@@ -125,7 +134,8 @@ class Flow:
             c = self.velocity(state + dt / 2 * b, t + dt / 2)
             d = self.velocity(state + dt * c, t + dt)
             state = state + dt / 6 * (a + 2 * b + 2 * c + d)
-        return state
+            path.append(state)
+        return torch.stack(path)
 
 
 def run_law(quick: bool) -> CaseResult:
@@ -133,7 +143,8 @@ def run_law(quick: bool) -> CaseResult:
     flow = Flow(lambda t: 0.3 * math.exp(-t))
     m0, x0 = flow.state[:2]
     u0, v0 = (m0 + x0) / 2**0.5, (m0 - x0) / 2**0.5
-    m, x, L, A = flow.run(3.0, 4e-3 if quick else 1e-3)
+    time, dt = 3.0, 4e-3 if quick else 1e-3
+    m, x, L, A = flow.run(time, dt).unbind(1)
     log = torch.log(u0 / v0)
     law = u0 * v0 * torch.exp(-4 * A) * torch.sinh(log - 2 * L)
     preprint = 2 * u0 * v0 * torch.exp(-2 * A) * torch.sinh(log - 2 * L)
@@ -146,7 +157,17 @@ def run_law(quick: bool) -> CaseResult:
         at_least("the first preprint's a(t) = 2 u0 v0 exp(-2 A) is off by", "derived",
                  float((m * x - preprint).abs().max()), 1e-2),
     )  # fmt: skip
-    return CaseResult(checks)
+    thin = slice(None, None, len(m) // 30)
+    t = [(i + 1) * dt for i in range(len(m))][thin]
+    series: list[Series] = []
+    for i in range(3):
+        series += [
+            Series("", t, (m * x)[thin, i].tolist(), "points", i),
+            Series(f"law, weight {i + 1}", t, law[thin, i].tolist(), "line", i),
+            Series("", t, preprint[thin, i].tolist(), "dashes", i),
+        ]
+    caption = "Points: the flow. Lines: the corrected law. Dashes: the first preprint's."
+    return CaseResult(checks, Curves("time", "weight m x", tuple(series), caption))
 
 
 CASES = (

@@ -4,8 +4,9 @@
 import torch
 from torch import Tensor, nn
 
+from symfast.rank import effective_rank
 from symfast.removal import remove_symmetry
-from symfast.verify.case import Case, CaseResult, at_least
+from symfast.verify.case import Case, CaseResult, Curves, Series, at_least
 from symfast.verify.removal import digits
 
 SOURCE = "Ziyin, Xu, Chuang, ICLR 2025 (syre)"
@@ -34,21 +35,15 @@ class Networks(nn.Module):
         return x, hidden
 
 
-def effective_rank(hidden: Tensor) -> Tensor:
-    """Exp of the entropy of the normalised singular values, of every (n, m) matrix."""
-    s = torch.linalg.svdvals(hidden.double())
-    p = s / s.sum(-1, keepdim=True)
-    return torch.exp(-(p * torch.where(p > 0, p, 1.0).log()).sum(-1))
-
-
-def last_task(sigma: float, seeds: int, tasks: int, steps: int) -> tuple[Tensor, Tensor]:
-    """Effective rank and accuracy (seeds,) after the last task of permuted pixels and labels."""
+def run_tasks(sigma: float, seeds: int, tasks: int, steps: int) -> tuple[Tensor, Tensor]:
+    """Effective rank and accuracy (tasks, seeds) after each task of permuted pixels and labels."""
     X, y = digits()
     model = Networks(seeds)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=0.03)
     if sigma:
         remove_symmetry(optimizer, sigma, seed=1)
     generators = [torch.Generator().manual_seed(seed) for seed in range(seeds)]
+    ranks, right = [], []
     for _ in range(tasks):
         pixels = torch.stack([torch.randperm(64, generator=g) for g in generators])
         labels = torch.stack([torch.randperm(10, generator=g)[y] for g in generators])
@@ -63,27 +58,36 @@ def last_task(sigma: float, seeds: int, tasks: int, steps: int) -> tuple[Tensor,
             optimizer.zero_grad()
             (loss / 64).backward()
             optimizer.step()
-    with torch.no_grad():
-        logits, hidden = model(inputs)
-        accuracy = (logits.argmax(-1) == labels).double().mean(1)
-    return effective_rank(hidden), accuracy
+        with torch.no_grad():
+            logits, hidden = model(inputs)
+            values = torch.linalg.svdvals(hidden.double())
+        ranks.append(torch.tensor([effective_rank(s) for s in values]))
+        right.append((logits.argmax(-1) == labels).double().mean(1))
+    return torch.stack(ranks), torch.stack(right)
 
 
 def run(quick: bool) -> CaseResult:
     """Five seeds, paired: the same start, tasks and batches with and without the anchor."""
-    tasks, steps = (12, 400)
-    plain = last_task(0.0, 5, tasks, steps)
-    free = last_task(0.05, 5, tasks, steps)
+    tasks, steps = (6, 250) if quick else (12, 400)
+    paths = [run_tasks(sigma, 5, tasks, steps) for sigma in (0.0, 0.05)]
+    plain, free = ([part[-1] for part in path] for path in paths)
     rank, accuracy = free[0] - plain[0], free[1] - plain[1]
     means = f"{float(free[0].mean()):.1f} against {float(plain[0].mean()):.1f}"
     right = f"{float(free[1].mean()):.3f} against {float(plain[1].mean()):.3f}"
-    return CaseResult((
+    x = range(1, tasks + 1)
+    series = tuple(
+        Series(name, x, path[0].mean(1).tolist())
+        for name, path in zip(("decay to zero", "decay to an anchor"), paths, strict=True)
+    )
+    caption = "Effective rank of the last hidden layer after each task, mean of 5 seeds."
+    checks = (
         at_least(f"seeds with higher effective rank ({means})", SOURCE, int((rank > 0).sum()), 4,
                  "5 of 5"),
         at_least("mean gain in effective rank", SOURCE, float(rank.mean()), 2.0, ">= 2"),
         at_least(f"seeds with higher accuracy ({right})", SOURCE, int((accuracy > 0).sum()), 4,
                  "5 of 5"),
-    ))  # fmt: skip
+    )  # fmt: skip
+    return CaseResult(checks, Curves("task", "effective rank", series, caption))
 
 
 CASES = (Case(14, "loss of plasticity", SOURCE, run),)

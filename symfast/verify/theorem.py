@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.func import grad, jacrev, vmap
 
 from symfast.mirror import coefficients, project, reflect
+from symfast.sweep.data import load
 from symfast.verify.case import Case, CaseResult, Check, Curves, Series, at_most, near
 
 SOURCE = "Ziyin 2024, Theorem 1"
@@ -27,8 +28,6 @@ class Net:
 
 def _data() -> tuple[Tensor, Tensor]:
     """24 patients and 6 features of the diabetes data, standardised."""
-    from symfast.sweep.data import load
-
     X, y, _ = load("diabetes")
     return X[:24, :6], y[:24]
 

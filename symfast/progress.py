@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one progress bar of all commands."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+
+class Move(Protocol):
+    """Called with what is done, what there is in all, and a few words."""
+
+    def __call__(self, done: int, total: int, words: str = "") -> None:
+        """Move the bar."""
+
+
+@contextmanager
+def progress_bar(shown: bool, label: str) -> Iterator[Move | None]:
+    """Yield a callback that moves a bar on stderr, or None where nobody would see it.
+
+    Args:
+        shown: whether to show it at all; off a terminal it never is.
+        label: what is going on, to the left of the bar.
+
+    Example:
+        >>> from symfast.progress import progress_bar
+        >>> with progress_bar(shown=False, label="sweep") as move:
+        ...     move is None
+        True
+    """
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TaskProgressColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    console = Console(stderr=True)
+    if not (shown and console.is_terminal):
+        yield None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
+    times = (TimeElapsedColumn(), TimeRemainingColumn())
+    words_column = TextColumn("{task.fields[words]}")
+    with Progress(*columns, *times, words_column, console=console) as bar:
+        task = bar.add_task(label, total=None, words="")
+
+        def move(done: int, total: int, words: str = "") -> None:
+            bar.update(task, completed=done, total=total, words=words)
+
+        yield move
