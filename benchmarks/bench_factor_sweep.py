@@ -74,7 +74,8 @@ class Job:
         ones = torch.ones(len(self.lam), dtype=self.dtype)
         return reference.factor_sweep(
             gram, linear, start, torch.zeros_like(start), rates["depth"], self.problem.factored,
-            LR * ones, MOMENTUM * ones, rates["lam"], steps, 0.0, 100,
+            LR * ones, MOMENTUM * ones, rates["lam"], ones[None, :1].expand(1, steps),
+            torch.zeros_like(rates["depth"]), torch.zeros(0, dtype=torch.int64), 0.0, 100,
             torch.zeros(2, dtype=torch.int64),
         )[0]  # fmt: skip
 

@@ -108,17 +108,16 @@ def test_inspect_minilm(benchmark: Any, checkpoint: Path) -> None:
     inspection = seconds(lambda: sf.inspect(checkpoint), 3)
     report = sf.inspect(checkpoint)
     plain, heads = list(weights.values()), head_products(checkpoint, weights)
-    title = (
-        f"{len(report.diagnoses)} groups, {sum(x.numel() for x in plain) / 1e6:.1f}M numbers, "
-        f"{torch.get_num_threads()} threads: inspect {inspection:.2f} s. "
-        "Opponent | dtype | matrices | with heads"
-    )
+    count = sum(x.numel() for x in plain) / 1e6
+    title = f"inspection of {len(report.diagnoses)} groups, {count:.1f}M numbers, seconds"
+    note(title, tool="symfast inspect", dtype="float32", matrices=f"{inspection:.2f}", ratio=1.0)
     for name, svd in opponents().items():
         for dtype in (torch.float32, torch.float64):
             alone = time_of(svd, [x.to(dtype) for x in plain])
             whole = alone + 12 * time_of(svd, [x.to(dtype) for x in heads[::12]])
-            cells = (f"{t:.2f} s, {t / inspection:.2f}x" for t in (alone, whole))
-            note(title, name, str(dtype)[6:], *cells)
+            columns = {"matrices": f"{alone:.2f}", "ratio": f"{alone / inspection:.2f}"}
+            columns |= {"with_heads": f"{whole:.2f}", "ratio_": f"{whole / inspection:.2f}"}
+            note(title, tool=name, dtype=str(dtype).removeprefix("torch."), **columns)
     by_name = {d.name: d.values for d in report.diagnoses}
     worst = 0.0
     for name, x in weights.items():
@@ -151,5 +150,5 @@ def test_memory_of_a_square_layer(m: int) -> None:
     """Beyond the layer itself: the float64 Gram, twice a float32 layer, and blocks."""
     done = subprocess.run([sys.executable, "-c", MEMORY, str(m)], capture_output=True, check=True)
     grown, layer = int(done.stdout) * 1024, 4 * m * m
-    note("memory of one float32 layer: size | layer | peak beyond it", m, layer, grown)
-    assert grown <= 2.3 * layer  # the rest is blocks of 8 MB and the threads' buffers
+    note("memory of one float32 layer, MB", size=m, layer=layer >> 20, beyond_it=grown >> 20)
+    assert grown <= 2 * layer + (40 << 20)  # the rest is blocks of 8 MB and the threads' buffers

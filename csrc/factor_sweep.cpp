@@ -1,20 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-// CPU sweep: replicas of equal depth are packed into blocks of lanes, blocks are taken from a queue
-// by torch's threads. Every lane runs the same instructions whoever its neighbours are, so a
-// replica alone gives the same bits as in a sweep, on any number of threads.
+// CPU sweep of product factors: blocks of replicas of equal depth and schedule.
 #include "factor_sweep.h"
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
 #include <cstring>
 #include <limits>
-#include <memory>
 #include <numeric>
+#include <utility>
 #include <vector>
 
 #include "factor_sweep_op.h"
 #include "isa.h"
+#include "lane_blocks.h"
 #include "subnormals.h"
 
 namespace symfast {
@@ -29,32 +27,13 @@ namespace {
 template <typename T>
 using Advance = void (*)(const FactorBlock<T>&, std::int64_t);
 
-// Replicas ordered by depth, cut into blocks of equal depth; the deepest and longest come first.
-struct Block {
-  std::int64_t first, count, depth;  // a range of `order`
-};
-
-struct Packing {
-  std::vector<std::int64_t> order;
-  std::vector<Block> blocks;
-};
-
-Packing pack(const std::int64_t* depth, std::int64_t replicas, std::int64_t lanes) {
-  Packing packing;
-  packing.order.resize(static_cast<std::size_t>(replicas));
-  std::iota(packing.order.begin(), packing.order.end(), std::int64_t{0});
-  std::stable_sort(packing.order.begin(), packing.order.end(),
-                   [depth](std::int64_t a, std::int64_t b) { return depth[a] > depth[b]; });
-  const auto depth_at = [&](std::int64_t i) {
-    return depth[packing.order[static_cast<std::size_t>(i)]];
-  };
-  for (std::int64_t first = 0; first < replicas;) {
-    std::int64_t last = first + 1;
-    while (last < replicas && last - first < lanes && depth_at(last) == depth_at(first)) ++last;
-    packing.blocks.push_back({first, last - first, depth_at(first)});
-    first = last;
-  }
-  return packing;
+// Replicas of equal depth and schedule; the deepest and longest come first.
+template <typename T>
+Packing pack(const SweepArguments<T>& a) {
+  std::vector<std::int64_t> every(static_cast<std::size_t>(a.replicas));
+  std::iota(every.begin(), every.end(), std::int64_t{0});
+  return Packing(std::move(every), kSweepLanes<T>,
+                 [&a](std::int64_t b) { return std::make_pair(-a.depth[b], a.kind[b]); });
 }
 
 // Memory and bookkeeping of the block a thread is working on; reused for its next block.
@@ -63,48 +42,62 @@ class Worker {
  public:
   static constexpr std::int64_t kLanes = kSweepLanes<T>;
 
-  explicit Worker(const SweepArguments<T>& a)
-      : a_(a), block_{a.gram,  a.linear, a.factored, a.d, 0,         nullptr,
-                      nullptr, nullptr,  nullptr,    lr_, momentum_, decay_} {
+  Worker(const SweepArguments<T>& a, Advance<T> advance)
+      : a_(a),
+        progress_(a.progress),
+        advance_(advance),
+        memory_(a.d * kLanes * (4 + 2 * a.max_depth)) {
     const std::int64_t row = a.d * kLanes;
-    memory_.resize(static_cast<std::size_t>(row * (3 + 2 * a.max_depth) + kLanes));
-    void* start = memory_.data();
-    std::size_t space = memory_.size() * sizeof(T);
-    T* const aligned = static_cast<T*>(std::align(64, sizeof(T), start, space));
-    block_.weight = aligned;
-    block_.next = aligned + row;
-    previous_ = aligned + 2 * row;
-    block_.factor = aligned + 3 * row;
-    block_.velocity = block_.factor + row * a.max_depth;
+    T* const memory = memory_.get();
+    previous_ = memory + 2 * row;
+    T* const factor = memory + 4 * row;
+    block_ = {a.gram,
+              a.linear,
+              a.factored,
+              a.group,
+              a.d,
+              0,
+              memory,
+              memory + row,
+              memory + 3 * row,
+              factor,
+              factor + row * a.max_depth,
+              lr_,
+              momentum_,
+              decay_,
+              nullptr};
   }
 
-  void run(const std::int64_t* members, std::int64_t count, std::int64_t depth,
-           Advance<T> advance) {
+  void run(const LaneBlock& lane_block) {
+    const auto [members, count] = lane_block;
     const FlushSubnormals flush;
-    load(members, count, depth);
+    load(members, count);
+    const T* const schedule = a_.schedule + a_.kind[members[0]] * a_.steps;
     std::int64_t done = 0, reported = 0, alive = count;
     SweepStatus ending = SweepStatus::finished;
     while (done < a_.steps && alive > 0) {
-      if (cancelled()) {
+      if (progress_.cancelled()) {
         ending = SweepStatus::cancelled;
         break;
       }
       std::memcpy(previous_, block_.weight, sizeof(T) * static_cast<std::size_t>(a_.d * kLanes));
       const std::int64_t chunk = std::min(a_.check_every, a_.steps - done);
-      advance(block_, chunk);
+      block_.schedule = schedule + done;
+      advance_(block_, chunk);
       if (chunk % 2 == 1) std::swap(block_.weight, block_.next);
       done += chunk;
       alive -= retire(members, count, done);
       reported += count * chunk;
-      report(count * chunk);
+      progress_.report(count * chunk);
     }
     for (std::int64_t lane = 0; lane < count; ++lane)
       if (alive_[lane]) store(members[lane], lane, done, ending);
-    if (ending != SweepStatus::cancelled) report(count * a_.steps - reported);
+    if (ending != SweepStatus::cancelled) progress_.report(count * a_.steps - reported);
   }
 
  private:
-  void load(const std::int64_t* members, std::int64_t count, std::int64_t depth) {
+  void load(const std::int64_t* members, std::int64_t count) {
+    const std::int64_t depth = a_.depth[members[0]];
     block_.depth = depth;
     for (std::int64_t lane = 0; lane < kLanes; ++lane) {
       alive_[lane] = lane < count;
@@ -170,64 +163,60 @@ class Worker {
     }
   }
 
-  bool cancelled() const {
-    return std::atomic_ref<std::int64_t>(a_.progress[1]).load(std::memory_order_relaxed) != 0;
-  }
-  void report(std::int64_t amount) const {
-    std::atomic_ref<std::int64_t>(a_.progress[0]).fetch_add(amount, std::memory_order_relaxed);
-  }
-
   const SweepArguments<T>& a_;
+  const ProgressCounter progress_;
+  const Advance<T> advance_;
   alignas(64) T lr_[kLanes];
   alignas(64) T momentum_[kLanes];
   alignas(64) T decay_[kLanes];
-  FactorBlock<T> block_;
+  FactorBlock<T> block_{};
   T* previous_ = nullptr;  // weights at the last check
   T residual_[kLanes];
   bool alive_[kLanes];
-  std::vector<T> memory_;
+  Aligned<T> memory_;
 };
 
 template <typename T>
 void sweep(const SweepArguments<T>& a, Advance<T> advance) {
-  const Packing packing = pack(a.depth, a.replicas, kSweepLanes<T>);
-  const auto blocks = static_cast<std::int64_t>(packing.blocks.size());
-  const auto threads = std::min<std::int64_t>(torch::stable::get_num_threads(), blocks);
-  std::atomic<std::int64_t> next{0};
-  torch::stable::parallel_for(0, threads, 1, [&](std::int64_t begin, std::int64_t end) {
-    Worker<T> worker(a);
-    for (std::int64_t share = begin; share < end; ++share)
-      for (std::int64_t i; (i = next.fetch_add(1)) < blocks;) {
-        const Block& block = packing.blocks[static_cast<std::size_t>(i)];
-        worker.run(packing.order.data() + block.first, block.count, block.depth, advance);
-      }
-  });
+  pack(a).run([&] { return Worker<T>(a, advance); });
 }
 
+// What the kernel indexes by; on a GPU the kernel clamps instead.
 template <typename T>
-void check_depths(const SweepArguments<T>& a) {
-  const auto [least, most] = std::minmax_element(a.depth, a.depth + a.replicas);
-  require(*least >= 1 && *most <= a.max_depth,
-          "factor_sweep: each depth must lie between 1 and the ", a.max_depth, " factors given");
+void check_tables(const SweepArguments<T>& a) {
+  bool depths = true, kinds = true, groups = true;
+  for (std::int64_t b = 0; b < a.replicas; ++b) {
+    depths &= a.depth[b] >= 1 && a.depth[b] <= a.max_depth;
+    kinds &= a.kind[b] >= 0 && a.kind[b] < a.kinds;
+  }
+  for (std::int64_t i = 0; a.group && i < a.d; ++i)
+    groups &= a.group[i] == i ||
+              (i > 0 && a.group[i] == a.group[i - 1] && a.factored[i] && a.factored[i - 1]);
+  require(depths, "factor_sweep: each depth must lie between 1 and the ", a.max_depth,
+          " factors given");
+  require(kinds, "factor_sweep: kind must name a row of the schedule");
+  require(groups,
+          "factor_sweep: group must name the first coordinate of each group of neighbours, "
+          "all of them factored");
 }
 
 void launch_double(const SweepArguments<double>& a, const Tensor& /*like*/) {
-  check_depths(a);
+  check_tables(a);
   sweep<double>(a, SYMFAST_PICK(advance_factors_f64));
 }
 
 void launch_float(const SweepArguments<float>& a, const Tensor& /*like*/) {
-  check_depths(a);
+  check_tables(a);
   sweep<float>(a, SYMFAST_PICK(advance_factors_f32));
 }
 
 SweepResult factor_sweep(const Tensor& gram, const Tensor& linear, const Tensor& factors,
                          const Tensor& velocity, const Tensor& depth, const Tensor& factored,
                          const Tensor& lr, const Tensor& momentum, const Tensor& lam,
-                         std::int64_t steps, double tol, std::int64_t check_every,
-                         const Tensor& progress) {
-  return run_sweep({gram, linear, factors, velocity, depth, factored, lr, momentum, lam, progress,
-                    steps, check_every, tol},
+                         const Tensor& schedule, const Tensor& kind, const Tensor& group,
+                         double tol, std::int64_t check_every, const Tensor& progress) {
+  return run_sweep({gram, linear, factors, velocity, depth, factored, lr, momentum, lam, schedule,
+                    kind, group, progress, check_every, tol},
                    launch_double, launch_float);
 }
 

@@ -16,11 +16,11 @@ void launch_on_stream(const SweepArguments<T>& a, const Tensor& like) {
 SweepResult factor_sweep(const Tensor& gram, const Tensor& linear, const Tensor& factors,
                          const Tensor& velocity, const Tensor& depth, const Tensor& factored,
                          const Tensor& lr, const Tensor& momentum, const Tensor& lam,
-                         std::int64_t steps, double tol, std::int64_t check_every,
-                         const Tensor& progress) {
+                         const Tensor& schedule, const Tensor& kind, const Tensor& group,
+                         double tol, std::int64_t check_every, const Tensor& progress) {
   const OnDevice device(factors);
-  return run_sweep({gram, linear, factors, velocity, depth, factored, lr, momentum, lam, progress,
-                    steps, check_every, tol},
+  return run_sweep({gram, linear, factors, velocity, depth, factored, lr, momentum, lam, schedule,
+                    kind, group, progress, check_every, tol},
                    launch_on_stream<double>, launch_on_stream<float>);
 }
 

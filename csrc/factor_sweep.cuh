@@ -4,8 +4,8 @@
 //   sweep_by_team   d <= 32: P threads of a warp are one replica, a coordinate a thread; factors
 //   and a
 //                   row of the Gram matrix in registers, weights exchanged by shuffles, no barrier
-//   sweep_by_block  larger d: one block a replica; weights in shared memory, the Gram matrix from
-//   L2,
+//   sweep_by_block  larger d, or gates: one block a replica; weights in shared memory, the Gram
+//   matrix from L2,
 //                   factors in global memory, each touched by one thread only
 #pragma once
 #include "device.h"
@@ -67,6 +67,18 @@ template <typename T>
 SF_DEVICE T change_of(T weight, T before) {
   const T change = weight > before ? weight - before : before - weight;
   return change + T(0) * weight;
+}
+
+// Factor of the penalty of a replica in a step of the call.
+template <typename T>
+SF_DEVICE T penalty_factor(const SweepArguments<T>& a, int64_t b, int64_t step) {
+  const int64_t kind = load_table(a.kind + b);
+  return load_table(a.schedule +
+                    (kind < 0         ? 0
+                     : kind < a.kinds ? kind
+                                      : a.kinds - 1) *
+                        a.steps +
+                    step);
 }
 
 // How a replica stands after a check; kept alike by all its threads.
@@ -134,7 +146,8 @@ sweep_by_team(SF_ARGUMENT SweepArguments<T> a) {
       for (int j = 0; j < P; ++j)
         gradient =
             Arithmetic<T>::multiply_add(row[j], __shfl_xor_sync(kAllLanes, c.weight, j), gradient);
-      c.weight = step_coordinate<D>(c.factor, c.velocity, gradient, c.lr, c.momentum, c.decay);
+      const T decay = outcome.alive ? c.decay * penalty_factor(a, b, done + step) : T(0);
+      c.weight = step_coordinate<D>(c.factor, c.velocity, gradient, c.lr, c.momentum, decay);
     }
     done += chunk;
     T change = change_of(c.weight, before);
@@ -158,17 +171,46 @@ sweep_by_team(SF_ARGUMENT SweepArguments<T> a) {
   if (lane == 0 && b < a.replicas) write_outcome(a, b, outcome);
 }
 
+template <typename T>
+SF_DEVICE T gradient_of(const SweepArguments<T>& a, int64_t i, const T* weight) {
+  T gradient = -load_table(a.linear + i);
+  // The Gram matrix is symmetric: reading a column as a row is coalesced.
+  for (int64_t j = 0; j < a.d; ++j)
+    gradient = Arithmetic<T>::multiply_add(load_table(a.gram + j * a.d + i), weight[j], gradient);
+  return gradient;
+}
+
 // One step of every coordinate of this block's replica, from `weight` to `next`.
 template <typename T, int D>
-SF_DEVICE void step_replica(const SweepArguments<T>& a, int64_t b, const T* weight, T* next) {
+SF_DEVICE void step_replica(const SweepArguments<T>& a, int64_t b, T penalty, const T* weight,
+                            T* next) {
   for (int64_t i = threadIdx.x; i < a.d; i += blockDim.x) {
     Coordinate<T, D> c;
     read_coordinate(a, b, i, c);
-    T gradient = -load_table(a.linear + i);
-    // The Gram matrix is symmetric: reading a column as a row is coalesced.
-    for (int64_t j = 0; j < a.d; ++j)
-      gradient = Arithmetic<T>::multiply_add(load_table(a.gram + j * a.d + i), weight[j], gradient);
-    next[i] = step_coordinate<D>(c.factor, c.velocity, gradient, c.lr, c.momentum, c.decay);
+    next[i] = step_coordinate<D>(c.factor, c.velocity, gradient_of(a, i, weight), c.lr, c.momentum,
+                                 c.decay * penalty);
+    write_factors(a, b, i, c);
+  }
+}
+
+// The same with gates. All gradients come first: `own` (d) and `gradient` (d) are for them.
+template <typename T, int D>
+SF_DEVICE void step_gates(const SweepArguments<T>& a, int64_t b, T penalty, const T* weight,
+                          T* next, T* own, T* gradient) {
+  for (int64_t i = threadIdx.x; i < a.d; i += blockDim.x) {
+    gradient[i] = gradient_of(a, i, weight);
+    own[i] = load(a.factors + b * a.max_depth * a.d + i);
+  }
+  __syncthreads();
+  for (int64_t i = threadIdx.x; i < a.d; i += blockDim.x) {
+    Coordinate<T, D> c;
+    read_coordinate(a, b, i, c);
+    const int64_t group = load_table(a.group + i);
+    T sum = 0;
+    for (int64_t j = group < 0 ? 0 : group; j < a.d && load_table(a.group + j) == group; ++j)
+      sum = gate_gradient(sum, gradient[j], own[j]);
+    next[i] =
+        step_gated<D>(c.factor, c.velocity, gradient[i], sum, c.lr, c.momentum, c.decay * penalty);
     write_factors(a, b, i, c);
   }
 }
@@ -207,7 +249,11 @@ sweep_by_block(SF_ARGUMENT SweepArguments<T> a) {
     const int64_t left = a.steps - outcome.done;
     const int64_t chunk = left < a.check_every ? left : a.check_every;
     for (int64_t step = 0; step < chunk; ++step) {
-      step_replica<T, D>(a, b, weight, next);
+      const T penalty = penalty_factor(a, b, outcome.done + step);
+      if (a.group)
+        step_gates<T, D>(a, b, penalty, weight, next, before + a.d, before + 2 * a.d);
+      else
+        step_replica<T, D>(a, b, penalty, weight, next);
       __syncthreads();
       T* const swapped = weight;
       weight = next;

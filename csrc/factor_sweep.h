@@ -4,7 +4,12 @@
 // A coordinate of the weight is w = f_0 f_1 ... f_{D-1}. One step of SGD with momentum m and
 // coupled decay c on the factors, for a gradient g with respect to w:
 //   v_j <- m v_j + g prod_{e != j} f_e + c f_j,    f_j <- f_j - lr v_j.
-// With c = 2 lam / D the factors minimise  loss(w) + lam ||w||_{2/D}^{2/D}.
+// With c = 2 lam / D the factors minimise  loss(w) + lam ||w||_{2/D}^{2/D}; lam may follow a
+// schedule.
+//
+// With gates a group of neighbouring coordinates shares f_1 ... f_{D-1}, so that the penalty is
+// lam ||w_group||_2^{2/D}. Every coordinate keeps a copy of its gates; all copies take the same
+// step, for the sum of their gradients.
 #pragma once
 
 #include <cstdint>
@@ -30,6 +35,9 @@ struct SweepArguments {
   const T* lr;                // (B)
   const T* momentum;          // (B)
   const T* lam;               // (B)
+  const T* schedule;          // (kinds, steps), factors of lam
+  const std::int64_t* kind;   // (B), row of the schedule
+  const std::int64_t* group;  // (d), first coordinate of the group; null without gates
   T* weight;                  // (B, d)
   T* factors;                 // (B, D, d)
   T* velocity;                // (B, D, d)
@@ -37,7 +45,7 @@ struct SweepArguments {
   T* residual;                // (B), max |dw| over the last interval between two checks
   std::int64_t* status;       // (B), SweepStatus
   std::int64_t* progress;     // (2): replica steps done so far; set [1] to cancel
-  std::int64_t replicas, d, max_depth, steps, check_every;
+  std::int64_t kinds, replicas, d, max_depth, steps, check_every;
   T tol;
 };
 
@@ -47,15 +55,18 @@ struct FactorBlock {
   const T* gram;
   const T* linear;
   const bool* factored;
+  const std::int64_t* group;
   std::int64_t d;
   std::int64_t depth;
   T* weight;          // (d, lanes)
   T* next;            // (d, lanes), takes the weights after the step
+  T* gradient;        // (d, lanes), with gates only
   T* factor;          // (d, depth, lanes)
   T* velocity;        // (d, depth, lanes)
   const T* lr;        // (lanes)
   const T* momentum;  // (lanes)
   const T* decay;     // (lanes), 2 lam / depth
+  const T* schedule;  // factor of decay of the steps to come
 };
 
 // One step on the D factors of one coordinate; returns the new weight. T is a number or a vector
@@ -73,6 +84,31 @@ SYMFAST_SWEEP_INLINE T step_coordinate(T (&factor)[D], T (&velocity)[D], T gradi
     step_factors<D, true>(factor, velocity, gradient, lr, momentum, decay);
     return product<D>(factor);
   }
+}
+
+// What a coordinate adds to the gradient of its gates.
+template <typename T>
+SYMFAST_SWEEP_INLINE T gate_gradient(T sum, T gradient, T own) {
+  return Arithmetic<T>::multiply_add(gradient, own, sum);
+}
+
+// One step of a coordinate and its gates, `sum` over the group of gradient times f_0.
+template <int D, typename T>
+SYMFAST_SWEEP_INLINE T step_gated(T (&factor)[D], T (&velocity)[D], T gradient, T sum,
+                                  const T (&lr)[D], T momentum, T decay) {
+  using Math = Arithmetic<T>;
+  T shared[D], others[D];
+  SYMFAST_FACTOR_UNROLL
+  for (int j = 0; j < D; ++j) shared[j] = j == 0 ? sum : factor[j];
+  leave_one_out<D>(shared, others);
+  SYMFAST_FACTOR_UNROLL
+  for (int j = 0; j < D; ++j) {
+    const T push = j == 0 ? Math::multiply_add(gradient, others[0], decay * factor[0])
+                          : Math::multiply_add(decay, factor[j], others[j]);
+    velocity[j] = Math::multiply_add(momentum, velocity[j], push);
+    factor[j] = Math::multiply_add(-lr[j], velocity[j], factor[j]);
+  }
+  return product<D>(factor);
 }
 
 }  // namespace symfast

@@ -17,21 +17,23 @@ void launch_sweep_teams(const SweepArguments<T>& a, void* stream) {
 
 template <typename T, int D>
 void launch_sweep_blocks(const SweepArguments<T>& a, void* stream, int most_shared) {
-  constexpr int64_t kWeight = 3 * sizeof(T);  // three buffers of weights
+  // three buffers of weights; with gates, gradients and own factors
+  const int64_t weight = (a.group ? 5 : 3) * static_cast<int64_t>(sizeof(T));
   constexpr int64_t kReduction = sizeof(T) * (kReplicaBlock / kWarp);
-  const int64_t most = (most_shared - kReduction) / kWeight;
+  const int64_t most = (most_shared - kReduction) / weight;
   if (a.d > most) {
     throw std::runtime_error("symfast: " + std::to_string(a.d) +
                              " weights do not fit this GPU's "
                              "shared memory, which holds " +
                              std::to_string(most));
   }
-  launch(sweep_by_block<T, D>, {a.replicas, kReplicaBlock, static_cast<int>(a.d * kWeight), stream},
+  launch(sweep_by_block<T, D>, {a.replicas, kReplicaBlock, static_cast<int>(a.d * weight), stream},
          a);
 }
 
 template <typename T, int D>
 void launch_sweep_depth(const SweepArguments<T>& a, void* stream, int most_shared) {
+  if (a.group) return launch_sweep_blocks<T, D>(a, stream, most_shared);
   if (a.d <= 8) return launch_sweep_teams<T, D, 8>(a, stream);
   if (a.d <= 16) return launch_sweep_teams<T, D, 16>(a, stream);
   if (a.d <= 32) return launch_sweep_teams<T, D, 32>(a, stream);

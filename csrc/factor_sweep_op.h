@@ -15,8 +15,9 @@ namespace symfast {
 using SweepResult = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
 struct SweepInputs {
-  Tensor gram, linear, factors, velocity, depth, factored, lr, momentum, lam, progress;
-  std::int64_t steps, check_every;
+  Tensor gram, linear, factors, velocity, depth, factored, lr, momentum, lam, schedule, kind, group,
+      progress;
+  std::int64_t check_every;
   double tol;
 };
 
@@ -53,9 +54,15 @@ inline void check(const SweepInputs& in) {
   check_vector(in.lr, "lr", replicas, dtype, f);
   check_vector(in.momentum, "momentum", replicas, dtype, f);
   check_vector(in.lam, "lam", replicas, dtype, f);
+  require(
+      in.schedule.dim() == 2 && in.schedule.size(0) > 0 && in.schedule.scalar_type() == dtype &&
+          in.schedule.device() == f.device(),
+      "factor_sweep: schedule must have shape (kinds, steps) and the dtype and device of factors");
+  check_vector(in.kind, "kind", replicas, ScalarType::Long, f);
+  check_vector(in.group, "group", in.group.dim() == 1 && in.group.size(0) == 0 ? 0 : d,
+               ScalarType::Long, f);
   check_vector(in.progress, "progress", 2, ScalarType::Long, f);
   require(in.progress.is_contiguous(), "factor_sweep: progress must be contiguous");
-  require(in.steps >= 0, "factor_sweep: steps must not be negative, got ", in.steps);
   require(in.check_every >= 1, "factor_sweep: check_every must be at least 1, got ",
           in.check_every);
 }
@@ -67,7 +74,8 @@ SweepResult run(const SweepInputs& in, void (*launch)(const SweepArguments<T>&, 
   const Tensor gram = st::contiguous(in.gram), linear = st::contiguous(in.linear),
                factored = st::contiguous(in.factored), depth = st::contiguous(in.depth),
                lr = st::contiguous(in.lr), momentum = st::contiguous(in.momentum),
-               lam = st::contiguous(in.lam);
+               lam = st::contiguous(in.lam), schedule = st::contiguous(in.schedule),
+               kind = st::contiguous(in.kind), group = st::contiguous(in.group);
   // Standard strides even if the inputs are permuted: clone() alone would keep their layout.
   const Tensor factors = st::new_empty(in.factors, in.factors.sizes());
   const Tensor velocity = st::new_empty(in.factors, in.factors.sizes());
@@ -85,6 +93,9 @@ SweepResult run(const SweepInputs& in, void (*launch)(const SweepArguments<T>&, 
                                     lr.const_data_ptr<T>(),
                                     momentum.const_data_ptr<T>(),
                                     lam.const_data_ptr<T>(),
+                                    schedule.const_data_ptr<T>(),
+                                    kind.const_data_ptr<std::int64_t>(),
+                                    group.size(0) ? group.const_data_ptr<std::int64_t>() : nullptr,
                                     weight.mutable_data_ptr<T>(),
                                     factors.mutable_data_ptr<T>(),
                                     velocity.mutable_data_ptr<T>(),
@@ -92,10 +103,11 @@ SweepResult run(const SweepInputs& in, void (*launch)(const SweepArguments<T>&, 
                                     residual.mutable_data_ptr<T>(),
                                     status.mutable_data_ptr<std::int64_t>(),
                                     in.progress.mutable_data_ptr<std::int64_t>(),
+                                    schedule.size(0),
                                     replicas,
                                     d,
                                     in.factors.size(1),
-                                    in.steps,
+                                    schedule.size(1),
                                     in.check_every,
                                     static_cast<T>(in.tol)};
   if (replicas > 0) launch(arguments, in.factors);

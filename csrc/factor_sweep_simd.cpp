@@ -31,9 +31,9 @@ struct Rates {
 };
 
 // Loads the factors of coordinate i, steps them, stores them and the new weight.
-template <int D, typename T>
+template <int D, bool kGated, typename T>
 SYMFAST_SWEEP_INLINE void update(const FactorBlock<T>& b, std::int64_t i, std::int64_t lane,
-                                 Vec<T> gradient, const Rates<T>& rates, Vec<T> decay) {
+                                 Vec<T> gradient, Vec<T> sum, const Rates<T>& rates, Vec<T> decay) {
   constexpr std::int64_t L = kSweepLanes<T>;
   T* const factor = b.factor + i * b.depth * L + lane;
   T* const velocity = b.velocity + i * b.depth * L + lane;
@@ -44,7 +44,11 @@ SYMFAST_SWEEP_INLINE void update(const FactorBlock<T>& b, std::int64_t i, std::i
     v[j] = lanes(velocity + j * L);
     lr[j] = rates.lr;
   }
-  const Vec<T> w = step_coordinate<D>(f, v, gradient, lr, rates.momentum, decay);
+  Vec<T> w;
+  if constexpr (kGated)
+    w = step_gated<D>(f, v, gradient, sum, lr, rates.momentum, decay);
+  else
+    w = step_coordinate<D>(f, v, gradient, lr, rates.momentum, decay);
 #pragma GCC unroll 6
   for (int j = 0; j < D; ++j) {
     lanes(factor + j * L) = f[j];
@@ -53,8 +57,9 @@ SYMFAST_SWEEP_INLINE void update(const FactorBlock<T>& b, std::int64_t i, std::i
   lanes(b.next + i * L + lane) = w;
 }
 
-// Gradient of R coordinates from row i on, in registers, and their update straight after it.
-template <int D, int R, typename T>
+// Gradient of R coordinates from row i on, in registers, and their update straight after it; with
+// gates the gradients are kept for `step_groups`.
+template <int D, int R, bool kGated, typename T>
 SYMFAST_SWEEP_INLINE void step_rows(const FactorBlock<T>& b, std::int64_t i, std::int64_t lane,
                                     const Rates<T> (&rates)[kGroup]) {
   constexpr std::int64_t L = kSweepLanes<T>;
@@ -78,29 +83,52 @@ SYMFAST_SWEEP_INLINE void step_rows(const FactorBlock<T>& b, std::int64_t i, std
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 2
     for (int k = 0; k < kGroup; ++k) {
-      if (D == 1 || b.factored[i + r])
-        update<D>(b, i + r, lane + k * V, g[r][k], rates[k],
-                  b.factored[i + r] ? rates[k].decay : Vec<T>{});
+      if (kGated)
+        lanes(b.gradient + (i + r) * L + lane + k * V) = g[r][k];
+      else if (D == 1 || b.factored[i + r])
+        update<D, false>(b, i + r, lane + k * V, g[r][k], Vec<T>{}, rates[k],
+                         b.factored[i + r] ? rates[k].decay : Vec<T>{});
       else
-        update<1>(b, i + r, lane + k * V, g[r][k], rates[k], Vec<T>{});
+        update<1, false>(b, i + r, lane + k * V, g[r][k], Vec<T>{}, rates[k], Vec<T>{});
     }
 }
 
+// The update of one vector of lanes with gates, group by group.
 template <int D, typename T>
+void step_groups(const FactorBlock<T>& b, std::int64_t lane, const Rates<T>& rates) {
+  constexpr std::int64_t L = kSweepLanes<T>;
+  for (std::int64_t first = 0, last; first < b.d; first = last) {
+    Vec<T> sum{};
+    for (last = first; last < b.d && b.group[last] == first; ++last)
+      sum = gate_gradient(sum, lanes(b.gradient + last * L + lane),
+                          lanes(b.factor + last * D * L + lane));
+    for (std::int64_t i = first; i < last; ++i) {
+      const Vec<T> gradient = lanes(b.gradient + i * L + lane);
+      if (b.factored[i])
+        update<D, true>(b, i, lane, gradient, sum, rates, rates.decay);
+      else
+        update<1, false>(b, i, lane, gradient, sum, rates, Vec<T>{});
+    }
+  }
+}
+
+template <int D, bool kGated, typename T>
 void advance_group(FactorBlock<T> b, std::int64_t lane, std::int64_t steps) {
   constexpr std::int64_t V = kLanes<T>;
   Rates<T> rates[kGroup];
-  for (int k = 0; k < kGroup; ++k)
-    rates[k] = {lanes(b.lr + lane + k * V), lanes(b.momentum + lane + k * V),
-                lanes(b.decay + lane + k * V)};
   for (std::int64_t step = 0; step < steps; ++step) {
+    for (int k = 0; k < kGroup; ++k)
+      rates[k] = {lanes(b.lr + lane + k * V), lanes(b.momentum + lane + k * V),
+                  lanes(b.decay + lane + k * V) * b.schedule[step]};
     std::int64_t i = 0;
-    for (; i + kRows <= b.d; i += kRows) step_rows<D, kRows>(b, i, lane, rates);
+    for (; i + kRows <= b.d; i += kRows) step_rows<D, kRows, kGated>(b, i, lane, rates);
     if (i + 2 <= b.d) {
-      step_rows<D, 2>(b, i, lane, rates);
+      step_rows<D, 2, kGated>(b, i, lane, rates);
       i += 2;
     }
-    if (i < b.d) step_rows<D, 1>(b, i, lane, rates);
+    if (i < b.d) step_rows<D, 1, kGated>(b, i, lane, rates);
+    if constexpr (kGated)
+      for (int k = 0; k < kGroup; ++k) step_groups<D>(b, lane + k * V, rates[k]);
     T* const swapped = b.weight;  // all gradients of a step use the weights before it
     b.weight = b.next;
     b.next = swapped;
@@ -109,8 +137,12 @@ void advance_group(FactorBlock<T> b, std::int64_t lane, std::int64_t steps) {
 
 template <int D, typename T>
 void advance_block(const FactorBlock<T>& b, std::int64_t steps) {
-  for (std::int64_t lane = 0; lane < kSweepLanes<T>; lane += kWidth<T>)
-    advance_group<D>(b, lane, steps);
+  for (std::int64_t lane = 0; lane < kSweepLanes<T>; lane += kWidth<T>) {
+    if (D > 1 && b.group)
+      advance_group<D, (D > 1)>(b, lane, steps);
+    else
+      advance_group<D, false>(b, lane, steps);
+  }
 }
 
 template <typename T>

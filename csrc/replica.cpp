@@ -1,19 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// CPU replica sweep: replicas of equal seed and batch size are packed into blocks of lanes, blocks
-// are taken from a queue by torch's threads. Every lane runs the same instructions whoever its
-// neighbours are, so a replica alone gives the same bits as in a sweep, on any number of threads.
+// CPU replica sweep: blocks of replicas of equal seed, batch size and constraint.
 #include "replica.h"
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
-#include <limits>
-#include <memory>
-#include <numeric>
 #include <tuple>
 #include <vector>
 
 #include "isa.h"
+#include "lane_blocks.h"
 #include "replica_op.h"
 #include "subnormals.h"
 
@@ -34,53 +29,16 @@ constexpr std::int64_t kMostLanes = 16;
 template <typename T>
 using Train = void (*)(const ReplicaBlock<T>&, std::int64_t, std::int64_t, std::int64_t);
 
-// Numbers at an address that is a multiple of a vector.
-template <typename T>
-class Aligned {
- public:
-  explicit Aligned(std::int64_t count) : memory_(static_cast<std::size_t>(count) + 64 / sizeof(T)) {
-    void* start = memory_.data();
-    std::size_t space = memory_.size() * sizeof(T);
-    data_ = static_cast<T*>(std::align(64, sizeof(T), start, space));
-  }
-  T* get() const { return data_; }
-
- private:
-  std::vector<T> memory_;
-  T* data_;
-};
-
-struct Range {
-  std::int64_t first, count;  // of `order`
-};
-
-struct Packing {
-  std::vector<std::int64_t> order;
-  std::vector<Range> blocks;
-};
-
 // Replicas that can share the rows of their minibatches, largest batches first. Those that have
 // ended already are left out.
 template <typename T>
 Packing pack(const ReplicaArguments<T>& a, std::int64_t lanes) {
-  Packing packing;
+  std::vector<std::int64_t> running;
   for (std::int64_t b = 0; b < a.replicas; ++b)
-    if (a.status[b] == static_cast<std::int64_t>(ReplicaStatus::finished))
-      packing.order.push_back(b);
-  const auto key = [&a](std::int64_t b) { return std::make_tuple(-a.batch[b], a.seed[b]); };
-  std::stable_sort(packing.order.begin(), packing.order.end(),
-                   [&](std::int64_t b, std::int64_t c) { return key(b) < key(c); });
-  const auto size = static_cast<std::int64_t>(packing.order.size());
-  const auto key_at = [&](std::int64_t i) {
-    return key(packing.order[static_cast<std::size_t>(i)]);
-  };
-  for (std::int64_t first = 0; first < size;) {
-    std::int64_t last = first + 1;
-    while (last < size && last - first < lanes && key_at(last) == key_at(first)) ++last;
-    packing.blocks.push_back({first, last - first});
-    first = last;
-  }
-  return packing;
+    if (a.status[b] == static_cast<std::int64_t>(ReplicaStatus::finished)) running.push_back(b);
+  return Packing(std::move(running), lanes, [&a](std::int64_t b) {
+    return std::make_tuple(-a.batch[b], a.seed[b], a.constraint[b]);
+  });
 }
 
 template <typename T>
@@ -92,13 +50,15 @@ std::int64_t samples_of(const ReplicaArguments<T>& a, std::int64_t b) {
 template <typename T>
 class Worker {
  public:
-  Worker(const ReplicaArguments<T>& a, std::int64_t lanes, std::int64_t most_batch)
+  Worker(const ReplicaArguments<T>& a, std::int64_t lanes, std::int64_t most_batch, Train<T> train)
       : a_(a),
+        progress_(a.progress),
+        train_(train),
         lanes_(lanes),
         parameters_(a.model.shape.parameters()),
         theta_(parameters_ * lanes),
         first_(parameters_ * lanes),
-        second_(a.model.rule == Rule::sgd ? 0 : parameters_ * lanes),
+        second_(a.model.rule == Optimizer::sgd ? 0 : parameters_ * lanes),
         noise_((std::max(parameters_, a.model.shape.outputs * most_batch) + 3) * lanes),
         active_(a.model.shape.hidden * most_batch * lanes),
         delta_(kUnitBlock * most_batch * lanes),
@@ -108,39 +68,56 @@ class Worker {
         rates_(kRates * lanes) {}
 
   // Trains the members of a block; between two looks at them, also at a request to cancel.
-  void run(const std::int64_t* members, std::int64_t count, Train<T> train) {
+  void run(const LaneBlock& lane_block) {
+    const auto [members, count] = lane_block;
     const FlushSubnormals flush;
     const ReplicaBlock<T> block = load(members, count);
     std::int64_t done = 0, reported = 0, alive = count;
-    while (done < a_.steps && alive > 0 && !cancelled()) {
+    while (done < a_.steps && alive > 0 && !progress_.cancelled()) {
       const std::int64_t to_look = kLookEvery - (a_.first_step + done) % kLookEvery;
       const std::int64_t chunk = std::min(to_look, a_.steps - done);
-      train(block, done, a_.first_step, chunk);
+      train_(block, done, a_.first_step, chunk);
       done += chunk;
-      report(count * chunk);
+      progress_.report(count * chunk);
       reported += count * chunk;
       if (chunk == to_look) alive -= look(members, count, a_.first_step + done);
     }
-    if (alive == 0) report(count * a_.steps - reported);
+    if (alive == 0) progress_.report(count * a_.steps - reported);
     const auto ending =
         alive == 0 || done == a_.steps ? ReplicaStatus::finished : ReplicaStatus::cancelled;
     for (std::int64_t lane = 0; lane < count; ++lane)
       if (alive_[lane]) store(members[lane], lane, a_.first_step + done, ending, T(0));
   }
 
-  bool cancelled() const {
-    return std::atomic_ref<std::int64_t>(a_.progress[1]).load(std::memory_order_relaxed) != 0;
-  }
-
  private:
   ReplicaBlock<T> load(const std::int64_t* members, std::int64_t count) {
     const std::int64_t b0 = members[0];
-    ReplicaBlock<T> block{
-        a_.model,          a_.x,         a_.y,          a_.samples,     samples_of(a_, b0),
-        a_.batch[b0] != 0, theta_.get(), first_.get(),  second_.get(),  noise_.get(),
-        active_.get(),     delta_.get(), output_.get(), batch_x_.get(), batch_y_.get(),
-        rates_.get(),      schedule_,    cell_,         power1_,        power2_,
-        a_.seed[b0],       false,        false,         false};
+    ReplicaBlock<T> block{a_.model,
+                          a_.x,
+                          a_.y,
+                          a_.samples,
+                          samples_of(a_, b0),
+                          a_.batch[b0] != 0,
+                          theta_.get(),
+                          first_.get(),
+                          second_.get(),
+                          noise_.get(),
+                          active_.get(),
+                          delta_.get(),
+                          output_.get(),
+                          batch_x_.get(),
+                          batch_y_.get(),
+                          rates_.get(),
+                          schedule_,
+                          cell_,
+                          power1_,
+                          power2_,
+                          a_.seed[b0],
+                          a_.mirrors,
+                          static_cast<Constraint>(a_.constraint[b0]),
+                          false,
+                          false,
+                          false};
     for (std::int64_t lane = 0; lane < lanes_; ++lane) {
       // Idle lanes repeat the first replica: ordinary numbers, never looked at.
       const std::int64_t b = members[lane < count ? lane : 0];
@@ -152,7 +129,7 @@ class Worker {
       block.momentum |= rate(Rate::momentum, lane) != 0;
       block.label_noise |= rate(Rate::label_noise, lane) != 0;
       block.gradient_noise |= rate(Rate::gradient_noise, lane) != 0;
-      if (a_.model.rule == Rule::sgd) continue;
+      if (a_.model.rule == Optimizer::sgd) continue;
       power1_[lane] = power_after(static_cast<double>(rate(Rate::momentum, lane)), a_.first_step);
       power2_[lane] = power_after(static_cast<double>(rate(Rate::beta2, lane)), a_.first_step);
     }
@@ -166,13 +143,9 @@ class Worker {
     for (std::int64_t i = 0; i < parameters_; ++i) {
       theta_.get()[i * lanes_ + lane] = a_.theta[b * parameters_ + i];
       first_.get()[i * lanes_ + lane] = a_.first[b * parameters_ + i];
-      if (a_.model.rule != Rule::sgd)
+      if (a_.model.rule != Optimizer::sgd)
         second_.get()[i * lanes_ + lane] = a_.second[b * parameters_ + i];
     }
-  }
-
-  void report(std::int64_t amount) const {
-    std::atomic_ref<std::int64_t>(a_.progress[0]).fetch_add(amount, std::memory_order_relaxed);
   }
 
   // Writes the lanes that diverged. A number that is not finite never becomes finite again: such a
@@ -197,17 +170,19 @@ class Worker {
              T poison) {
     a_.status[b] = static_cast<std::int64_t>(status);
     a_.taken[b] = taken;
-    const bool velocity = a_.model.rule != Rule::sgd || rate(Rate::momentum, lane) != 0;
+    const bool velocity = a_.model.rule != Optimizer::sgd || rate(Rate::momentum, lane) != 0;
     for (std::int64_t i = 0; i < parameters_; ++i) {
       const std::int64_t from = i * lanes_ + lane, to = b * parameters_ + i;
       a_.theta[to] = theta_.get()[from] + poison;
       // Without momentum it depends on the neighbours whether a velocity is kept.
       a_.first[to] = (velocity ? first_.get()[from] : T(0)) + poison;
-      if (a_.model.rule != Rule::sgd) a_.second[to] = second_.get()[from] + poison;
+      if (a_.model.rule != Optimizer::sgd) a_.second[to] = second_.get()[from] + poison;
     }
   }
 
   const ReplicaArguments<T>& a_;
+  const ProgressCounter progress_;
+  const Train<T> train_;
   const std::int64_t lanes_, parameters_;
   Aligned<T> theta_, first_, second_, noise_, active_, delta_, output_, batch_x_, batch_y_, rates_;
   const T* schedule_[kMostLanes] = {};
@@ -220,28 +195,24 @@ template <typename T>
 void sweep(const ReplicaArguments<T>& a, std::int64_t lanes, Train<T> train) {
   const Packing packing = pack(a, lanes);
   std::int64_t most_batch = 0;
-  for (const std::int64_t b : packing.order) most_batch = std::max(most_batch, samples_of(a, b));
-  const auto blocks = static_cast<std::int64_t>(packing.blocks.size());
-  const auto threads = std::min<std::int64_t>(torch::stable::get_num_threads(), blocks);
-  std::atomic<std::int64_t> next{0};
-  torch::stable::parallel_for(0, threads, 1, [&](std::int64_t begin, std::int64_t end) {
-    Worker<T> worker(a, lanes, most_batch);
-    for (std::int64_t share = begin; share < end; ++share)
-      for (std::int64_t i; (i = next.fetch_add(1)) < blocks;) {
-        const Range& block = packing.blocks[static_cast<std::size_t>(i)];
-        worker.run(packing.order.data() + block.first, block.count, train);
-      }
-  });
+  for (const std::int64_t b : packing.order()) most_batch = std::max(most_batch, samples_of(a, b));
+  packing.run([&] { return Worker<T>(a, lanes, most_batch, train); });
 }
 
 // What the kernel indexes by; on a GPU the kernel clamps instead.
 template <typename T>
 void check_tables(const ReplicaArguments<T>& a) {
+  const UnitMirrors<T>& m = a.mirrors;
+  bool fits = m.offsets[0] == 0 && m.offsets[m.groups] == m.size;
+  for (std::int64_t g = 0; fits && g < m.groups; ++g) fits = m.offsets[g] < m.offsets[g + 1];
+  for (std::int64_t i = 0; fits && i < m.size; ++i)
+    fits = m.members[i] >= 0 && m.members[i] < a.model.shape.hidden;
+  require(fits, "replica_sweep_: offsets must cut members, numbers of hidden units, into groups");
   for (std::int64_t b = 0; b < a.replicas; ++b)
     require(a.kind[b] >= 0 && a.kind[b] < a.kinds && a.batch[b] >= 0 && a.cell[b] >= 0 &&
-                a.cell[b] < (std::int64_t{1} << 32),
-            "replica_sweep_: kind must name a row of the schedule, batch must not be negative, and "
-            "cell must lie in 0 .. 2^32 - 1");
+                a.cell[b] < (std::int64_t{1} << 32) && a.constraint[b] >= 0 && a.constraint[b] <= 3,
+            "replica_sweep_: kind must name a row of the schedule, batch must not be negative, "
+            "cell must lie in 0 .. 2^32 - 1, and constraint in 0 .. 3");
 }
 
 void launch_double(const ReplicaArguments<double>& a, const Tensor& /*like*/) {
@@ -257,11 +228,13 @@ void launch_float(const ReplicaArguments<float>& a, const Tensor& /*like*/) {
 void replica_sweep(const Tensor& x, const Tensor& y, const Tensor& theta, const Tensor& first,
                    const Tensor& second, const Tensor& rates, const Tensor& schedule,
                    const Tensor& kind, const Tensor& seed, const Tensor& cell, const Tensor& batch,
-                   const Tensor& status, const Tensor& taken, const Tensor& progress,
-                   std::int64_t hidden, bool bias, std::int64_t activation, std::int64_t loss,
-                   std::int64_t rule, std::int64_t first_step) {
-  run_replicas({x,     y,      theta, first,    second, rates, schedule,   kind, seed, cell,
-                batch, status, taken, progress, hidden, bias,  activation, loss, rule, first_step},
+                   const Tensor& constraint, const Tensor& offsets, const Tensor& members,
+                   const Tensor& directions, const Tensor& status, const Tensor& taken,
+                   const Tensor& progress, std::int64_t hidden, bool bias, std::int64_t activation,
+                   std::int64_t loss, std::int64_t rule, std::int64_t first_step) {
+  run_replicas({x,     y,        theta,  first,      second,     rates,   schedule,   kind,
+                seed,  cell,     batch,  constraint, offsets,    members, directions, status,
+                taken, progress, hidden, bias,       activation, loss,    rule,       first_step},
                nullptr, launch_double, launch_float);
 }
 

@@ -167,18 +167,41 @@ struct Replica {
         g = Arithmetic<T>::multiply_add(sigma, normal_of<T>(seed, kGradientNoise, cell, step, p),
                                         g);
       T first = load(a.first + b * parameters + p);
-      if (a.model.rule == Rule::sgd) {
+      if (a.model.rule == Optimizer::sgd) {
         step_sgd<true>(rates, g, theta, first);
         if (rates.momentum == T(0)) first = 0;
       } else {
         T second = load(a.second + b * parameters + p);
-        if (a.model.rule == Rule::adam) step_adam<false>(rates, g, theta, first, second);
-        if (a.model.rule == Rule::adamw) step_adam<true>(rates, g, theta, first, second);
+        if (a.model.rule == Optimizer::adam) step_adam<false>(rates, g, theta, first, second);
+        if (a.model.rule == Optimizer::adamw) step_adam<true>(rates, g, theta, first, second);
         store(a.second + b * parameters + p, second);
       }
       store(a.first + b * parameters + p, first);
       m.put(m.theta + p, theta);
     }
+    __syncthreads();
+  }
+
+  // An entry of the unit matrix; numbers of units from the caller's table stay within the replica.
+  struct Column {
+    const ReplicaMemory<T, kShared>& m;
+    UnitColumn at;
+    std::int64_t hidden;
+    SF_DEVICE T* entry(std::int64_t j) const {
+      const std::int64_t unit = j < 0 ? 0 : j < hidden ? j : hidden - 1;
+      return m.theta + at.base + unit * at.stride;
+    }
+    SF_DEVICE T get(std::int64_t j) const { return m.get(entry(j)); }
+    SF_DEVICE void put(std::int64_t j, T value) const { m.put(entry(j), value); }
+  };
+
+  // The mirrors of the hidden units, a column of the unit matrix for each thread.
+  SF_DEVICE void constrain(T amount) const {
+    const auto f = static_cast<Constraint>(load_table(a.constraint + b));
+    if (f == Constraint::none) return;
+    for (std::int64_t c = threadIdx.x; c < unit_columns(shape); c += blockDim.x)
+      constrain_column(a.mirrors, shape.hidden, f, amount,
+                       Column{m, unit_column(shape, c), shape.hidden});
     __syncthreads();
   }
 
@@ -192,6 +215,7 @@ struct Replica {
       add_gradients(samples, start == 0);
     }
     update(rates, step);
+    constrain(rates.amount);
   }
 
   // Whether a parameter is not finite, the same for all threads; all of them must call it.
@@ -213,12 +237,13 @@ struct Replica {
 
 // Rates of one step; the powers run on from step to step.
 template <typename T>
-SF_DEVICE void set_rates(StepRates<T>& r, T lr, Rule rule, double& power1, double& power2) {
+SF_DEVICE void set_rates(StepRates<T>& r, T lr, Optimizer rule, std::int64_t taken, double& power1,
+                         double& power2) {
   r.lr = lr;
-  if (rule == Rule::sgd) return;
+  if (rule == Optimizer::sgd) return;
   r.shrink = Arithmetic<T>::multiply_add(-lr, r.decay, T(1));
-  power1 *= static_cast<double>(r.momentum);
-  power2 *= static_cast<double>(r.beta2);
+  power1 = next_power(power1, static_cast<double>(r.momentum), taken);
+  power2 = next_power(power2, static_cast<double>(r.beta2), taken);
   r.rate = static_cast<T>(static_cast<double>(lr) / (1 - power1));
   r.rescale = static_cast<T>(1 / Lanes<double>::root(1 - power2));
 }
@@ -244,7 +269,7 @@ train_replica(SF_ARGUMENT ReplicaArguments<T> a) {
   rates.beta2 = replica.rate(Rate::beta2);
   rates.epsilon = replica.rate(Rate::epsilon);
   double power1 = 1, power2 = 1;
-  if (a.model.rule != Rule::sgd) {
+  if (a.model.rule != Optimizer::sgd) {
     power1 = power_after(static_cast<double>(rates.momentum), a.first_step);
     power2 = power_after(static_cast<double>(rates.beta2), a.first_step);
   }
@@ -254,7 +279,9 @@ train_replica(SF_ARGUMENT ReplicaArguments<T> a) {
   bool lost = false;
   for (std::int64_t done = 0; done < a.steps && !lost; ++done) {
     const T factor = load_table(a.schedule + kind * a.steps + done);
-    set_rates(rates, replica.rate(Rate::lr) * factor, a.model.rule, power1, power2);
+    const T lr = replica.rate(Rate::lr) * factor;
+    rates.amount = lr * replica.rate(Rate::strength);
+    set_rates(rates, lr, a.model.rule, taken, power1, power2);
     replica.step(rates, taken);
     ++taken;
     if (taken % kLookEvery == 0) lost = replica.lost();
@@ -264,7 +291,7 @@ train_replica(SF_ARGUMENT ReplicaArguments<T> a) {
     const std::int64_t at = b * parameters + p;
     store(a.theta + at, replica.m.get(replica.m.theta + p) + poison);
     store(a.first + at, load(a.first + at) + poison);
-    if (a.model.rule != Rule::sgd) store(a.second + at, load(a.second + at) + poison);
+    if (a.model.rule != Optimizer::sgd) store(a.second + at, load(a.second + at) + poison);
   }
   if (threadIdx.x != 0) return;
   const auto status = lost ? ReplicaStatus::diverged : ReplicaStatus::finished;

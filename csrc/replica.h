@@ -6,7 +6,8 @@
 // the gradient g of the mean loss, and updates
 //   sgd         push = g + c theta;  v <- m v + push;  theta <- theta - lr_t v
 //   adam        g <- g + c theta, then Adam with bias correction;  adamw: theta <- (1 - lr_t c)
-//               theta first, as torch.optim has them.
+//               theta first, as torch.optim has them,
+// and then applies the mirrors of its hidden units with the amount lr_t strength: unit_mirrors.h.
 #pragma once
 
 #include <cstdint>
@@ -14,6 +15,8 @@
 #include "arithmetic.h"
 #include "elementary.h"
 #include "philox.h"
+#include "power.h"
+#include "unit_mirrors.h"
 
 namespace symfast {
 
@@ -21,12 +24,21 @@ constexpr std::int64_t kMostInputs = 256, kMostHidden = 256, kMostOutputs = 64;
 
 enum class Activation : std::int64_t { identity = 0, relu = 1, tanh = 2 };
 enum class Loss : std::int64_t { mse = 0, cross_entropy = 1 };
-enum class Rule : std::int64_t { sgd = 0, adam = 1, adamw = 2 };
+enum class Optimizer : std::int64_t { sgd = 0, adam = 1, adamw = 2 };
 enum class ReplicaStatus : std::int64_t { finished = 0, diverged = 2, cancelled = 3 };
 
 // Rows of the table of rates.
-enum class Rate : std::int64_t { lr, decay, momentum, beta2, epsilon, label_noise, gradient_noise };
-constexpr std::int64_t kRates = 7;
+enum class Rate : std::int64_t {
+  lr,
+  decay,
+  momentum,
+  beta2,
+  epsilon,
+  label_noise,
+  gradient_noise,
+  strength
+};
+constexpr std::int64_t kRates = 8;
 
 // Replicas are looked at for divergence when this divides the number of steps they have taken, so
 // that it does not matter how a training is cut into calls.
@@ -46,31 +58,48 @@ struct ReplicaShape {
   }
 };
 
+// A column of the unit matrix of the hidden units (an input weight, the bias, an output weight):
+// unit j has parameter base + j stride.
+struct UnitColumn {
+  std::int64_t base, stride;
+};
+SYMFAST_SWEEP_INLINE std::int64_t unit_columns(const ReplicaShape& shape) {
+  return shape.inputs + (shape.bias ? 1 : 0) + shape.outputs;
+}
+SYMFAST_SWEEP_INLINE UnitColumn unit_column(const ReplicaShape& shape, std::int64_t column) {
+  if (column < shape.inputs) return {column, shape.inputs};
+  column -= shape.inputs;
+  if (shape.bias && column == 0) return {shape.bias1(), 1};
+  return {shape.weight2() + (column - (shape.bias ? 1 : 0)) * shape.hidden, 1};
+}
+
 struct ReplicaModel {
   ReplicaShape shape;
   Activation activation;
   Loss loss;
-  Rule rule;
+  Optimizer rule;
 };
 
 // A call as plain pointers; R replicas, P parameters. theta, first and second are updated in place.
 template <typename T>
 struct ReplicaArguments {
-  const T* x;                 // (samples, inputs)
-  const T* y;                 // (samples, outputs)
-  T* theta;                   // (R, P)
-  T* first;                   // (R, P), velocity or first moment
-  T* second;                  // (R, P) second moment, not touched by sgd
-  const T* rates;             // (kRates, R)
-  const T* schedule;          // (kinds, steps), factors of lr
-  const std::int64_t* kind;   // (R), row of the schedule
-  const std::int64_t* seed;   // (R)
-  const std::int64_t* cell;   // (R), 0 .. 2^32 - 1
-  const std::int64_t* batch;  // (R), 0: all samples in order
-  std::int64_t* status;       // (R), ReplicaStatus; only finished ones are trained
-  std::int64_t* taken;        // (R), steps each replica has taken
-  T* gradient;                // (R, P) scratch on a GPU, where P is too much for a block
-  std::int64_t* progress;     // (2): replica steps done so far; set [1] to cancel
+  const T* x;                      // (samples, inputs)
+  const T* y;                      // (samples, outputs)
+  T* theta;                        // (R, P)
+  T* first;                        // (R, P), velocity or first moment
+  T* second;                       // (R, P) second moment, not touched by sgd
+  const T* rates;                  // (kRates, R)
+  const T* schedule;               // (kinds, steps), factors of lr
+  const std::int64_t* kind;        // (R), row of the schedule
+  const std::int64_t* seed;        // (R)
+  const std::int64_t* cell;        // (R), 0 .. 2^32 - 1
+  const std::int64_t* batch;       // (R), 0: all samples in order
+  const std::int64_t* constraint;  // (R), Constraint
+  std::int64_t* status;            // (R), ReplicaStatus; only finished ones are trained
+  std::int64_t* taken;             // (R), steps each replica has taken
+  T* gradient;                     // (R, P) scratch on a GPU, where P is too much for a block
+  std::int64_t* progress;          // (2): replica steps done so far; set [1] to cancel
+  UnitMirrors<T> mirrors;
   ReplicaModel model;
   std::int64_t samples, kinds, replicas, first_step, steps;
 };
@@ -90,6 +119,7 @@ SYMFAST_SWEEP_INLINE RandomStream batch_stream(std::int64_t seed, std::int64_t s
 template <typename V>
 struct StepRates {
   V lr, decay, momentum, beta2, epsilon;
+  V amount;   // of the constraint: lr strength
   V rate;     // adam: lr over the bias correction of the first moment
   V rescale;  // adam: 1 over the root of the bias correction of the second moment
   V shrink;   // adamw: 1 - lr decay
@@ -129,12 +159,17 @@ SYMFAST_SWEEP_INLINE V slope(Activation activation, V value, V g) {
   return g * derivative;
 }
 
-// Power of a rate after `steps` steps, by the multiplications of those steps, so that pieces of a
-// training equal the whole.
+// Power of a rate after `steps` steps: by squaring up to the last look, one multiplication a step
+// from there on. So pieces of a training equal the whole, and a late start costs nothing.
 SYMFAST_SWEEP_INLINE double power_after(double rate, std::int64_t steps) {
-  double power = 1;
-  for (std::int64_t step = 0; step < steps; ++step) power *= rate;
+  const std::int64_t rest = steps % kLookEvery;
+  double power = whole_power(rate, static_cast<std::uint32_t>(steps - rest));
+  for (std::int64_t step = 0; step < rest; ++step) power *= rate;
   return power;
+}
+// The next power, from the one after `steps` steps.
+SYMFAST_SWEEP_INLINE double next_power(double power, double rate, std::int64_t steps) {
+  return steps % kLookEvery == 0 ? power_after(rate, steps) * rate : power * rate;
 }
 
 // One CPU block: replicas of equal seed and batch size as structure of arrays, `lanes` of them.
@@ -160,6 +195,8 @@ struct ReplicaBlock {
   double* power1;            // (lanes), momentum^t
   double* power2;            // (lanes), beta2^t
   std::int64_t seed;
+  UnitMirrors<T> mirrors;
+  Constraint constraint;
   bool momentum, label_noise, gradient_noise;  // does any lane have it
 };
 

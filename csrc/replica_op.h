@@ -11,8 +11,8 @@
 namespace symfast {
 
 struct ReplicaInputs {
-  Tensor x, y, theta, first, second, rates, schedule, kind, seed, cell, batch, status, taken,
-      progress;
+  Tensor x, y, theta, first, second, rates, schedule, kind, seed, cell, batch, constraint, offsets,
+      members, directions, status, taken, progress;
   std::int64_t hidden;
   bool bias;
   std::int64_t activation, loss, rule, first_step;
@@ -65,6 +65,13 @@ inline void check(const ReplicaInputs& in) {
   check_tensor(in.seed, "seed", replicas, -1, ScalarType::Long, theta);
   check_tensor(in.cell, "cell", replicas, -1, ScalarType::Long, theta);
   check_tensor(in.batch, "batch", replicas, -1, ScalarType::Long, theta);
+  check_tensor(in.constraint, "constraint", replicas, -1, ScalarType::Long, theta);
+  require(in.offsets.dim() == 1 && in.members.dim() == 1 && in.offsets.size(0) > 0 &&
+              in.directions.dim() == 2,
+          "replica_sweep_: offsets (groups + 1,), members and directions (rows, hidden) expected");
+  check_tensor(in.offsets, "offsets", in.offsets.size(0), -1, ScalarType::Long, theta);
+  check_tensor(in.members, "members", in.members.size(0), -1, ScalarType::Long, theta);
+  check_tensor(in.directions, "directions", in.directions.size(0), in.hidden, dtype, theta);
   check_tensor(in.status, "status", replicas, -1, ScalarType::Long, theta);
   check_tensor(in.taken, "taken", replicas, -1, ScalarType::Long, theta);
   check_tensor(in.progress, "progress", 2, -1, ScalarType::Long, theta);
@@ -74,28 +81,33 @@ template <typename T>
 void run(const ReplicaInputs& in, const Tensor* gradient,
          void (*launch)(const ReplicaArguments<T>&, const Tensor&)) {
   const ReplicaModel model{shape_of(in), static_cast<Activation>(in.activation),
-                           static_cast<Loss>(in.loss), static_cast<Rule>(in.rule)};
-  const ReplicaArguments<T> arguments{in.x.const_data_ptr<T>(),
-                                      in.y.const_data_ptr<T>(),
-                                      in.theta.mutable_data_ptr<T>(),
-                                      in.first.mutable_data_ptr<T>(),
-                                      in.second.mutable_data_ptr<T>(),
-                                      in.rates.const_data_ptr<T>(),
-                                      in.schedule.const_data_ptr<T>(),
-                                      in.kind.const_data_ptr<std::int64_t>(),
-                                      in.seed.const_data_ptr<std::int64_t>(),
-                                      in.cell.const_data_ptr<std::int64_t>(),
-                                      in.batch.const_data_ptr<std::int64_t>(),
-                                      in.status.mutable_data_ptr<std::int64_t>(),
-                                      in.taken.mutable_data_ptr<std::int64_t>(),
-                                      gradient ? gradient->mutable_data_ptr<T>() : nullptr,
-                                      in.progress.mutable_data_ptr<std::int64_t>(),
-                                      model,
-                                      in.x.size(0),
-                                      in.schedule.size(0),
-                                      in.theta.size(0),
-                                      in.first_step,
-                                      in.schedule.size(1)};
+                           static_cast<Loss>(in.loss), static_cast<Optimizer>(in.rule)};
+  const ReplicaArguments<T> arguments{
+      in.x.const_data_ptr<T>(),
+      in.y.const_data_ptr<T>(),
+      in.theta.mutable_data_ptr<T>(),
+      in.first.mutable_data_ptr<T>(),
+      in.second.mutable_data_ptr<T>(),
+      in.rates.const_data_ptr<T>(),
+      in.schedule.const_data_ptr<T>(),
+      in.kind.const_data_ptr<std::int64_t>(),
+      in.seed.const_data_ptr<std::int64_t>(),
+      in.cell.const_data_ptr<std::int64_t>(),
+      in.batch.const_data_ptr<std::int64_t>(),
+      in.constraint.const_data_ptr<std::int64_t>(),
+      in.status.mutable_data_ptr<std::int64_t>(),
+      in.taken.mutable_data_ptr<std::int64_t>(),
+      gradient ? gradient->mutable_data_ptr<T>() : nullptr,
+      in.progress.mutable_data_ptr<std::int64_t>(),
+      {in.offsets.const_data_ptr<std::int64_t>(), in.members.const_data_ptr<std::int64_t>(),
+       in.directions.const_data_ptr<T>(), in.offsets.size(0) - 1, in.members.size(0),
+       in.directions.size(0)},
+      model,
+      in.x.size(0),
+      in.schedule.size(0),
+      in.theta.size(0),
+      in.first_step,
+      in.schedule.size(1)};
   if (arguments.replicas > 0) launch(arguments, in.theta);
 }
 

@@ -14,7 +14,7 @@ namespace SYMFAST_ISA {
 namespace {
 
 // One step of one block.
-template <typename T, Rule kRule, bool kMomentum>
+template <typename T, Optimizer kRule, bool kMomentum>
 class Trainer {
  public:
   explicit Trainer(const ReplicaBlock<T>& block)
@@ -26,7 +26,7 @@ class Trainer {
   }
 
   void step(std::int64_t index, std::int64_t first_step) {
-    set_rates(index);
+    set_rates(index, first_step + index);
     gather(first_step + index);
     for (std::int64_t j = 0; j < shape_.hidden; j += kUnitBlock) forward(j, units_from(j));
     form_errors(first_step + index);
@@ -34,6 +34,7 @@ class Trainer {
       draw_noise(b_, RandomPurpose::kGradientNoise, first_step + index, shape_.parameters());
     for (std::int64_t o = 0; shape_.bias && o < shape_.outputs; ++o) step_output_bias(o);
     for (std::int64_t j = 0; j < shape_.hidden; j += kUnitBlock) backward(j, units_from(j));
+    if (b_.constraint != Constraint::none) constrain();
   }
 
  private:
@@ -51,15 +52,16 @@ class Trainer {
     return shape_.weight2() + o * shape_.hidden + j;
   }
 
-  void set_rates(std::int64_t index) {
+  void set_rates(std::int64_t index, std::int64_t taken) {
     V lr = rate(Rate::lr);
     for (int l = 0; l < L; ++l) lr[l] *= b_.schedule[l][index];
     rates_.lr = lr;
-    if constexpr (kRule == Rule::sgd) return;
+    rates_.amount = lr * rate(Rate::strength);
+    if constexpr (kRule == Optimizer::sgd) return;
     rates_.shrink = Math::multiply_add(-lr, rates_.decay, fill<V>(T(1)));
     for (int l = 0; l < L; ++l) {
-      b_.power1[l] *= static_cast<double>(rates_.momentum[l]);
-      b_.power2[l] *= static_cast<double>(rates_.beta2[l]);
+      b_.power1[l] = next_power(b_.power1[l], static_cast<double>(rates_.momentum[l]), taken);
+      b_.power2[l] = next_power(b_.power2[l], static_cast<double>(rates_.beta2[l]), taken);
       rates_.rate[l] = static_cast<T>(static_cast<double>(lr[l]) / (1 - b_.power1[l]));
       rates_.rescale[l] = static_cast<T>(1 / __builtin_sqrt(1 - b_.power2[l]));
     }
@@ -207,13 +209,28 @@ class Trainer {
     if (b_.gradient_noise)
       gradient = Math::multiply_add(sigma_, lanes(b_.noise + index * L), gradient);
     V& theta = lanes(b_.theta + index * L);
-    if constexpr (kRule == Rule::sgd) {
+    if constexpr (kRule == Optimizer::sgd) {
       V unused;
       step_sgd<kMomentum>(rates_, gradient, theta,
                           kMomentum ? lanes(b_.first + index * L) : unused);
     } else {
-      step_adam<kRule == Rule::adamw>(rates_, gradient, theta, lanes(b_.first + index * L),
-                                      lanes(b_.second + index * L));
+      step_adam<kRule == Optimizer::adamw>(rates_, gradient, theta, lanes(b_.first + index * L),
+                                           lanes(b_.second + index * L));
+    }
+  }
+
+  // The mirrors of the hidden units, column by column of the unit matrix.
+  void constrain() {
+    struct Column {
+      T* start;
+      std::int64_t stride;
+      V get(std::int64_t j) const { return lanes(start + j * stride); }
+      void put(std::int64_t j, V value) const { lanes(start + j * stride) = value; }
+    };
+    for (std::int64_t c = 0; c < unit_columns(shape_); ++c) {
+      const UnitColumn column = unit_column(shape_, c);
+      constrain_column(b_.mirrors, shape_.hidden, b_.constraint, rates_.amount,
+                       Column{b_.theta + column.base * L, column.stride * L});
     }
   }
 
@@ -224,7 +241,7 @@ class Trainer {
   bool gathered_ = false;
 };
 
-template <Rule kRule, bool kMomentum, typename T>
+template <Optimizer kRule, bool kMomentum, typename T>
 void train(const ReplicaBlock<T>& block, std::int64_t offset, std::int64_t first_step,
            std::int64_t steps) {
   Trainer<T, kRule, kMomentum> trainer(block);
@@ -235,10 +252,12 @@ void train(const ReplicaBlock<T>& block, std::int64_t offset, std::int64_t first
 template <typename T>
 void dispatch(const ReplicaBlock<T>& b, std::int64_t offset, std::int64_t first_step,
               std::int64_t steps) {
-  if (b.model.rule == Rule::adam) return train<Rule::adam, true>(b, offset, first_step, steps);
-  if (b.model.rule == Rule::adamw) return train<Rule::adamw, true>(b, offset, first_step, steps);
-  if (b.momentum) return train<Rule::sgd, true>(b, offset, first_step, steps);
-  train<Rule::sgd, false>(b, offset, first_step, steps);
+  if (b.model.rule == Optimizer::adam)
+    return train<Optimizer::adam, true>(b, offset, first_step, steps);
+  if (b.model.rule == Optimizer::adamw)
+    return train<Optimizer::adamw, true>(b, offset, first_step, steps);
+  if (b.momentum) return train<Optimizer::sgd, true>(b, offset, first_step, steps);
+  train<Optimizer::sgd, false>(b, offset, first_step, steps);
 }
 
 }  // namespace

@@ -16,6 +16,7 @@
 #include <cstdint>
 
 #include "anchor.h"
+#include "power.h"
 
 namespace symfast {
 
@@ -60,13 +61,6 @@ struct StepScalars {
   int32_t randomness;
   bool anchored;
 };
-
-// x^n by squaring: the same bits on every backend, unlike pow.
-SF_HOST_DEVICE double whole_power(double x, uint32_t n) {
-  double result = 1;
-  for (; n; n >>= 1, x = x * x) result = n & 1 ? result * x : result;
-  return result;
-}
 
 // The keys of the 2^32 elements around this one.
 SF_HOST_DEVICE void set_anchor_keys(StepScalars& s, int64_t element) {

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from symfast.codes import ACCUMULATE
+from symfast.extras import need
 
 
 class CheckpointError(ValueError):
@@ -115,12 +116,9 @@ def open_checkpoint(path: str | Path) -> Iterator[Checkpoint]:
 
 @contextmanager
 def _open_safetensors(path: Path) -> Iterator[Checkpoint]:
-    try:
-        from safetensors import SafetensorError, safe_open
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"{path} needs the package safetensors: pip install 'symfast[models]'"
-        ) from error
+    need(str(path), "models", "safetensors")
+    from safetensors import SafetensorError, safe_open
+
     try:
         file = safe_open(path, framework="pt")
     except (SafetensorError, OSError, ValueError) as error:

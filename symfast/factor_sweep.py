@@ -17,7 +17,8 @@ STATUS = ("finished", "converged", "diverged", "cancelled")
 ops.define(
     "factor_sweep",
     "(Tensor gram, Tensor linear, Tensor factors, Tensor velocity, Tensor depth, Tensor factored, "
-    "Tensor lr, Tensor momentum, Tensor lam, int steps, float tol, int check_every, "
+    "Tensor lr, Tensor momentum, Tensor lam, Tensor schedule, Tensor kind, Tensor group, "
+    "float tol, int check_every, "
     "Tensor(a!) progress) -> (Tensor w, Tensor factors, Tensor velocity, Tensor steps, "
     "Tensor residual, Tensor status)",
     reference.factor_sweep,
@@ -50,14 +51,20 @@ def factor_sweep(
     tol: float = 0.0,
     check_every: int = 100,
     progress: Tensor | None = None,
+    schedule: Tensor | None = None,
+    kind: Tensor | None = None,
+    group: Tensor | None = None,
 ) -> FactorSweep:
     """Run momentum SGD on the factors of B least-squares replicas, all steps in one kernel call.
 
     Minimises ``1/2 w^T Gram w - c^T w + lam ||w||_{2/D}^{2/D}`` over w = f_1 ... f_D through
     ``v_j = m v_j + g prod_{e != j} f_e + (2 lam / D) f_j``, ``f_j = f_j - lr v_j``: torch's SGD
-    with weight decay 2 lam / D on every factor (Ziyin & Wang 2023; Kolb et al. 2025). A replica
-    alone gives the same bits as in a sweep of the same dtype on the same processor. Inputs are not
-    changed and no gradient flows. A CUDA kernel looks at a request to cancel only when it starts.
+    with weight decay 2 lam / D on every factor (Ziyin & Wang 2023; Kolb et al. 2025). With
+    ``group`` the coordinates of a group share f_2 ... f_D, their gates, and the penalty is ``lam
+    ||w_group||_2^{2/D}`` (D-Gating): every coordinate holds a copy of them, and all copies take the
+    step of the sum of their gradients, so start them equal. A replica alone gives the same bits as
+    in a sweep of the same dtype on the same processor. Inputs are not changed and no gradient
+    flows. A CUDA kernel looks at a request to cancel only when it starts.
 
     Args:
         gram: (d, d), symmetric, float32 or float64; X^T X / n for least squares.
@@ -73,6 +80,10 @@ def factor_sweep(
         tol: stop a replica once max |dw| between two checks is below it; 0 never stops.
         check_every: steps between two checks for convergence, divergence and cancelling.
         progress: (2,) int64; the kernel adds replica steps to [0] and stops if [1] is set.
+        schedule: (kinds, steps) factors of lam for the steps to do; constant if left out.
+        kind: (B,) int64, row of the schedule; 0 if left out.
+        group: (d,) int64, the first coordinate of each one's group; groups lie together, and a
+            coordinate that is not factored is one of its own.
 
     Raises:
         ValueError: if shapes, dtypes, devices or ranges do not fit.
@@ -101,6 +112,14 @@ def factor_sweep(
         velocity = torch.zeros_like(factors)
     if progress is None:
         progress = depth.new_zeros(2)
+    if schedule is None:
+        schedule = factors.new_ones(1, steps)
+    if kind is None:
+        kind = torch.zeros_like(depth)
+    if group is None:
+        group = depth.new_zeros(0)
+    if schedule.ndim != 2 or schedule.shape[1] != steps:
+        raise ValueError(f"schedule must have shape (kinds, {steps})")
     with torch.no_grad():
         found = torch.ops.symfast.factor_sweep.default(
             gram,
@@ -110,7 +129,9 @@ def factor_sweep(
             depth,
             factored,
             *rates,
-            steps,
+            schedule.to(factors),
+            kind,
+            group,
             tol,
             check_every,
             progress,
@@ -178,7 +199,9 @@ def _factor_sweep_fake(
     lr: Tensor,
     momentum: Tensor,
     lam: Tensor,
-    steps: int,
+    schedule: Tensor,
+    kind: Tensor,
+    group: Tensor,
     tol: float,
     check_every: int,
     progress: Tensor,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from symfast.diagnosis import Diagnosis
+from symfast.extras import need
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,6 +53,7 @@ class InspectReport:
     @property
     def table(self) -> "pd.DataFrame":
         """One row per group; <NA> where a quantity does not apply or was not measured."""
+        need("the table of a report", "models", "pandas")
         import pandas as pd
 
         rows = [

@@ -12,6 +12,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from symfast.charges import present_groups
+from symfast.extras import need
 from symfast.monitor_store import MonitorStore
 from symfast.order_parameters import order_parameters
 from symfast.plan import Plan
@@ -109,6 +110,7 @@ class Monitor:
     @property
     def table(self) -> "pd.DataFrame":
         """The rows as a table; NaN where a quantity does not apply."""
+        need("the table of a monitor", "models", "pandas")
         import pandas as pd
 
         return pd.DataFrame(self.rows)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from symfast.extras import need
 from symfast.files import remove_orphans, replacing
 
 if TYPE_CHECKING:
@@ -39,13 +40,7 @@ class MonitorStore:
     """
 
     def __init__(self, directory: str | Path) -> None:
-        try:
-            import pandas  # noqa: F401  # asked for now, not at step 10,000
-            import pyarrow.parquet  # noqa: F401
-        except ModuleNotFoundError as error:
-            raise ModuleNotFoundError(
-                f"a directory of rows needs {error.name}: pip install 'symfast[models]'"
-            ) from error
+        need("a directory of rows", "models", "pandas", "pyarrow")  # now, not at step 10,000
         self.directory = Path(directory)
         if self.directory.exists() and not self.directory.is_dir():
             raise NotADirectoryError(f"{directory} is a file; out is a directory of rows")

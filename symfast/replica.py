@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whole trainings of many two-layer networks in one operator call, in place."""
 
-from typing import Literal, get_args
+from collections.abc import Sequence
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
 from symfast import ops
 from symfast.reference import replica as reference
+from symfast.reference.unit_mirrors import NONE
+from symfast.symmetry import Cluster, SignFlip, Swap, Symmetry
 
 Activation = Literal["identity", "relu", "tanh"]
 Loss = Literal["mse", "cross_entropy"]
@@ -19,11 +22,57 @@ MOST_INPUTS, MOST_HIDDEN, MOST_OUTPUTS = 256, 256, 64
 ops.define(
     "replica_sweep_",
     "(Tensor x, Tensor y, Tensor(a!) theta, Tensor(b!) first, Tensor(c!) second, Tensor rates, "
-    "Tensor schedule, Tensor kind, Tensor seed, Tensor cell, Tensor batch, Tensor(d!) status, "
-    "Tensor(e!) taken, Tensor(f!) progress, int hidden, bool bias, int activation, int loss, "
-    "int rule, int first_step) -> ()",
+    "Tensor schedule, Tensor kind, Tensor seed, Tensor cell, Tensor batch, Tensor constraint, "
+    "Tensor offsets, Tensor members, Tensor directions, Tensor(d!) status, Tensor(e!) taken, "
+    "Tensor(f!) progress, int hidden, bool bias, int activation, int loss, int rule, "
+    "int first_step) -> ()",
     reference.replica_sweep_,
 )
+
+
+class UnitMirrors(NamedTuple):
+    """Mirrors of h hidden units: groups of units first, then directions, one after the other."""
+
+    offsets: Tensor  # (groups + 1,) int64, group g is members[offsets[g]:offsets[g + 1]]
+    members: Tensor  # int64; a group of one unit is its sign flip, of several their permutation
+    directions: Tensor  # (k, h), orthonormal rows
+
+    @classmethod
+    def of(cls, symmetries: Sequence[Symmetry], hidden: int) -> "UnitMirrors":
+        """Return the tables of SignFlip, Swap, Cluster, Direction and Mirror(h, k).
+
+        Raises:
+            ValueError: if a symmetry is not one of ``hidden`` units.
+
+        Example:
+            >>> import symfast as sf
+            >>> from symfast.replica import UnitMirrors
+            >>> tables = UnitMirrors.of([sf.Swap([0], [2]), sf.SignFlip([1])], hidden=3)
+            >>> tables.offsets.tolist(), tables.members.tolist()
+            ([0, 2, 3], [0, 2, 1])
+        """
+        groups: list[list[int]] = []
+        rows = [torch.zeros(0, hidden, dtype=torch.float64)]
+        for symmetry in symmetries:
+            if isinstance(symmetry, SignFlip):
+                groups += [[i] for i in symmetry.indices(hidden).tolist()]
+            elif isinstance(symmetry, Swap):
+                groups += symmetry.indices(hidden).tolist()
+            elif isinstance(symmetry, Cluster):
+                groups += [part.tolist() for part in symmetry.members(hidden)]
+            else:
+                frame = symmetry.frame(hidden)
+                if frame.ndim != 2:
+                    raise ValueError(f"a mirror of units has a frame ({hidden}, k), not a batch")
+                rows.append(frame.T)
+        offsets = torch.tensor([0, *map(len, groups)]).cumsum(0)
+        members = torch.tensor([i for group in groups for i in group], dtype=torch.int64)
+        return cls(offsets, members, torch.cat(rows))
+
+    def to(self, like: Tensor) -> "UnitMirrors":
+        """Return the tables on a tensor's device, directions in its dtype."""
+        offsets, members = self.offsets.to(like.device), self.members.to(like.device)
+        return UnitMirrors(offsets, members, self.directions.to(like).contiguous())
 
 
 def parameter_count(inputs: int, hidden: int, outputs: int, bias: bool = True) -> int:
@@ -59,14 +108,18 @@ def replica_sweep_(
     rule: Rule = "sgd",
     first_step: int = 0,
     progress: Tensor | None = None,
+    mirrors: UnitMirrors | None = None,
+    constraint: Tensor | None = None,
 ) -> None:
     """Train R networks ``f(x) = W2 act(W1 x + b1) + b2`` for some steps, all in one kernel call.
 
     Step t draws its minibatch from (seed, t) with replacement, adds label noise to the targets and
     gradient noise to the gradient g of the mean loss, both drawn from (seed, cell, t), and updates
-    as torch.optim's SGD (``v = m v + g + c theta, theta = theta - lr_t v``), Adam or AdamW. A
-    replica gives the same bits alone and with others, and in one call and in several, on the same
-    processor. Replicas whose status is not 0 are left alone. No gradient flows.
+    as torch.optim's SGD (``v = m v + g + c theta, theta = theta - lr_t v``), Adam or AdamW; then
+    the mirrors of the hidden units are applied with the amount ``lr_t strength``, as the
+    constraints of `symfast.optim` are. A replica gives the same bits alone and with others, and in
+    one call and in several, on the same processor. Replicas whose status is not 0 are left alone.
+    No gradient flows.
 
     Args:
         x: (n, i) inputs, float32 or float64, contiguous like all that follow.
@@ -89,6 +142,8 @@ def replica_sweep_(
         rule: "sgd", "adam" (decay coupled, through the moments) or "adamw" (decoupled).
         first_step: number of the first step, which keys the random numbers.
         progress: (2,) int64; the kernel adds replica steps to [0] and stops if [1] is set.
+        mirrors: of the hidden units, see `UnitMirrors`; moments are left as they are.
+        constraint: (R,) int64: 0 none, 1 project, 2 shrink, 3 prox.
 
     Raises:
         ValueError: if a name is unknown.
@@ -126,8 +181,11 @@ def replica_sweep_(
     table = torch.stack([rates.get(name, zero).to(theta) for name in reference.RATES])
     if progress is None:
         progress = torch.zeros(2, dtype=torch.int64, device=theta.device)
+    if constraint is None:
+        constraint = torch.full_like(status, NONE)
+    tables = (mirrors or UnitMirrors.of((), hidden)).to(theta)
     with torch.no_grad():
         torch.ops.symfast.replica_sweep_.default(
-            x, y, theta, first, second, table, schedule, kind, seed, cell, batch, status, taken,
-            progress, hidden, bias, *codes, first_step,
+            x, y, theta, first, second, table, schedule, kind, seed, cell, batch, constraint,
+            *tables, status, taken, progress, hidden, bias, *codes, first_step,
         )  # fmt: skip

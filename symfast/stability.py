@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
+from symfast.extras import need
 from symfast.lanczos import lowest_modes
 from symfast.lyapunov import lyapunov_exponent
 from symfast.mirror_index import MirrorIndex, index_mirrors
@@ -53,6 +54,7 @@ class StabilityReport:
     @property
     def table(self) -> "pd.DataFrame":
         """One row per mirror."""
+        need("the table of a report", "demo", "pandas")
         import pandas as pd
 
         return pd.DataFrame({

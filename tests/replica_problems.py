@@ -1,23 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
 """Calls of the replica sweep that its tests share."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from symfast.reference import replica as reference
-from symfast.replica import parameter_count, replica_sweep_
+from symfast.replica import UnitMirrors, parameter_count, replica_sweep_
+from symfast.symmetry import Symmetry
 
 #: Tensor arguments of the operator, in order.
 ORDER = (
     "x", "y", "theta", "first", "second", "rates", "schedule", "kind", "seed", "cell", "batch",
-    "status", "taken",
+    "constraint", "mirrors", "status", "taken",
 )  # fmt: skip
 ACTIVATIONS = ("identity", "relu", "tanh")
 RULES = ("sgd", "adam", "adamw")
 #: Arguments with a row for each replica; rates have one each, too.
-PER_REPLICA = ("theta", "first", "second", "kind", "seed", "cell", "batch", "status", "taken")
+PER_REPLICA = (
+    "theta", "first", "second", "kind", "seed", "cell", "batch", "constraint", "status", "taken",
+)  # fmt: skip
 WRITTEN = ("theta", "first", "second", "status", "taken")
 Call = dict[str, Any]
 
@@ -25,15 +29,15 @@ Call = dict[str, Any]
 def problem(
     replicas: int, sizes: tuple[int, int, int], dtype: torch.dtype, steps: int = 100,
     rule: str = "sgd", loss: str = "mse", activation: str = "relu", bias: bool = True,
-    noise: bool = True,
+    noise: bool = True, symmetries: Sequence[Symmetry] = (),
 ) -> Call:  # fmt: skip
-    """A random, stable call with mixed seeds, batch sizes, schedules, noise and momentum."""
+    """A random, stable call with mixed seeds, batch sizes, schedules, noise and constraints."""
     inputs, hidden, outputs = sizes
     x, y = (torch.randn(40, k, dtype=torch.float64) for k in (inputs, outputs))
     p = parameter_count(inputs, hidden, outputs, bias)
     theta = torch.randn(replicas, p, dtype=torch.float64) / max(inputs, hidden) ** 0.5
     number = torch.arange(replicas)
-    share = torch.rand(7, replicas, dtype=torch.float64)
+    share = torch.rand(8, replicas, dtype=torch.float64)
     rates = {
         "lr": share[0] * (0.05 if rule == "sgd" else 0.002),
         "weight_decay": 0.05 * share[1],
@@ -42,6 +46,7 @@ def problem(
         "eps": 1e-3 + share[4] * 1e-3,  # not smaller: Adam would blow up rounding where g = 0
         "label_noise": share[5] * (noise and loss == "mse"),
         "gradient_noise": 0.1 * share[6] * noise,
+        "strength": share[7],
     }
     schedule = torch.stack([torch.ones(steps), torch.linspace(1, 0, steps)])
     second = torch.zeros(replicas, 0 if rule == "sgd" else p)
@@ -57,6 +62,8 @@ def problem(
     call["rates"] = {name: r.to(dtype) for name, r in rates.items()}
     call |= {"kind": number % 2, "seed": number // 4 - 1, "cell": 7 * number}
     call |= {"batch": torch.tensor([8, 5, 0])[number // 2 % 3], "status": 0 * number}
+    call |= {"constraint": number % 4 if symmetries else 0 * number}
+    call |= {"mirrors": UnitMirrors.of(symmetries, hidden)}
     call |= {"taken": 0 * number, "hidden": hidden, "bias": bias}
     return call | {"activation": activation, "loss": loss, "rule": rule}
 
@@ -71,15 +78,25 @@ def run(call: Call, **change: Any) -> dict[str, Tensor]:
     return {name: fresh[name] for name in WRITTEN}
 
 
+def operands(call: Call) -> list[Tensor]:
+    """The operator's tensors in order, the counter of progress last."""
+    found: list[Tensor] = []
+    for name in ORDER:
+        if name == "rates":
+            found.append(torch.stack([call["rates"][rate] for rate in reference.RATES]))
+        elif name == "mirrors":
+            found += call["mirrors"].to(call["theta"])
+        else:
+            found.append(call[name])
+    return [*found, torch.zeros(2, dtype=torch.int64)]
+
+
 def run_reference(call: Call) -> dict[str, Tensor]:
     fresh = {k: v.clone() if isinstance(v, Tensor) else v for k, v in call.items()}
-    names = [name for name in ORDER if name != "rates"]
-    tensors = [fresh[name] for name in names]
-    table = torch.stack([fresh["rates"][name] for name in reference.RATES])
     codes = ACTIVATIONS.index(call["activation"]), ("mse", "cross_entropy").index(call["loss"])
     reference.replica_sweep_(
-        *tensors[:5], table, *tensors[5:], torch.zeros(2, dtype=torch.int64), call["hidden"],
-        call["bias"], *codes, RULES.index(call["rule"]), call.get("first_step", 0),
+        *operands(fresh), call["hidden"], call["bias"], *codes,
+        RULES.index(call["rule"]), call.get("first_step", 0),
     )  # fmt: skip
     return {name: fresh[name] for name in WRITTEN}
 

@@ -33,8 +33,10 @@ def inputs(replicas: int, slots: int, d: int, dtype: torch.dtype) -> dict[str, T
 
 def run_reference(x: dict[str, Tensor], steps: int, tol: float, check_every: int) -> FactorSweep:
     order = ("gram", "linear", "factors", "velocity", "depth", "factored", "lr", "momentum", "lam")
-    progress = torch.zeros(2, dtype=torch.int64)
-    return FactorSweep(*reference(*(x[k] for k in order), steps, tol, check_every, progress))
+    progress, none = torch.zeros(2, dtype=torch.int64), torch.zeros(0, dtype=torch.int64)
+    schedule = x.get("schedule", x["lr"].new_ones(1, steps))
+    tables = schedule, x.get("kind", torch.zeros_like(x["depth"])), x.get("group", none)
+    return FactorSweep(*reference(*(x[k] for k in order), *tables, tol, check_every, progress))
 
 
 def scalar_problem(z: Tensor, depth: int, lam: float) -> Tensor:
@@ -68,6 +70,49 @@ def test_kernel_equals_reference(
     if dtype == torch.float64:
         assert torch.equal(got.steps, want.steps)
         assert torch.equal(got.status, want.status)
+
+
+@needs_kernels
+@pytest.mark.parametrize(("dtype", "tol"), [(torch.float64, 1e-12), (torch.float32, 2e-5)])
+def test_gates_and_schedules_equal_reference(
+    dtype: torch.dtype, tol: float, capability: str
+) -> None:
+    """Groups of 1, 3 and 4 of nine coordinates, replicas of every depth, two schedules."""
+    x = inputs(40, 4, 9, dtype)
+    x["factored"] = torch.tensor([True, False, True, True, True, True, True, True, True])
+    x["group"] = torch.tensor([0, 1, 2, 2, 2, 5, 5, 5, 5])
+    x["factors"][:, 1:] = x["factors"][:, 1:, x["group"]]
+    x["velocity"][:, 1:] = x["velocity"][:, 1:, x["group"]]
+    x["schedule"] = torch.stack([torch.ones(105), torch.linspace(2, 0, 105)]).to(dtype)
+    x["kind"] = torch.arange(40) % 2
+    got = factor_sweep(**x, steps=105, tol=1e-2, check_every=10)
+    want = run_reference(x, 105, 1e-2, 10)
+    for name in ("weight", "factors", "velocity", "residual"):
+        ours, theirs = getattr(got, name), getattr(want, name)
+        torch.testing.assert_close(ours, theirs, atol=tol, rtol=tol, msg=f"{name} differs")
+    assert torch.equal(got.factors[:, 1:], got.factors[:, 1:, x["group"]])
+    rows = torch.tensor([39, 2, 11])
+    per = ("factors", "velocity", "lr", "momentum", "lam", "depth", "kind")
+    mine = {name: t[rows] if name in per else t for name, t in x.items()}
+    alone = factor_sweep(**mine, steps=105, tol=1e-2, check_every=10)
+    assert torch.equal(alone.weight, got.weight[rows])
+
+
+@needs_kernels
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"kind": torch.tensor([0, 1])},
+        {"group": torch.tensor([0, 0, 1])},
+        {"group": torch.tensor([0, 1])},
+        {"group": torch.tensor([0, 0, 0]), "factored": torch.tensor([True, False, True])},
+        {"schedule": torch.ones(2, 3)},
+    ],
+)
+def test_bad_tables_are_refused(change: dict[str, Tensor]) -> None:
+    x = inputs(2, 2, 3, torch.float64) | {"factored": torch.ones(3, dtype=torch.bool)} | change
+    with pytest.raises((RuntimeError, ValueError), match="kind|group|schedule"):
+        factor_sweep(**x, steps=4)
 
 
 @pytest.mark.parametrize(("dtype", "tol"), [(torch.float64, 1e-13), (torch.float32, 1e-5)])
@@ -259,5 +304,7 @@ def test_operator_protects_memory(position: int, value: object) -> None:
 def test_opcheck(dtype: torch.dtype) -> None:
     x, order = inputs(5, 3, 4, dtype), "gram linear factors velocity depth factored"
     arguments: list[object] = [x[k] for k in [*order.split(), "lr", "momentum", "lam"]]
-    arguments += [7, 0.0, 3, torch.zeros(2, dtype=torch.int64)]
+    none = torch.zeros(0, dtype=torch.int64)
+    arguments += [torch.ones(1, 7, dtype=dtype), torch.zeros(5, dtype=torch.int64), none]
+    arguments += [0.0, 3, torch.zeros(2, dtype=torch.int64)]
     torch.library.opcheck(torch.ops.symfast.factor_sweep.default, tuple(arguments))

@@ -3,11 +3,11 @@
 
 import pytest
 import torch
-from replica_problems import ORDER, RULES, Call, problem, run, select
+from replica_problems import RULES, Call, operands, problem, run, select
 
 from symfast import ops
 from symfast.reference import replica as reference
-from symfast.replica import replica_sweep_
+from symfast.replica import UnitMirrors, replica_sweep_
 
 needs_kernels = pytest.mark.skipif(not ops.has_kernels(), reason="no compiled kernels")
 
@@ -39,6 +39,11 @@ def test_unknown_names_are_refused_in_words() -> None:
         run(call, rates={"beta3": torch.zeros(2)})
 
 
+def tables(offsets: list[int], members: list[int], hidden: int) -> UnitMirrors:
+    numbers = (torch.tensor(x, dtype=torch.int64) for x in (offsets, members))
+    return UnitMirrors(*numbers, torch.zeros(1, hidden))
+
+
 @needs_kernels
 @pytest.mark.parametrize(
     "change",
@@ -51,6 +56,12 @@ def test_unknown_names_are_refused_in_words() -> None:
         {"kind": torch.tensor([0, 2])},
         {"cell": torch.tensor([0, -1])},
         {"batch": torch.tensor([0, -1])},
+        {"constraint": torch.tensor([0, 4])},
+        {"mirrors": tables([0, 1], [3], 3)},
+        {"mirrors": tables([0, 2], [1], 3)},
+        {"mirrors": tables([0, 0, 1], [1], 3)},
+        {"mirrors": tables([], [], 3)},
+        {"mirrors": tables([0], [], 4)},
         {"seed": torch.zeros(3, dtype=torch.int64)},
         {"schedule": torch.ones(3)},
         {"progress": torch.zeros(1, dtype=torch.int64)},
@@ -70,7 +81,5 @@ def test_operator_protects_memory(change: Call) -> None:
 @pytest.mark.parametrize("rule", ["sgd", "adam"])
 def test_opcheck(rule: str) -> None:
     call = problem(3, (2, 3, 1), torch.float64, 4, rule)
-    call["rates"] = torch.stack([call["rates"][name] for name in reference.RATES])
-    arguments = [call[name] for name in ORDER] + [torch.zeros(2, dtype=torch.int64)]
-    arguments += [3, True, 2, 0, RULES.index(rule), 0]
+    arguments = [*operands(call), 3, True, 2, 0, RULES.index(rule), 0]
     torch.library.opcheck(torch.ops.symfast.replica_sweep_.default, tuple(arguments))

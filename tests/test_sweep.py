@@ -34,8 +34,8 @@ def mirror_problem(depth: int | tuple[int, ...], k: int = 3) -> Factorized:
 
 def constrained_minimiser(problem: Factorized) -> Tensor:
     """Least squares on the plane O^T theta = 0."""
-    assert problem.rotation is not None
-    inside = problem.rotation[:, ~problem.factored]
+    assert problem.at.rotation is not None
+    inside = problem.at.rotation[:, ~problem.factored]
     return inside @ torch.linalg.lstsq(problem.X @ inside, problem.y).solution
 
 

@@ -284,7 +284,7 @@ def test_page_shows_values_and_theory(tmp_path: Path) -> None:
     problem = Factorized(X, torch.randn(40, dtype=torch.float64), depth=(2, 3))
     lam = torch.logspace(-2, 0, 5)
     result = sweep(problem, weight_decay=lam, lr=[0.02, 0.1], seeds=2, steps=5000)
-    soft = next(x for x in result.theory if x.where == {"depth": 2.0})
+    soft = next(x for x in result.theory if x.label == "soft threshold")
     rows = result.table.query("depth == 2 and lr == 0.1").groupby("weight_decay").sparsity.mean()
     assert rows.tolist() == soft.y
     page = result.to_html(tmp_path / "a.html").read_text()

@@ -25,7 +25,8 @@ constexpr UpdateCase kCases[] = {
     {"sgd noise", kSgd, {0.1, 0, 0, 0, 1, 0, 0, 1, 0.5, -1, 0}},
     {"adam", kAdam, {0.1, 0.3, 0, 0.9, 0.99, 1e-8, 0, 1, 0, -1, 0}},
     {"adamw", kAdam, {0.1, 0.3, 1, 0.9, 0.99, 1e-8, 0, 1, 0, -1, 0}},
-    {"adamw noise", kAdam, {0.1, 0.3, 1, 0.9, 0.99, 1e-8, 0, 1, 0.1, -1, 0}},
+    {"sgd anchor", kSgd, {0.1, 0.3, 0, 0.9, 1, 0, 0, 1, 0, 0.5, 0}},
+    {"adamw anchor noise", kAdam, {0.1, 0.3, 1, 0.9, 0.99, 1e-8, 0, 1, 0.1, 0.5, 0.4}},
 };
 
 // One parameter on the host: value, gradient, first and second state.
@@ -41,6 +42,17 @@ struct HostParameter {
     return h;
   }
 
+  // What decay pulls towards zero: the distance from the anchor times its strength.
+  double away(const double* row, uint32_t number, std::size_t i) const {
+    if (row[kSigma] < 0) return p[i];
+    const auto word = [&](RandomPurpose purpose) {
+      const AnchorKeys keys = anchor_keys(8, purpose, number, static_cast<int64_t>(i));
+      return anchor_word(static_cast<uint32_t>(i) + keys.key[0], keys.key[1]);
+    };
+    const double spread = row[kSpread] * double{spread_number<float>(word(kAnchorSpread))};
+    return (1 + spread) * (p[i] - row[kSigma] * double{anchor_number<float>(word(kAnchor))});
+  }
+
   // The formulas of update.h in their usual words.
   void step(const UpdateCase& c, uint32_t number) {
     const double* row = c.row;
@@ -50,10 +62,11 @@ struct HostParameter {
       if (row[kNoise] != 0) {
         grad += row[kNoise] * double{noise_normal(stream, static_cast<int64_t>(i))};
       }
+      const double pull = row[kDecayRate] * away(row, number, i);
       if (row[kDecoupledDecay] != 0) {
-        p[i] -= row[kLr] * row[kDecayRate] * p[i];
+        p[i] -= row[kLr] * pull;
       } else {
-        grad += row[kDecayRate] * p[i];
+        grad += pull;
       }
       if (c.rule == kAdam) {
         m[i] = row[kFirst] * m[i] + (1 - row[kFirst]) * grad;

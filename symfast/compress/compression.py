@@ -9,9 +9,11 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from symfast.compress.attention import join_attention_, split_attention_
 from symfast.compress.constants import drop_unread, drop_zero, fold_constants
 from symfast.compress.duplicates import merge_duplicates
 from symfast.compress.gauge import drop_gauge_biases
+from symfast.compress.norms import fold_norms
 from symfast.compress.rank import truncate_rank
 from symfast.compress.record import CompressionProof, Step
 from symfast.compress.surgery import Cut, patch_sizes_, plan_cuts, shrink_
@@ -24,7 +26,13 @@ PASSES = 10
 
 
 def compress(
-    model: nn.Module, example_input: Any, tol: float = 0.0, seed: int = 0
+    model: nn.Module,
+    example_input: Any,
+    tol: float = 0.0,
+    seed: int = 0,
+    *,
+    norms: bool = True,
+    slim_attention: bool = True,
 ) -> tuple[nn.Module, CompressionProof]:
     r"""Return a smaller module that computes the same function, and a proof.
 
@@ -35,8 +43,9 @@ def compress(
     - duplicates x_j = s x_i (s = 1; s > 0 where rescaling is free, s = -1 where signs are) go,
       ``W_next[:, i] += s W_next[:, j]``
     - linear pairs ``B^T A`` of deficient rank, also query-key and value-output of each head, get
-      fewer units between them
-    - key biases, and biases before a batch norm, go
+      fewer units between them; heads that nobody reads go
+    - batch norms go into the layer before or after them, if no activation or padding stands between
+    - key biases, and biases before a batch norm that stays, go
 
     Each rewrite is checked in float64 on the example and three random inputs of its shape and
     range; a rewrite or cut after which ``max|f' - f| > limit max|f|`` is put back and logged. The
@@ -49,6 +58,9 @@ def compress(
         tol: also merge rows that differ by less than ``tol`` of their norm and drop singular
             values below ``tol`` of the largest, as long as outputs change by less than ``tol``.
         seed: of the random inputs and of the symmetry proofs.
+        slim_attention: let a `SlimAttention` take the place of an ``nn.MultiheadAttention`` that
+            loses dims or heads, which that class has no words for; False keeps it whole.
+        norms: fold batch norms. The model then trains without them; False keeps them all.
 
     Returns:
         (small, proof): ``small`` has the class, dtypes and mode of ``model``, smaller parameters
@@ -71,25 +83,49 @@ def compress(
     """
     if not tol >= 0:
         raise ValueError(f"tol is {tol}; give a number >= 0")
-    groups = find_symmetries(model, example_input, seed)
-    bench = Workbench(model, example_input, groups, seed)
+    bench = Workbench(model, example_input, seed)
+    before = bench.copy()
+    replaced = _replace_attention(bench) if slim_attention else {}
+    if norms:
+        fold_norms(bench)
+    groups = find_symmetries(bench.model, example_input, seed)
+    bench.bind(groups)
     spaces = [HiddenUnits(g, bench.groups) for g in bench.groups if "permutation" in g.kinds]
-    spaces = [hidden for hidden in spaces if "heads" not in hidden.group.activation]
     _rewrite(bench, spaces, tol)
     dropped = drop_gauge_biases(bench)
     small, cuts = _cut(bench, spaces, tol)
     for name in dropped:
         owner, _, leaf = name.rpartition(".")
         small.get_submodule(owner).register_parameter(leaf, None)
-    proof = CompressionProof(inputs=len(bench.inputs), steps=bench.steps, notes=groups.notes)
+    proof = CompressionProof(inputs=len(bench.inputs), steps=bench.steps)
+    proof.notes = [*groups.notes, *join_attention_(small, replaced)]
     for cut in cuts:
         for hidden, units in zip(cut.hidden, cut.units, strict=True):
             where = hidden.group.where
             proof.removed[where] = proof.removed.get(where, 0) + int(units.sum())
     proof.max_error = bench.change(small)
     _restore_types(small, model)
-    _measure(proof, bench, model, small)
+    _measure(proof, bench, model, before, small)
     return small, proof
+
+
+def _replace_attention(bench: Workbench) -> dict[str, nn.MultiheadAttention]:
+    """Split every nn.MultiheadAttention into linear layers, if the model runs so."""
+    model = bench.copy()
+    replaced = split_attention_(model)
+    if not replaced:
+        return {}
+    try:
+        error = bench.change(model)
+    except (RuntimeError, ValueError, TypeError, AttributeError):  # it looks inside its attention
+        error = float("inf")
+    if error <= bench.limit:
+        bench.model = model
+        return replaced
+    note = "the model does not run with linear layers in its place"
+    where = ", ".join(replaced)
+    bench.steps.append(Step("attention", where, len(replaced), error, 0.0, False, note))
+    return {}
 
 
 def _rewrite(bench: Workbench, spaces: Sequence[HiddenUnits], tol: float) -> None:
@@ -98,6 +134,8 @@ def _rewrite(bench: Workbench, spaces: Sequence[HiddenUnits], tol: float) -> Non
         found = 0
         for hidden in spaces:
             found += drop_unread(bench, hidden)
+            if "heads" in hidden.group.activation:
+                continue  # a unit is a whole head: nobody reads it, or it stays
             found += drop_zero(bench, hidden)
             found += fold_constants(bench, hidden)
             found += merge_duplicates(bench, hidden, tol)
@@ -201,12 +239,15 @@ def _restore_types(small: nn.Module, model: nn.Module) -> None:
                 module._buffers[leaf] = buffer.to(same.dtype)
 
 
-def _measure(proof: CompressionProof, bench: Workbench, model: nn.Module, small: nn.Module) -> None:
+def _measure(
+    proof: CompressionProof, bench: Workbench, model: nn.Module, exact: nn.Module, small: nn.Module
+) -> None:
+    """Fill in errors and sizes; ``exact`` is the float64 copy as it was."""
     stored = copy.deepcopy(small).double().eval()
     proof.stored_error = bench.change(stored)
     proof.parameters_before = sum(p.numel() for p in model.parameters())
     proof.parameters_after = sum(p.numel() for p in small.parameters())
-    proof.flops_before = count_flops(bench.model, bench)
+    proof.flops_before = count_flops(exact, bench)
     proof.flops_after = count_flops(stored, bench)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from symfast.compress.units import HiddenUnits, reader_modules, rows
+from symfast.compress.units import HiddenUnits, padded, reader_modules, rows
 from symfast.compress.workbench import Workbench
 from symfast.find.graph import exact_arithmetic
 from symfast.symmetry_group import AxisSlice
@@ -65,7 +65,7 @@ def fold_constants(bench: Workbench, hidden: HiddenUnits) -> int:
             return 0
         value, constant = seen
         candidates &= constant
-        if isinstance(module, CONVOLUTIONS) and _padded(module):
+        if isinstance(module, CONVOLUTIONS) and padded(module):
             candidates &= (value == 0).all(1)  # zeros of the border are no constant
         shifts.append((module, value))
     count = int(candidates.sum())
@@ -77,7 +77,7 @@ def fold_constants(bench: Workbench, hidden: HiddenUnits) -> int:
         for (member, module), (_, value) in zip(pairs, shifts, strict=True):
             weight = member.tensor.movedim(member.dim, 0)  # (m, [inner,] out, *kernel) or so
             assert member.source is not None
-            _shift_bias(module, _reading(weight, value, candidates, member.source.inner))
+            shift_bias(module, _reading(weight, value, candidates, member.source.inner))
         hidden.erase_(candidates)
         return 0.0
 
@@ -127,11 +127,6 @@ def _watch(bench: Workbench, module: nn.Module, part: AxisSlice) -> tuple[Tensor
     return lowest, constant
 
 
-def _padded(module: nn.Module) -> bool:
-    padding = module.padding
-    return padding != "valid" if isinstance(padding, str) else any(padding)  # type: ignore[arg-type]
-
-
 def _reading(weight: Tensor, value: Tensor, units: Tensor, inner: int) -> Tensor:
     """Return the sum over constant units of weight times value, per output (and sum kernels)."""
     chosen = weight.cpu()[units]
@@ -143,7 +138,8 @@ def _reading(weight: Tensor, value: Tensor, units: Tensor, inner: int) -> Tensor
     return torch.einsum("uoi,ui->o", chosen.reshape(chosen.shape[0], -1, inner), value[units])
 
 
-def _shift_bias(module: nn.Module, shift: Tensor) -> None:
+def shift_bias(module: nn.Module, shift: Tensor) -> None:
+    """Add to a layer's bias; make one if there is none."""
     bias = module.bias
     with torch.no_grad():
         if isinstance(bias, nn.Parameter):

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from symfast.compress.constants import CONVOLUTIONS, _padded, _shift_bias
-from symfast.compress.units import HiddenUnits, reader_modules, rows
+from symfast.compress.constants import CONVOLUTIONS, shift_bias
+from symfast.compress.units import HiddenUnits, padded, reader_modules, rows
 from symfast.compress.workbench import Workbench
 from symfast.symmetry_group import Member
 
@@ -82,7 +82,7 @@ def _foldable(bench: Workbench, hidden: HiddenUnits, writers: Sequence[Member]) 
         return False  # keys: the reader is no module but a product
     for _, module in reader_modules(hidden, bench.model):
         if isinstance(module, CONVOLUTIONS):
-            if _padded(module):
+            if padded(module):
                 return False
         elif not isinstance(module, nn.Linear):
             return False
@@ -97,7 +97,7 @@ def _fold_bias(bench: Workbench, hidden: HiddenUnits) -> None:
     for member, module in reader_modules(hidden, bench.model):
         weight = member.tensor.movedim(member.dim, 0)
         per = weight.reshape(hidden.m, weight.shape[1], -1).sum(2)  # (m, out)
-        _shift_bias(module, total @ per)
+        shift_bias(module, total @ per)
     with torch.no_grad():
         for member in shifts:
             member.tensor.zero_()

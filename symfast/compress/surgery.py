@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from symfast.compress.attention import SlimAttention
 from symfast.compress.units import HiddenUnits
 from symfast.symmetry_group import named_tensors
 
@@ -80,6 +81,9 @@ def shrink_(model: nn.Module, cuts: Sequence[Cut]) -> dict[int, int]:
             gone[axis] |= indices
         for size, rest in cut.sizes().items():
             changes[size].add(rest)
+        for hidden, units in zip(cut.hidden, cut.units, strict=True):
+            if "heads" in hidden.group.activation:
+                _count_heads_(model, hidden, int(units.sum()))
     tensors = named_tensors(model)
     smaller: dict[int, Tensor] = {}
     for name in dict.fromkeys(name for name, _ in gone):
@@ -92,6 +96,15 @@ def shrink_(model: nn.Module, cuts: Sequence[Cut]) -> dict[int, int]:
         smaller[id(old)] = tensor.detach().clone()
     _replace_(model, smaller)
     return {old: min(new) for old, new in changes.items() if len(new) == 1}
+
+
+def _count_heads_(model: nn.Module, hidden: HiddenUnits, count: int) -> None:
+    """Tell the attention of ``hidden`` that it has fewer heads."""
+    names = {m.source.parameter for m in hidden.group.members if m.source is not None}
+    for owner in {name.rpartition(".")[0].rpartition(".")[0] for name in names}:
+        attention = model.get_submodule(owner)
+        if isinstance(attention, SlimAttention):
+            attention.num_heads -= count
 
 
 def _replace_(model: nn.Module, smaller: dict[int, Tensor]) -> None:
@@ -145,7 +158,7 @@ def patch_sizes_(model: nn.Module, sizes: dict[int, int]) -> list[str]:
     """Replace old sizes in whole-number attributes of the user's own modules."""
     patched = []
     for name, module in model.named_modules():
-        if type(module).__module__.startswith("torch.nn"):
+        if type(module).__module__.startswith(("torch.nn", "symfast.")):
             continue
         for attribute, value in list(vars(module).items()):
             if _is_size(value) and value in sizes:

@@ -56,6 +56,12 @@ class HiddenUnits:
         self.gone |= units
 
 
+def padded(convolution: nn.Module) -> bool:
+    """Say whether a convolution pads its input."""
+    padding = convolution.padding
+    return padding != "valid" if isinstance(padding, str) else any(padding)  # type: ignore[arg-type]
+
+
 def reader_modules(hidden: HiddenUnits, model: nn.Module) -> list[tuple[Member, nn.Module]]:
     """Return the module that owns each reading weight."""
     found = []

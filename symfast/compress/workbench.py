@@ -31,13 +31,10 @@ def weight_eps(model: nn.Module) -> float:
 class Workbench:
     """The copy, its groups, the inputs and the outputs that must not change."""
 
-    def __init__(
-        self, model: nn.Module, example_input: Any, groups: Sequence[SymmetryGroup], seed: int
-    ) -> None:
+    def __init__(self, model: nn.Module, example_input: Any, seed: int) -> None:
         self.exact: Exact = make_exact(model, example_input)
         self.model = self.exact.model
-        tensors = named_tensors(self.model)
-        self.groups = [group.of(tensors) for group in groups]
+        self.groups: list[SymmetryGroup] = []
         self.limit, self.eps = rounding_limit(model), weight_eps(model)
         self.steps: list[Step] = []
         generator = torch.Generator().manual_seed(seed)
@@ -49,6 +46,11 @@ class Workbench:
         good = [i for i, out in enumerate(self.reference) if not i or not any_nan(out)]
         self.inputs = [self.inputs[i] for i in good]
         self.reference = [self.reference[i] for i in good]
+
+    def bind(self, groups: Sequence[SymmetryGroup]) -> None:
+        """Take in the groups found, on the copy's own tensors."""
+        tensors = named_tensors(self.model)
+        self.groups = [group.of(tensors) for group in groups]
 
     def outputs(self, model: nn.Module) -> list[list[Tensor]]:
         """Run ``model`` on all inputs in float64."""

@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """What mirror symmetries leave behind in two-layer networks: ranks, units, balance."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from symfast.symmetry import Symmetry
 
 #: Weights at most this large count as absent.
 SUPPORT = 1e-4
@@ -66,6 +69,35 @@ def order_parameters(net: TwoLayerWeights) -> dict[str, Tensor]:
     if activation != "tanh":
         found["imbalance"] = imbalance(net)
     return {name: torch.where(lost, torch.nan, x) for name, x in found.items()}
+
+
+def violation(net: TwoLayerWeights, symmetries: Sequence[Symmetry]) -> Tensor:
+    """Norm ``||A^T U||`` (R,) over all mirrors of some symmetries of the hidden units.
+
+    Example:
+        >>> import symfast as sf, torch
+        >>> from symfast.problems.order_parameters import TwoLayerWeights, violation
+        >>> W1, rest = torch.eye(2)[None], (torch.zeros(1, 1, 2), torch.zeros(1, 1))
+        >>> net = TwoLayerWeights(W1, torch.zeros(1, 2), *rest, "relu")
+        >>> violation(net, [sf.Swap([0], [1])]).tolist()
+        [1.0]
+    """
+    U = unit_matrix(net)
+    squares = [(x.frame(U.shape[1]).to(U).mT @ U).square().sum((1, 2)) for x in symmetries]
+    return torch.stack(squares).sum(0).sqrt()
+
+
+def unit_matrix(net: TwoLayerWeights) -> Tensor:
+    """Rows ``u_j = (w_j, b_j, v_j)`` of all hidden units, (R, h, i + 1 + o).
+
+    Example:
+        >>> import torch
+        >>> from symfast.problems.order_parameters import TwoLayerWeights, unit_matrix
+        >>> W1, rest = torch.eye(2)[None], (torch.zeros(1, 1, 2), torch.zeros(1, 1))
+        >>> unit_matrix(TwoLayerWeights(W1, torch.zeros(1, 2), *rest, "relu")).shape
+        torch.Size([1, 2, 4])
+    """
+    return torch.cat([_incoming(net), net.W2.mT], 2)
 
 
 def _ranks(W: Tensor, prefix: str) -> dict[str, Tensor]:
@@ -170,7 +202,7 @@ def mirror_norms(net: TwoLayerWeights) -> dict[str, Tensor]:
         >>> round(float(mirror_norms(net)["pairs"][0, 0, 1]), 4)
         1.0
     """
-    u = torch.cat([_incoming(net), net.W2.mT], 2)
+    u = unit_matrix(net)
     return {
         "units": u.norm(dim=2),
         "pairs": torch.cdist(u, u, compute_mode="donot_use_mm_for_euclid_dist") / 2**0.5,

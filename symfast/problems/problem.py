@@ -31,7 +31,6 @@ class Axis:
         high: largest value allowed.
         integer: whether only whole numbers make sense.
         choices: names, if the axis is a choice; its tensor then holds their index.
-        label: what a figure writes on the axis; the name if empty.
 
     Example:
         >>> from symfast.problems.problem import Axis
@@ -44,7 +43,6 @@ class Axis:
     high: float = math.inf
     integer: bool = False
     choices: tuple[str, ...] = ()
-    label: str = ""
 
     def check(self, name: str, value: Any) -> Value:
         """Return the value in its type.

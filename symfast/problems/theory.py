@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """What theory says about a sweep, as curves and marks for its figures."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from symfast.problems.factorized import SUPPORT, Factorized
+from symfast.problems.factorized import Factorized
+from symfast.problems.order_parameters import SUPPORT
 from symfast.problems.problem import Problem
 
 #: A Gram matrix this close to diagonal, relative to its diagonal, is a soft-threshold problem.
@@ -23,7 +24,6 @@ class Prediction:
     x: list[float]
     y: list[float]
     label: str
-    where: dict[str, float] = field(default_factory=dict)  # rows it is about, such as depth = 2
 
 
 def predictions(problem: Problem, axes: dict[str, tuple[Any, ...]]) -> list[Prediction]:
@@ -55,7 +55,8 @@ def predictions(problem: Problem, axes: dict[str, tuple[Any, ...]]) -> list[Pred
     if 2 in axes.get("depth", ()):  # the threshold of depth 2 is no other depth's
         found.append(Prediction("", "weight_decay", [top], [], f"exact threshold λ* = {top:.3g}"))
     size = problem.gram.diagonal()
-    if (problem.gram - size.diag()).abs().max() > DIAGONAL * size.max():
+    gated = len(problem.at.group) > 0  # the law is that of single coordinates
+    if gated or (problem.gram - size.diag()).abs().max() > DIAGONAL * size.max():
         return found
     z, h = problem.linear[problem.factored], size[problem.factored]
     for depth in axes.get("depth", ()):
@@ -63,8 +64,7 @@ def predictions(problem: Problem, axes: dict[str, tuple[Any, ...]]) -> list[Pred
             continue
         share = [_zero_share(z, h, x, int(depth)) for x in lam]
         label = f"L_{{2/{depth}}} law" if depth > 2 else "soft threshold"
-        where = {"depth": float(depth)}
-        found.append(Prediction("sparsity", "weight_decay", lam, share, label, where))
+        found.append(Prediction("sparsity", "weight_decay", lam, share, label))
     return found
 
 

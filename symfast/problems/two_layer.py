@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Two-layer networks: thousands of whole trainings in one kernel call."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
-from symfast.problems.order_parameters import TwoLayerWeights, mirror_norms, order_parameters
+from symfast.problems.order_parameters import TwoLayerWeights, order_parameters, violation
 from symfast.problems.problem import (
     DIVERGED,
     FINISHED,
@@ -28,9 +28,11 @@ from symfast.replica import (
     Activation,
     Loss,
     Rule,
+    UnitMirrors,
     parameter_count,
     replica_sweep_,
 )
+from symfast.symmetry import Symmetry
 
 #: Hidden values that are held at once when replicas are measured.
 MEASURE_NUMBERS = 1 << 24
@@ -47,6 +49,11 @@ class TwoLayer:
     on all parameters, biases included, as in torch.optim. The start is torch.nn.Linear's,
     ``U(-1/sqrt(fan_in), 1/sqrt(fan_in))``, times the scale.
 
+    With ``mirrors``, symmetries of the hidden units, every replica has a ``constraint`` (none,
+    project, shrink or prox) and a ``strength``, applied inside the kernel after every step to the
+    unit matrix with rows ``u_j = (w_j, b_j, v_j)``, by the amount lr_t strength as in
+    `symfast.optim`: so prox trains ``loss + strength ||A^T U||_1``.
+
     Args:
         X: (n, i) inputs, i up to 256.
         Y: (n, o) or (n,) targets, o up to 64; for cross_entropy (n,) whole numbers, the classes.
@@ -57,9 +64,12 @@ class TwoLayer:
         loss: "mse", the mean of (f - y)^2 over samples and outputs as torch has it, or
             "cross_entropy".
         optimizer: "sgd", "adam" (decay coupled, through the moments) or "adamw" (decoupled).
+        mirrors: a symmetry of the hidden units or several: SignFlip, Swap, Cluster, Direction or
+            Mirror (h, k). They are applied one after the other, dense ones last.
 
     Raises:
-        ValueError: if the data do not fit together, are not finite, or are too wide.
+        ValueError: if the data do not fit together, are not finite, or are too wide, or a mirror is
+            not one of the hidden units.
 
     Example:
         >>> import torch
@@ -78,8 +88,10 @@ class TwoLayer:
     test: tuple[Tensor, Tensor] | None = None
     loss: Loss = "mse"
     optimizer: Rule = "sgd"
+    mirrors: Symmetry | Sequence[Symmetry] = ()
     targets: Tensor = field(init=False, repr=False)  # (n, o)
     test_targets: Tensor | None = field(init=False, repr=False, default=None)  # (test n, o)
+    tables: UnitMirrors = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Check names, sizes and data."""
@@ -106,6 +118,9 @@ class TwoLayer:
         ):
             if not 1 <= size <= most:
                 raise ValueError(f"{name} must be 1 to {most}, not {size}")
+        given = self.mirrors if isinstance(self.mirrors, Sequence) else (self.mirrors,)
+        object.__setattr__(self, "mirrors", tuple(given))
+        object.__setattr__(self, "tables", UnitMirrors.of(given, self.hidden))
 
     def _outputs(self) -> int:
         """Number of outputs, by the classes of the training targets if they are classes."""
@@ -153,8 +168,9 @@ class TwoLayer:
 
     @property
     def axes(self) -> Mapping[str, Axis]:
-        """Rates, noise, batch size (0: all samples), schedule, and scale of the start."""
-        return training_axes(self.optimizer, label_noise=self.loss == "mse")
+        """Rates, noise, batch size (0: all samples), schedule, scale, and the constraint."""
+        labels, mirrors = self.loss == "mse", bool(self.mirrors)
+        return training_axes(self.optimizer, label_noise=labels, constraint=mirrors)
 
     @property
     def options(self) -> Mapping[str, Any]:
@@ -213,6 +229,8 @@ class TwoLayer:
                 rule=self.optimizer,
                 first_step=stretch.first,
                 progress=counter,
+                mirrors=self.tables,
+                constraint=cells["constraint"].long().to(theta.device) if self.mirrors else None,
             )
         if stretch.first + stretch.steps == stretch.total:  # the kernel looks every 64 steps only
             lost = (status == FINISHED) & ~theta.isfinite().all(1)
@@ -227,7 +245,8 @@ class TwoLayer:
     def measure(self, state: State, replicas: Replicas) -> dict[str, Tensor]:
         """Order parameters (R,): losses and errors, and `order_parameters` of the weights.
 
-        Everything is measured in float64; a replica that diverged has NaN.
+        With mirrors also violation, ``||A^T U||`` over all of them. Everything is measured in
+        float64; a replica that diverged has NaN.
         """
         theta = state["theta"].double()
         data = {"": (self.X, self.targets)}
@@ -236,14 +255,10 @@ class TwoLayer:
         found: dict[str, Tensor] = {}
         for prefix, (X, Y) in data.items():
             found |= self._losses(theta, X.to(theta), Y.to(theta), prefix)
-        return found | order_parameters(self.parts(theta))
-
-    def mirrors(self, state: State) -> dict[str, Tensor]:
-        """Norm ``||O^T theta||`` of every mirror: units (R, h), pairs (R, h, h), directions (R, k).
-
-        See `symfast.problems.order_parameters.mirror_norms`.
-        """
-        return mirror_norms(self.parts(state["theta"].double()))
+        parts = self.parts(theta)
+        if self.mirrors:
+            found["violation"] = violation(parts, self.mirrors)  # type: ignore[arg-type]
+        return found | order_parameters(parts)
 
     def _losses(self, theta: Tensor, X: Tensor, Y: Tensor, prefix: str) -> dict[str, Tensor]:
         """Loss, and the share of wrong classes, of theta (R, P)."""
@@ -276,9 +291,10 @@ class TwoLayer:
             "bias": self.bias,
             "loss": self.loss,
             "optimizer": self.optimizer,
+            **({"mirrors": [x.to_dict() for x in self.mirrors]} if self.mirrors else {}),  # type: ignore[union-attr]
             "data_sha256": data_hash(self.X, self.targets, *test),
         }
 
 
 #: Axes that are not rates of the kernel.
-_NOT_RATES = ("schedule", "scale", "batch_size")
+_NOT_RATES = ("schedule", "scale", "batch_size", "constraint")

@@ -42,7 +42,9 @@ def factor_sweep(
     lr: Tensor,
     momentum: Tensor,
     lam: Tensor,
-    steps: int,
+    schedule: Tensor,
+    kind: Tensor,
+    group: Tensor,
     tol: float,
     check_every: int,
     progress: Tensor,
@@ -51,9 +53,10 @@ def factor_sweep(
 
     With w = prod_j f_j, g = Gram w - c and c_j = 2 lam / D, every step does for every factor
     ``v_j = m v_j + g prod_{e != j} f_e + c_j f_j``, ``f_j = f_j - lr v_j``: torch's SGD with
-    coupled decay on ``1/2 w^T Gram w - c^T w + lam ||w||_{2/D}^{2/D}``. See
-    `symfast.factor_sweep.factor_sweep` for the arguments. Source: Ziyin & Wang 2023 (D = 2), Kolb
-    et al. 2025 (D > 2).
+    coupled decay on ``1/2 w^T Gram w - c^T w + lam ||w||_{2/D}^{2/D}``, lam times the schedule.
+    With gates a group of coordinates has f_1 .. f_{D-1} in common: all its copies take the step of
+    the sum of their gradients. See `symfast.factor_sweep.factor_sweep` for the arguments. Source:
+    Ziyin & Wang 2023 (D = 2), Kolb et al. 2025 (D > 2).
 
     Args:
         gram: (d, d), symmetric.
@@ -65,7 +68,9 @@ def factor_sweep(
         lr: (B,).
         momentum: (B,).
         lam: (B,).
-        steps: number of steps.
+        schedule: (kinds, steps), factors of lam.
+        kind: (B,) int64, row of the schedule.
+        group: (d,) int64, first coordinate of the group; (0,) without gates.
         tol: stop a replica when max |dw| between two checks is below it; 0 never stops.
         check_every: steps between two checks.
         progress: (2,) int64; [0] grows by the replica steps done, [1] != 0 cancels.
@@ -83,7 +88,7 @@ def factor_sweep(
     w = leave_one_out(f)[1]
     out_w, out_f, out_v = w.clone(), factors.clone(), velocity.clone()
     residual, status, used = torch.full_like(lr, torch.inf), depth * 0 + FINISHED, depth * 0
-    alive, done = torch.arange(len(lr), device=lr.device), 0
+    alive, done, steps = torch.arange(len(lr), device=lr.device), 0, schedule.shape[1]
     while done < steps and len(alive):
         if progress[1]:
             status[alive] = CANCELLED
@@ -91,8 +96,10 @@ def factor_sweep(
         before, chunk = w, min(check_every, steps - done)
         eta, inertia = lr[alive][:, None, None], momentum[alive][:, None, None]
         mask, coupled = active[alive], decay[alive][:, None, :]
-        for _ in range(chunk):
-            f, v, w = _step(gram, linear, f, v, w, mask, eta, inertia, coupled)
+        for step in range(done, done + chunk):
+            factor = schedule[kind[alive], step][:, None, None]
+            gradient = (w @ gram - linear)[:, None, :]
+            f, v, w = _step(gradient, f, v, group, mask, eta, inertia, coupled * factor)
         done += chunk
         progress[0] += chunk * len(lr)
         residual[alive], status[alive] = _judge(w, before, tol)
@@ -116,19 +123,17 @@ def _judge(w: Tensor, before: Tensor, tol: float) -> tuple[Tensor, Tensor]:
 
 
 def _step(
-    gram: Tensor,
-    linear: Tensor,
-    f: Tensor,
-    v: Tensor,
-    w: Tensor,
-    mask: Tensor,
-    lr: Tensor,
-    momentum: Tensor,
-    decay: Tensor,
-) -> tuple[Tensor, Tensor, Tensor]:
+    gradient: Tensor, f: Tensor, v: Tensor, group: Tensor, mask: Tensor, lr: Tensor,
+    momentum: Tensor, decay: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """One step of all replicas: new factors, velocities and weights."""
     others, _ = leave_one_out(f)
-    gradient = (w @ gram - linear)[:, None, :]
-    v = torch.where(mask, momentum * v + (gradient * others + decay * f), 0)
+    push = gradient * others
+    if len(group):  # (B, 1, d) sums over groups, instead of gradient times own factor
+        own = gradient * f[:, :1]
+        total = torch.zeros_like(own).index_add_(2, group, own)[:, :, group]
+        shared, _ = leave_one_out(torch.cat([total, f[:, 1:]], 1))
+        push = torch.cat([push[:, :1], shared[:, 1:]], 1)
+    v = torch.where(mask, momentum * v + (push + decay * f), 0)
     f = f - lr * v
     return f, v, leave_one_out(f)[1]

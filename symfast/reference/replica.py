@@ -12,6 +12,7 @@ from symfast.reference.philox import (
     philox4x32,
     random_block,
 )
+from symfast.reference.unit_mirrors import NONE, constrain
 
 #: Codes of the operator's arguments and of ``status``, as in csrc/replica.h.
 IDENTITY, RELU, TANH = range(3)
@@ -21,7 +22,9 @@ FINISHED, DIVERGED, CANCELLED = 0, 2, 3
 #: Replicas are looked at for divergence when this divides the steps they have taken.
 LOOK_EVERY = 64
 #: Rows of ``rates``.
-RATES = ("lr", "weight_decay", "momentum", "beta2", "eps", "label_noise", "gradient_noise")
+RATES = (
+    "lr", "weight_decay", "momentum", "beta2", "eps", "label_noise", "gradient_noise", "strength",
+)  # fmt: skip
 
 
 def minibatch(seed: int, step: int, batch: int, samples: int) -> Tensor:
@@ -160,14 +163,16 @@ def _update(
 
 def replica_sweep_(
     x: Tensor, y: Tensor, theta: Tensor, first: Tensor, second: Tensor, rates: Tensor,
-    schedule: Tensor, kind: Tensor, seed: Tensor, cell: Tensor, batch: Tensor, status: Tensor,
-    taken: Tensor, progress: Tensor, hidden: int, bias: bool, activation: int, loss: int,
-    rule: int, first_step: int,
+    schedule: Tensor, kind: Tensor, seed: Tensor, cell: Tensor, batch: Tensor, constraint: Tensor,
+    offsets: Tensor, members: Tensor, directions: Tensor, status: Tensor, taken: Tensor,
+    progress: Tensor, hidden: int, bias: bool, activation: int, loss: int, rule: int,
+    first_step: int,
 ) -> None:  # fmt: skip
     """Train R two-layer networks ``W2 act(W1 x + b1) + b2`` in place, ``schedule.shape[1]`` steps.
 
     Step t draws the minibatch from (seed, t), label and gradient noise from (seed, cell, t), and
-    updates as torch.optim's SGD, Adam or AdamW does with ``lr_t = lr * schedule[kind, t]``.
+    updates as torch.optim's SGD, Adam or AdamW does with ``lr_t = lr * schedule[kind, t]``; then
+    it applies the mirrors of the hidden units with the amount lr_t strength.
     `symfast.replica.replica_sweep_` explains the arguments.
 
     Raises:
@@ -197,6 +202,9 @@ def replica_sweep_(
             if "gradient_noise" in z:
                 g = g + rate["gradient_noise"] * z["gradient_noise"]
             _update(rule, g, lr, rate, step, parts[0], parts[1], parts[2])
+            sizes = x.shape[1], hidden, y.shape[1], bias
+            amount, tables = (lr * rate["strength"])[:, 0], (offsets, members, directions)
+            _constrain_(parts[0], constraint[rows], amount, tables, sizes)
             for whole, part in zip((theta, first, second), parts, strict=True):
                 whole[rows] = part
         taken[alive] = step + 1
@@ -207,6 +215,23 @@ def replica_sweep_(
             for part in (theta, first, second):
                 part[lost] = torch.nan
             alive = alive[status[alive] == FINISHED]
+
+
+def _constrain_(
+    theta: Tensor, constraint: Tensor, amount: Tensor, tables: tuple[Tensor, Tensor, Tensor],
+    sizes: tuple[int, int, int, bool],
+) -> None:  # fmt: skip
+    """Apply the mirrors to theta (R, P) in place, replicas of one constraint after the other."""
+    for f in constraint.unique().tolist():
+        if f == NONE:
+            continue
+        rows, bias = constraint == f, sizes[3]
+        W1, b1, W2, b2 = split(theta[rows], *sizes)
+        U = torch.cat([W1, b1[:, :, None], W2.mT], 2)
+        U = constrain(U, f, amount[rows], *tables)
+        parts = [U[:, :, : sizes[0]], U[:, :, sizes[0]], U[:, :, sizes[0] + 1 :].mT, b2]
+        kept = parts if bias else parts[::2]
+        theta[rows] = torch.cat([x.flatten(1) for x in kept], 1)
 
 
 def _draw_noise(

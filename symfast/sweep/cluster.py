@@ -4,6 +4,7 @@
 import os
 from typing import TYPE_CHECKING, Any
 
+from symfast.extras import need
 from symfast.sweep.train import Part, Trainer
 
 if TYPE_CHECKING:
@@ -39,12 +40,10 @@ def compute_on_ray(train: Trainer, store: "Store") -> None:
     Connects to the cluster that RAY_ADDRESS or ``ray.init`` names, or starts a local one.
 
     Raises:
-        ImportError: without Ray: ``pip install symfast[ray]``.
+        ModuleNotFoundError: without Ray.
     """
-    try:
-        import ray
-    except ImportError as error:
-        raise ImportError("sweeps on a cluster need Ray: pip install symfast[ray]") from error
+    need("a sweep on a cluster", "ray", "ray")
+    import ray
 
     if not ray.is_initialized():
         ray.init(log_to_driver=False)

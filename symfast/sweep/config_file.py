@@ -13,6 +13,7 @@ import torch
 from symfast import problems
 from symfast.problems import Problem
 from symfast.sweep.data import load
+from symfast.symmetry import Symmetry, symmetry_from_dict
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -34,9 +35,11 @@ def read_sweep_file(path: str | Path) -> SweepFile:
     """Read a sweep from a TOML file.
 
     ``[problem]``: kind (a class of `symfast.problems`), data (see `symfast.sweep.data.load`) and
-    further arguments of the class. ``[axes]``: a value, a list of values, or a table with two of
-    start, stop, count and a scale "linear" or "log". ``[sweep]``: seeds, steps, every, out, dtype,
-    device, keep_weights, chunk, and options of the problem.
+    further arguments of the class; mirrors of a TwoLayer are a list of tables such as
+    ``{kind = "swap", a = [0], b = [1]}``, the ``to_dict`` of a symmetry. ``[axes]``: a
+    value, a list of values, or a table of start, stop, count and a scale "linear" or "log".
+    ``[sweep]``: seeds, steps, every, out, dtype, device, keep_weights, chunk, and options of the
+    problem.
 
     Raises:
         ValueError: if the file cannot be read, or asks for what does not exist.
@@ -96,12 +99,24 @@ def _problem(path: str, table: dict[str, Any]) -> Problem:
         raise ValueError(f'{path}: [problem] needs data, such as data = "diabetes"')
     if isinstance(table.get("depth"), list):
         table["depth"] = tuple(table["depth"])
+    if "mirrors" in table:
+        table["mirrors"] = [_symmetry(path, x) for x in table["mirrors"]]
     X, y, _ = load(data)
     try:
         made: Problem = getattr(problems, kind)(X, y, **table)
     except TypeError as error:
         raise ValueError(f"{path}: {kind} does not take these arguments: {error}") from error
     return made
+
+
+def _symmetry(path: str, description: Any) -> Symmetry:
+    """A symmetry by its ``to_dict``, lists of numbers as they stand."""
+    if not isinstance(description, Mapping):
+        raise ValueError(f'{path}: a mirror is a table such as {{kind = "swap", a = [0], b = [1]}}')
+    try:
+        return symmetry_from_dict(description)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def _values(name: str, values: Any) -> Any:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from symfast.extras import need
 from symfast.problems.problem import Axis, Problem, Replicas
 from symfast.problems.theory import predictions
 from symfast.sweep.grid import Grid, Values, grid_of
@@ -66,6 +67,7 @@ def sweep(
         **axes: values of the problem's axes and options.
 
     Raises:
+        ModuleNotFoundError: without pandas (and pyarrow for ``out``), which the extra "demo" has.
         TypeError: if the problem is none, or a keyword is neither an axis nor an option of it.
         ValueError: if an argument is out of range.
         SweepMismatchError: if ``out`` holds a different sweep.
@@ -82,11 +84,17 @@ def sweep(
     """
     if not isinstance(problem, Problem):
         raise TypeError(f"problem must be one of symfast.problems, not {type(problem).__name__}")
+    need("a sweep", "demo", "pandas", *(("pyarrow",) if out is not None else ()))
     if dtype not in (torch.float32, torch.float64):
         raise ValueError(f"dtype must be torch.float32 or torch.float64, not {dtype}")
     if steps < 1 or (every is not None and every < 1) or (chunk is not None and chunk < 1):
         raise ValueError("steps, every and chunk must be at least 1")
     given, options = split_keywords(problem, axes)
+    if every is not None and options.get("tol", 0) > 0 and every % options["check_every"]:
+        raise ValueError(
+            f"with tol above 0 every must be a multiple of check_every = {options['check_every']}: "
+            f"each measurement after {every} steps would be one more check for convergence"
+        )
     grid = grid_of(problem.axes, given, seeds)
     place = _usable(device)
     kept = _keeps_weights(problem, grid, dtype) if keep_weights is None else keep_weights
@@ -115,7 +123,7 @@ def split_keywords(
         >>> from symfast.problems import Factorized
         >>> from symfast.sweep.engine import split_keywords
         >>> split_keywords(Factorized(torch.eye(2), torch.ones(2)), {"lr": 0.2, "tol": 1e-9})
-        ({'lr': 0.2}, {'tol': 1e-09, 'check_every': 100})
+        ({'lr': 0.2}, {'tol': 1e-09, 'check_every': 100, 'epoch': 100, 'ratio': 0.95})
     """
     axes, options, given = problem.axes, dict(problem.options), {}
     for name, value in keywords.items():

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from symfast.extras import need
 from symfast.problems.problem import STATUS, Axis, Value
 from symfast.sweep.grid import Grid, Values, grid_of
 from symfast.sweep.result import SweepResult
@@ -39,6 +40,7 @@ def iterate(
         >>> runs.result()
         SweepResult(8 rows: 4 cells x 2 seeds, 8 finished)
     """
+    need("iterate", "demo", "pandas", *(("pyarrow",) if out is not None else ()))
     if not axes:
         raise ValueError("iterate needs at least one axis, such as lr=[0.1, 0.2]")
     kinds = {name: _axis_of(values) for name, values in axes.items()}

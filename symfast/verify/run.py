@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from symfast.extras import need
 from symfast.ops import has_kernels
 from symfast.verify import cases
 from symfast.verify.case import Case, CaseResult
@@ -81,6 +82,7 @@ class VerifyReport:
     @property
     def table(self) -> "pd.DataFrame":
         """The rows as a pandas table: case, name, claim, source, expected, ..., verdict."""
+        need("the table of a report", "demo", "pandas")
         import pandas as pd
 
         return pd.DataFrame(self.rows)
@@ -130,6 +132,7 @@ def verify(
         progress: called with (cases done, cases in all, name of the next case).
 
     Raises:
+        ModuleNotFoundError: without the packages of the extra "demo".
         ValueError: if ``only`` names a case that does not exist, or none.
 
     Example:
@@ -138,6 +141,7 @@ def verify(
         >>> report.passed, report.rows[0]["case"]
         (True, 19)
     """
+    need("verify", "demo", "sklearn", "scipy", "pandas")
     chosen = _choose(only)
     outcomes: list[Outcome] = []
     with torch.random.fork_rng(devices=[]), _one_thread():

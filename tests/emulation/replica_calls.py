@@ -12,13 +12,15 @@ from replica_problems import ACTIVATIONS, RULES, WRITTEN, problem, run_reference
 from torch import Tensor
 
 from symfast.reference import replica as reference
+from symfast.symmetry import Cluster, Direction, SignFlip, Swap, Symmetry
 
 POINTERS = (
     "x", "y", "theta", "first", "second", "rates", "schedule", "kind", "seed", "cell", "batch",
-    "status", "taken", "gradient", "progress",
+    "constraint", "status", "taken", "gradient", "progress", "offsets", "members", "directions",
 )  # fmt: skip
-#: ReplicaModel and the sizes behind the pointers: csrc/replica.h.
+#: Sizes of UnitMirrors, ReplicaModel and the sizes behind the pointers: csrc/replica.h.
 FIELDS = (
+    ("groups", ctypes.c_int64), ("size", ctypes.c_int64), ("rows", ctypes.c_int64),
     ("inputs", ctypes.c_int64), ("hidden", ctypes.c_int64), ("outputs", ctypes.c_int64),
     ("bias", ctypes.c_bool), ("activation", ctypes.c_int64), ("loss", ctypes.c_int64),
     ("rule", ctypes.c_int64), ("samples", ctypes.c_int64), ("kinds", ctypes.c_int64),
@@ -34,6 +36,7 @@ def launch(call: dict[str, Any], tensors: Tensors, emulator: emulated.Emulator, 
     codes = ACTIVATIONS.index(call["activation"]), ("mse", "cross_entropy").index(call["loss"])
     arguments = Arguments(
         *(emulator.allow(name, tensors[name]) for name in POINTERS),
+        len(tensors["offsets"]) - 1, len(tensors["members"]), len(tensors["directions"]),
         call["x"].shape[1], call["hidden"], call["y"].shape[1], call["bias"], *codes,
         RULES.index(call["rule"]), len(call["x"]), len(call["schedule"]), len(tensors["theta"]), 0,
         call["schedule"].shape[1],
@@ -47,6 +50,9 @@ def operands(call: dict[str, Any]) -> Tensors:
     tensors["rates"] = torch.stack([call["rates"][name] for name in reference.RATES])
     tensors["gradient"] = torch.full_like(tensors["theta"], torch.nan)
     tensors["progress"] = torch.zeros(2, dtype=torch.int64)
+    mirrors = call["mirrors"].to(call["theta"])
+    tensors |= {"offsets": mirrors.offsets, "members": mirrors.members}
+    tensors["directions"] = mirrors.directions
     return tensors
 
 
@@ -65,10 +71,17 @@ def call(
     sizes: tuple[int, int, int], rule: str, loss: str, activation: str, most: int,
     dtype: torch.dtype, offset: int,
 ) -> Call:  # fmt: skip
-    """Three replicas with noise for three steps: a tile of samples, two, and all 40 in three."""
+    """Three replicas for three steps, with noise and mirrors: batches of one, two, three tiles."""
     torch.manual_seed(2)
-    given = problem(3, sizes, dtype, 3, rule, loss, activation)
+    hidden = sizes[1]
+    symmetries: list[Symmetry] = [SignFlip([0])]
+    if hidden > 8:
+        direction = Direction(torch.randn(hidden, 2, dtype=torch.float64), orthonormalize=True)
+        symmetries = [Swap([1], [4]), SignFlip([2]), Cluster([0] * (hidden - 5) + [1] * 5)]
+        symmetries += [direction]
+    given = problem(3, sizes, dtype, 3, rule, loss, activation, symmetries=symmetries)
     given["batch"] = torch.tensor([8, 21, 0])
+    given["constraint"] = torch.tensor([1, 2, 3])
 
     def run(emulator: emulated.Emulator) -> Tensors:
         tensors = operands(given)
@@ -90,7 +103,8 @@ def huge() -> Call:
 
     def run(emulator: emulated.Emulator) -> Tensors:
         one = operands(given)
-        tensors = {name: one[name] for name in ("x", "y", "schedule", "progress")}
+        alone = ("x", "y", "schedule", "progress", "offsets", "members", "directions")
+        tensors = {name: one[name] for name in alone}
         tensors["rates"] = untouched(len(one["rates"]), rows, dtype=torch.float32)
         tensors["rates"][:, -1:] = one["rates"]
         for name in POINTERS:

@@ -11,16 +11,16 @@ from family import Call, Family, Tensors, structure, untouched
 from symfast.reference.factor_sweep import factor_sweep
 
 POINTERS = (
-    "gram", "linear", "factored", "depth", "lr", "momentum", "lam", "weight", "factors", "velocity",
-    "steps_used", "residual", "status", "progress",
+    "gram", "linear", "factored", "depth", "lr", "momentum", "lam", "schedule", "kind", "group",
+    "weight", "factors", "velocity", "steps_used", "residual", "status", "progress",
 )  # fmt: skip
-SIZES = ("replicas", "d", "max_depth", "steps", "check_every")
+SIZES = ("kinds", "replicas", "d", "max_depth", "steps", "check_every")
 WRITTEN = ("weight", "factors", "velocity", "steps_used", "residual", "status")
 SHARED = 48 * 1024
 
 
-def problem(replicas: int, slots: int, d: int, dtype: torch.dtype) -> Tensors:
-    """A random problem of replicas with up to ``slots`` factors of d weights."""
+def problem(replicas: int, slots: int, d: int, dtype: torch.dtype, gated: bool = False) -> Tensors:
+    """Random depths, rates and two schedules of 200 steps; gated in groups of about three."""
     X = torch.randn(4 * d + 1, d, dtype=torch.float64)
     x = {
         "gram": X.T @ X / len(X),
@@ -34,6 +34,16 @@ def problem(replicas: int, slots: int, d: int, dtype: torch.dtype) -> Tensors:
     x = {name: value.to(dtype) for name, value in x.items()}
     x["factored"] = torch.rand(d) > 0.3
     x["depth"] = torch.randint(1, slots + 1, (replicas,))
+    x["schedule"] = torch.stack([torch.ones(200), torch.linspace(2, 0, 200)]).to(dtype)
+    x["kind"] = torch.arange(replicas) % 2
+    x["group"] = torch.zeros(0, dtype=torch.int64)
+    if gated:
+        begins = torch.rand(d) < 0.3
+        begins |= ~x["factored"] | ~x["factored"].roll(1) | (torch.arange(d) == 0)
+        x["group"] = torch.where(begins, torch.arange(d), 0).cummax(0).values
+        gates = x["factors"][:, 1:].index_select(2, x["group"])
+        x["factors"] = torch.cat([x["factors"][:, :1], gates], 1)
+        x["velocity"][:, 1:] = 0
     return x
 
 
@@ -44,8 +54,13 @@ def launch(x: Tensors, steps: int, tol: float, emulator: emulated.Emulator) -> N
     fields = [(name, ctypes.c_void_p) for name in POINTERS]
     fields += [(name, ctypes.c_int64) for name in SIZES]
     emulator.start()
-    addresses = (emulator.allow(name, x[name]) for name in POINTERS)
-    call = structure([*fields, ("tol", kind)])(*addresses, replicas, d, slots, steps, 10, tol)
+    schedule = x["schedule"][:, :steps].contiguous()
+    pointed = x | {"schedule": schedule}
+    addresses = [emulator.allow(name, pointed[name]) for name in POINTERS]
+    if len(x["group"]) == 0:
+        addresses[POINTERS.index("group")] = 0
+    sizes = len(schedule), replicas, d, slots, steps, 10
+    call = structure([*fields, ("tol", kind)])(*addresses, *sizes, tol)
     emulator.call("emulated_factor_sweep", call, SHARED)
 
 
@@ -65,8 +80,9 @@ def run(
 def expected(x: Tensors, steps: int, tol: float) -> Tensors:
     """The same by the reference."""
     order = ("gram", "linear", "factors", "velocity", "depth", "factored", "lr", "momentum", "lam")
-    progress = torch.zeros(2, dtype=torch.int64)
-    found = factor_sweep(*(x[k] for k in order), steps, tol, 10, progress)
+    progress, schedule = torch.zeros(2, dtype=torch.int64), x["schedule"][:, :steps]
+    tables = schedule, x["kind"], x["group"]
+    found = factor_sweep(*(x[k] for k in order), *tables, tol, 10, progress)
     return dict(zip(WRITTEN, found, strict=True)) | {"progress": progress}
 
 
@@ -76,15 +92,16 @@ def widened(x: Tensors) -> Tensors:
 
 
 def call(
-    shape: tuple[int, int, int], steps: int, dtype: torch.dtype, offset: int, lr: float = 0
-) -> Call:
+    shape: tuple[int, int, int], steps: int, dtype: torch.dtype, offset: int, lr: float = 0,
+    gated: bool = False,
+) -> Call:  # fmt: skip
     """Replicas, slots and weights of each; a large ``lr`` for the third replica, which diverges."""
     torch.manual_seed(sum(shape))
-    x = problem(*shape, dtype)
+    x = problem(*shape, dtype, gated)
     if lr:
         x["lr"][2], x["depth"][2] = lr, 2
-    for name in POINTERS[: 7 + 3 * offset]:  # not what run() makes
-        if offset and name in x:
+    for name in POINTERS:
+        if offset and name in x and x[name].numel():
             x[name] = torch.cat([x[name].reshape(-1)[:1], x[name].reshape(-1)])[1:].view_as(x[name])
     tol = 0.0 if lr else 1e-2
     wanted = WRITTEN if not lr else ("status", "steps_used")
@@ -102,15 +119,16 @@ def huge() -> Call:
     some = problem(4, slots, d, torch.float32)  # a block holds four
 
     def launched(emulator: emulated.Emulator) -> Tensors:
-        x = {k: some[k] for k in ("gram", "linear", "factored")}
-        for name in ("lr", "momentum", "lam", "residual", "depth", "steps_used", "status"):
-            whole = name in ("depth", "steps_used", "status")
+        x = {k: some[k] for k in ("gram", "linear", "factored", "schedule", "group")}
+        whole_numbers = ("depth", "kind", "steps_used", "status")
+        for name in ("lr", "momentum", "lam", "residual", *whole_numbers):
+            whole = name in whole_numbers
             x[name] = untouched(replicas, dtype=torch.int64 if whole else torch.float32)
         x["weight"] = untouched(replicas, d, dtype=torch.float32)
         for name in ("factors", "velocity"):
             x[name] = untouched(replicas, slots, d, dtype=torch.float32)
         first = (replicas - 1) // 4 * 4
-        for name in ("lr", "momentum", "lam", "depth", "factors", "velocity"):
+        for name in ("lr", "momentum", "lam", "depth", "kind", "factors", "velocity"):
             x[name][first:] = some[name][: replicas - first]
         x["progress"] = torch.zeros(2, dtype=torch.int64)
         launch(x, 10, 0.0, emulator)
@@ -122,16 +140,19 @@ def huge() -> Call:
     })  # fmt: skip
 
 
+GATED = [(5, 2, 1), (3, 4, 13), (2, 6, 40), (2, 2, 271)]
 SHAPES = [(1, 2, 1), (33, 4, 13), (7, 6, 3), (9, 3, 32), (5, 1, 8), (3, 2, 40), (2, 4, 270)]
 FAMILY = Family(
     source="factor_sweep.cpp",
     dtypes=(torch.float64, torch.float32),
     calls={str(s): partial(call, s, 15 if s[2] > 100 else 45) for s in SHAPES}
+    | {f"gated {s}": partial(call, s, 15 if s[2] > 100 else 45, gated=True) for s in GATED}
     | {f"diverging, d = {d}": partial(call, (5, 2, d), 40, lr=1e3) for d in (10, 40)},
     tolerance={torch.float64: 5000, torch.float32: 300},
     planted=(
         ("factor_sweep.cuh:__syncthreads();\n      T* const swapped=>T* const swapped",
          "(2, 4, 270)"),
+        ("factor_sweep.cuh:  }\n  __syncthreads();\n  for=>  }\n  for", "gated (2, 2, 271)"),
         ("factor_sweep.cuh:lane < a.d;=>true;", "(33, 4, 13)"),
         ("factor_sweep.cuh:lane ^ j;=>j;", "(33, 4, 13)"),
     ),
