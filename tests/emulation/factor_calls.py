@@ -178,6 +178,9 @@ FAMILY = Family(
     | {
         "step": partial(step, False),
         "step momentum": partial(step, True),
+        "few products": partial(product, 3, False, sizes=[515]),
+        "few gradients": partial(product, 4, True, sizes=[512]),
+        "few steps": partial(step, True, weights=[(512, 2), (7, 3), (33, 2)], launches=2),
         "step of many": partial(step, True, weights=MANY, launches=MANY_LAUNCHES),
     },
     tolerance={torch.float64: 64, torch.float32: 64} | dict.fromkeys(HALF, 0.51),
@@ -194,5 +197,5 @@ FAMILY = Family(
         for what in ("product", "gradient", "step")
         for depth, dtype in ((2, torch.float32), (6, torch.bfloat16))
     },
-    sanitized=("product 3", "gradient 4", "step", "step momentum", "step of many"),
+    sanitized=("few products", "few gradients", "few steps"),
 )

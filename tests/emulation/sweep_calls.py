@@ -140,6 +140,7 @@ def huge() -> Call:
     })  # fmt: skip
 
 
+FEW = [(9, 4, 13), (5, 3, 32), (5, 1, 8), (2, 4, 100)]
 GATED = [(5, 2, 1), (3, 4, 13), (2, 6, 40), (2, 2, 271)]
 SHAPES = [(1, 2, 1), (33, 4, 13), (7, 6, 3), (9, 3, 32), (5, 1, 8), (3, 2, 40), (2, 4, 270)]
 FAMILY = Family(
@@ -147,6 +148,8 @@ FAMILY = Family(
     dtypes=(torch.float64, torch.float32),
     calls={str(s): partial(call, s, 15 if s[2] > 100 else 45) for s in SHAPES}
     | {f"gated {s}": partial(call, s, 15 if s[2] > 100 else 45, gated=True) for s in GATED}
+    | {f"few steps {s}": partial(call, s, 3) for s in FEW}
+    | {"few steps, gated": partial(call, (2, 2, 100), 3, gated=True)}
     | {f"diverging, d = {d}": partial(call, (5, 2, d), 40, lr=1e3) for d in (10, 40)},
     tolerance={torch.float64: 5000, torch.float32: 300},
     planted=(
@@ -157,5 +160,6 @@ FAMILY = Family(
         ("factor_sweep.cuh:lane ^ j;=>j;", "(33, 4, 13)"),
     ),
     huge=huge,
+    sanitized=(*(f"few steps {s}" for s in FEW), "few steps, gated"),
     threads=(128, 256),  # the grid of teams is made for at least 128
 )  # fmt: skip

@@ -120,6 +120,5 @@ FAMILY = Family(
     huge=huge,
     streams={name: partial(stream, name) for name in STEPS}
     | {f"adamw {str(d)[6:]}": partial(stream, "adamw", d) for d in emulated.TYPES},
-    sanitized=("sgd nesterov decay", "sgd anchor", "adamw", "adamw anchor noise",
-               "large adamw anchor noise", "large sgd", "many tensors"),
+    sanitized=("sgd nesterov decay", "sgd anchor", "adamw", "adamw anchor noise", "large sgd"),
 )  # fmt: skip
