@@ -1,4 +1,4 @@
-# make demo | test | bench | docs | wheel | lint | format | sanitize | cuda-report | gpu | clean. Everything happens inside .venv and build.
+# make demo | test | bench | docs | wheel | lint | format | soak | sanitize | cuda-report | gpu | clean. Everything happens inside .venv and build.
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 SANITIZE ?= address,undefined
@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install -q
 # a folder is newer when a module came or went, which the editable install has to learn
 SOURCES := pyproject.toml CMakeLists.txt $(wildcard csrc/* cmake/*) $(shell find symfast -type d ! -name __pycache__)
 
-.PHONY: demo test bench docs wheel lint format sanitize cuda-report gpu clean
+.PHONY: demo test bench docs wheel lint format soak sanitize cuda-report gpu clean
 demo: .venv/package
 	$(BIN)/symfast demo $(ARGS)
 test: .venv/package
@@ -27,6 +27,8 @@ lint: .venv/dev
 format: .venv/dev
 	$(BIN)/ruff check --fix && $(BIN)/ruff format
 	git ls-files -co --exclude-standard '*.h' '*.cpp' '*.cuh' '*.cu' | xargs $(BIN)/clang-format -i
+soak: .venv/package
+	$(BIN)/python tests/soak.py $(ARGS)
 sanitize: .venv/package
 	bash .ci/sanitize $(SANITIZE) $(ARGS)
 cuda-report: .venv/package

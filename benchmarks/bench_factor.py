@@ -1,30 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """The factor step against a product, its backward and torch's fused SGD, and against memory."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from machine import in_turns, stream_bandwidth
+from tables import tables
 from torch import Tensor, nn
 
 import symfast as sf
-from symfast import build_info
 from symfast.factor_op import factor_step_
 
 LARGE = [(10_000_000,)]
 #: The parameters of a small residual network or transformer: 465 tensors of 16 to 60 thousand.
 SMALL = [((7919 * i) % 60_000 + 16,) for i in range(465)]
 LR, LAM = 1e-3, 1e-3
-ROWS: list[str] = []
-
-
-@pytest.fixture(scope="module", autouse=True)
-def table() -> Iterator[None]:
-    """Print what was measured at the end."""
-    ROWS.clear()
-    yield
-    print("\n".join(["", f"{torch.get_num_threads()} threads, {build_info()}", *ROWS]))
+note, report = tables()
 
 
 class Peer:
@@ -87,16 +77,19 @@ def test_step(shapes: list[tuple[int, ...]], depth: int, momentum: float) -> Non
     numbers = sum(w.numel() for w in state[0])
     per_weight = 8 * depth + 8 + (8 * depth if momentum else 0)
     rate = per_weight * numbers / seconds / 1e9
-    note = ""
-    if shapes is LARGE:
-        # the step reads as many numbers as it writes, as a stream in place does
-        stream = stream_bandwidth(per_weight * numbers / 1e6, 0)
-        note = f", {rate / stream:.0%} of a stream's {stream:.1f} GB/s"
-    kind = "momentum" if momentum else "plain"
-    ROWS.append(
-        f"{len(shapes)} tensors, D = {depth}, {kind}: {seconds * 1e3:.2f} ms, torch fused "
-        f"{theirs * 1e3:.2f} ms ({theirs / seconds:.1f}x), {per_weight} B/weight, "
-        f"{rate:.1f} GB/s{note}"
+    # the step reads as many numbers as it writes, as a stream in place does
+    large = shapes is LARGE
+    stream = stream_bandwidth(per_weight * numbers / 1e6, 0) if large else 0.0
+    note(
+        "Factor step, against product, backward and torch fused SGD",
+        tensors=len(shapes),
+        D=depth,
+        momentum=momentum,
+        ms=f"{seconds * 1e3:.2f}",
+        over_torch=f"{theirs / seconds:.1f}x",
+        bytes_a_weight=per_weight,
+        GB_s=f"{rate:.1f}",
+        of_an_in_place_stream=f"{rate / stream:.0%}" if large else "",
     )
 
 
@@ -112,6 +105,8 @@ def test_optimizer_overhead() -> None:
         whole, kernel = in_turns(
             optimizer.step, lambda: factor_step_(*state, LR, 0.0, LAM), seconds=0.5
         )
-    ROWS.append(
-        f"FactorSGD.step, 465 tensors, D = 2: {whole * 1e3:.2f} ms, kernel {kernel * 1e3:.2f}"
+    note(
+        "FactorSGD.step and its kernel, 465 tensors, D = 2",
+        ms=f"{whole * 1e3:.2f}",
+        kernel_alone=f"{kernel * 1e3:.2f}",
     )

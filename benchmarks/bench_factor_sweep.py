@@ -8,13 +8,14 @@ other programs take the cores away, and the required ratio is asserted on them.
 
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 import torch
 from machine import fma_peak
+from tables import tables
 from torch import Tensor
 
 from symfast import build_info
@@ -124,16 +125,8 @@ class Job:
         return run
 
 
-ROWS: list[tuple[str, float, str]] = []
-
-
-@pytest.fixture(scope="module", autouse=True)
-def table() -> Iterator[None]:
-    """Print what was measured, with ratios to the kernel of the same job, at the end."""
-    ROWS.clear()
-    yield
-    lines = [f"{name:<58}{seconds:>10.3f} s  {note}" for name, seconds, note in ROWS]
-    print("\n".join(["", f"{torch.get_num_threads()} threads, {build_info()}", *lines]))
+note, report = tables()
+TITLE = "Product-factor sweep, diabetes data"
 
 
 def peak_of(dtype: torch.dtype) -> float | None:
@@ -170,12 +163,13 @@ def test_diabetes_sweep(benchmark: Any, seeds: int, dtype: torch.dtype) -> None:
 
     peak = peak_of(dtype)
     share = f", {job.flops / seconds / peak:.0%} of the FMA peak {peak / 1e9:.0f}" if peak else ""
-    note = f"{job.flops / seconds / 1e9:.1f} GFLOP/s{share}, {busy:.3f} CPU s"
-    ROWS.append((f"{label}: symfast", seconds, note))
+    words = f"{job.flops / seconds / 1e9:.1f} GFLOP/s{share}, {busy:.3f} CPU s"
+    note(TITLE, job=label, by="symfast", seconds=f"{seconds:.3f}", ratio=words)
 
     torch.testing.assert_close(job.kernel(50), job.reference(50), atol=tolerance, rtol=0)
     slow = best_of(lambda: job.reference(20), 3)[0] / 20 * STEPS
-    ROWS.append((f"{label}: Python reference", slow, f"{slow / seconds:.0f}x, 20 steps scaled"))
+    note(TITLE, job=label, by="Python reference", seconds=f"{slow:.3f}",
+         ratio=f"{slow / seconds:.0f}x, 20 steps scaled")  # fmt: skip
 
     threads, eager = torch.get_num_threads(), float("inf")
     for count in {1, threads}:
@@ -185,14 +179,14 @@ def test_diabetes_sweep(benchmark: Any, seeds: int, dtype: torch.dtype) -> None:
         torch.testing.assert_close(job.kernel(200), weights, atol=tolerance, rtol=0)
     torch.set_num_threads(threads)
     free = eager / (busy / threads)  # the loop keeps one core busy, the kernel all of them
-    note = f"{eager / seconds:.0f}x; {free:.0f}x by CPU seconds; 200 steps scaled"
-    ROWS.append((f"{label}: torch loop", eager, note))
+    words = f"{eager / seconds:.0f}x; {free:.0f}x by CPU seconds; 200 steps scaled"
+    note(TITLE, job=label, by="torch loop", seconds=f"{eager:.3f}", ratio=words)
 
     jax = job.jax()
     torch.testing.assert_close(result, jax(), atol=1e-6 if tolerance < 1e-6 else 1e-2, rtol=0)
     scan, scan_busy = best_of(jax, 3)
-    note = f"{scan / seconds:.1f}x; {scan_busy / busy:.1f}x by CPU seconds; all steps"
-    ROWS.append((f"{label}: JAX jit(vmap(scan))", scan, note))
+    words = f"{scan / seconds:.1f}x; {scan_busy / busy:.1f}x by CPU seconds; all steps"
+    note(TITLE, job=label, by="JAX jit(vmap(scan))", seconds=f"{scan:.3f}", ratio=words)
     if seeds == 4:
         assert free >= 100
 
@@ -211,7 +205,8 @@ def test_larger_problems(benchmark: Any, d: int) -> None:
     seconds, flops = benchmark.stats.stats.min, 64.0 * steps * d * (2 * d + 15)
     peak = peak_of(torch.float64)
     share = f", {flops / seconds / peak:.0%} of the FMA peak" if peak else ""
-    ROWS.append((f"64 trainings, d = {d}", seconds, f"{flops / seconds / 1e9:.1f} GFLOP/s{share}"))
+    note("64 trainings of d weights, float64", d=d, seconds=f"{seconds:.3f}",
+         speed=f"{flops / seconds / 1e9:.1f} GFLOP/s{share}")  # fmt: skip
     w = start.prod(1)
     begin = (start - 1e-3 * ((w @ gram - linear)[:, None] * start.flip(1) + 0.1 * start)).prod(1)
     torch.testing.assert_close(run(1), begin, atol=1e-12, rtol=1e-12)

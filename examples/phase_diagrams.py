@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Three phase diagrams over weight decay and noise, one per mirror symmetry of a network.
+"""Four phase diagrams over weight decay and noise, for three mirror symmetries of a network.
 
-    python examples/phase_diagrams.py            # all three, 32 x 32 cells x 8 seeds each
+    python examples/phase_diagrams.py            # all four, 32 x 32 cells x 8 seeds each
     python examples/phase_diagrams.py rank --size 8 --out runs/mine
 
 sparsity: units of a ReLU network that vanish (rescaling). rank: singular values of a linear
-network that vanish (rotation). distinct: hidden units of a tanh student that remain different
-(permutation). Data ship with scikit-learn. docs/phase_diagrams.md tells theory and measurement.
+network that vanish (rotation). factorisation: the same for a matrix V U^T. distinct: hidden units
+of a tanh student that remain different (permutation). Data ship with scikit-learn.
+docs/phase_diagrams.md tells theory and measurement.
 """
 
 import argparse
@@ -56,6 +57,26 @@ def rank() -> Diagram:
     return Diagram(problem, "product_rank", (1e-2, 0.3), 6.0, 0.3, 8, 10_000, predict)
 
 
+def factorisation() -> Diagram:
+    """The correlations of the wine data as a product of two 13 x 13 factors, seen with noise.
+
+    A row of the matrix is the target of a unit vector, so V U^T is a network without biases, and a
+    minibatch is some rows.
+    """
+    X, _, _ = load("wine")
+    matrix = X.T @ X / len(X)
+    rows = torch.eye(len(matrix), dtype=torch.float64)
+    problem = sf.problems.TwoLayer(rows, matrix, hidden=13, activation="identity", bias=False)
+    s = torch.linalg.svdvals(matrix)
+
+    def predict(lam: float) -> float:
+        """The loss is 1/d^2 ||M - V U^T||^2: s -> max(s - lam d^2/2, 0), of which 1% counts."""
+        kept = s - lam * len(matrix) ** 2 / 2
+        return float((kept > 0.01 * kept[0].clamp_min(0)).sum())
+
+    return Diagram(problem, "product_rank", (1e-3, 0.1), 3.0, 1.0, 4, 10_000, predict)
+
+
 def distinct() -> Diagram:
     """A tanh student of 12 units learns a tanh teacher of 3: how many of its units differ."""
     X, _ = digits(8)
@@ -76,7 +97,12 @@ def digits(components: int) -> tuple[Tensor, Tensor]:
     return white, white * size[:components] / size[0]
 
 
-DIAGRAMS = {"sparsity": sparsity, "rank": rank, "distinct": distinct}
+DIAGRAMS = {
+    "sparsity": sparsity,
+    "rank": rank,
+    "factorisation": factorisation,
+    "distinct": distinct,
+}
 
 
 def run(

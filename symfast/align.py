@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from symfast.extras import need
 from symfast.find import find_symmetries
 from symfast.find.graph import Exact, make_exact
 from symfast.find.proof import relative_change
@@ -119,6 +120,8 @@ def match_models(
     unknown = [kind for kind in kinds if kind not in ORDER]
     if unknown:
         raise ValueError(f"unknown kinds {unknown}; choose from {', '.join(ORDER)}")
+    if "permutation" in kinds:
+        need("an alignment by permutation", "models", "scipy")
     _check_pair(model, anchor)
     exact = make_exact(model, example_input)
     target = copy.deepcopy(anchor).double().eval().requires_grad_(False)

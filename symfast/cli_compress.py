@@ -44,6 +44,13 @@ def compress_command(
     tol: Annotated[
         float, typer.Option(min=0.0, help="Also merge and truncate up to this output change.")
     ] = 0.0,
+    keep_norms: Annotated[
+        bool, typer.Option("--keep-norms", help="Do not fold batch norms.")
+    ] = False,
+    keep_attention: Annotated[
+        bool,
+        typer.Option("--keep-attention", help="No smaller class for nn.MultiheadAttention."),
+    ] = False,
     seed: Annotated[int, typer.Option(help="Of inputs and proofs.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print one sentence.")] = False,
@@ -60,13 +67,17 @@ def compress_command(
     """
     from symfast.compress import compress
     from symfast.compress.store import write_compressed
+    from symfast.extras import need
 
     if out is not None and out.exists():
         raise typer.BadParameter(f"{out} exists; give a directory that does not")
     with _failures("compress"):
+        if out is not None:
+            need("--out", "models", "safetensors")
         made, example, notes = _load(model, weights, inputs, seed)
         with _waiting(f"compressing {model}", not (quiet or as_json)):
-            small, proof = compress(made, example, tol, seed)
+            options = {"norms": not keep_norms, "slim_attention": not keep_attention}
+            small, proof = compress(made, example, tol, seed, **options)
         proof.notes = [*notes, *proof.notes]
         if out is not None:
             proof.notes += write_compressed(out, small, example, proof)
@@ -102,8 +113,10 @@ def align_command(
     """
     from symfast.align import match_models
     from symfast.compress.store import write_weights
+    from symfast.extras import need
 
     with _failures("align"):
+        need("align", "models", "scipy", *(["safetensors"] if out is not None else []))
         made, example, notes = _load(model, weights, inputs, seed)
         target, _, more = _load(model, anchor, inputs, seed)
         with _waiting(f"aligning {weights} with {anchor}", not (quiet or as_json)):

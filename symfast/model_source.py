@@ -144,6 +144,8 @@ def _draw(spec: str, match: "re.Match[str] | None", generator: torch.Generator) 
     dtype = _DTYPES.get(name)
     if dtype is None:
         raise ModelSourceError(f"the input {spec!r} has dtype {name}; choose {', '.join(_DTYPES)}")
+    if match["high"] is not None and (dtype.is_floating_point or int(match["high"]) < 1):
+        raise ModelSourceError(f"the input {spec!r}: <HIGH is for whole numbers below HIGH >= 1")
     if dtype.is_floating_point:
         return torch.randn(shape, generator=generator).to(dtype)
     if match["high"] is None:

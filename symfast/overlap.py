@@ -33,14 +33,16 @@ def stages(entries: list[Entry], order: bool) -> list[int]:
 
 def _clusters(entries: list[Entry]) -> list[list[tuple[int, Member]]]:
     """Members whose address ranges meet, as (entry, member) lists; loners are left out."""
-    spans: dict[torch.device, list[tuple[int, int, int, Member]]] = defaultdict(list)
+    spans: dict[tuple[torch.device, int], list[tuple[int, int, int, Member]]] = defaultdict(list)
     for number, entry in enumerate(entries):
         for member in entry.members:
             tensor = member.tensor
             if tensor.numel():
                 start = tensor.data_ptr()
                 stop = start + _reach(tensor) * tensor.element_size()
-                spans[tensor.device].append((start, stop, number, member))
+                # a DTensor or meta tensor has no address: it meets itself alone
+                own = 0 if start else id(tensor)
+                spans[tensor.device, own].append((start, stop, number, member))
     found = []
     for items in spans.values():
         starts = np.array([item[0] for item in items], np.int64)

@@ -29,11 +29,21 @@ def effective_rank(values: Tensor) -> float:
         >>> round(effective_rank(torch.tensor([1.0, 1.0, 0.0])), 6)
         2.0
     """
-    total = values.sum()
-    if not total > 0:
-        return 0.0
-    p = values / total
-    return float(torch.special.entr(p).sum().exp())
+    return float(effective_ranks(values))
+
+
+def effective_ranks(values: Tensor) -> Tensor:
+    """Effective ranks (...) of spectra (..., k), see `effective_rank`.
+
+    Example:
+        >>> import torch
+        >>> from symfast.rank import effective_ranks
+        >>> effective_ranks(torch.tensor([[2.0, 0.0], [0.0, 0.0]])).tolist()
+        [1.0, 0.0]
+    """
+    total = values.sum(-1, keepdim=True)
+    p = values / torch.where(total > 0, total, 1)
+    return torch.where(total[..., 0] > 0, torch.special.entr(p).sum(-1).exp(), 0)
 
 
 def numerical_rank(values: Tensor, tolerance: float) -> int:

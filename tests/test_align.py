@@ -2,6 +2,7 @@
 """Alignment: planted moves are undone, the function never changes, bad input changes nothing."""
 
 import copy
+import importlib
 
 import pytest
 import torch
@@ -103,3 +104,25 @@ def test_barrier() -> None:
     assert losses == pytest.approx([0, 0.5625, 1, 0.5625, 0])
     with pytest.raises(ValueError, match="at least 2"):
         sf.loss_barrier(a, b, lambda net: net.weight.sum(), 1)
+
+
+def test_a_refused_head_does_not_speak_for_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The heads of a layer share their place in words."""
+
+    class Block(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention = torch.nn.MultiheadAttention(8, 2, batch_first=True)
+            self.last = torch.nn.Linear(8, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.last(self.attention(x, x, x, need_weights=False)[0])
+
+    monkeypatch.setattr(importlib.import_module("symfast.align"), "EXACT", -1.0)
+    x = torch.randn(3, 4, 8)
+    found = match_models(Block(), Block(), x, kinds=("rotation",))
+    assert found.moves == ()
+    assert found.after == found.before
+    places = {where for where, _ in found.rejected if "attention -> attention [" in where}
+    assert len(places) == 2
+    assert len(found.rejected) == len(set(found.rejected))

@@ -114,6 +114,8 @@ def test_what_cannot_be_exported_is_said(
         ([f"{__name__}:no_module", "-i", "8,3"], 2, "not a torch.nn.Module"),
         ([MODEL, "-i", "eight"], 2, "no file and no"),
         ([MODEL, "-i", "8,3:int7"], 2, "has dtype int7"),
+        ([MODEL, "-i", "8,3:float32<7"], 2, "whole numbers below"),
+        ([MODEL, "-i", "8,3<0"], 2, "whole numbers below"),
         ([MODEL, "-i", "8,3", "-i", "x=2"], 2, "different name"),
         ([MODEL, "-i", "8,4"], 1, "failed"),
         ([MODEL, "-i", "8,3", "--weights", "none.pt"], 2, "is no file"),

@@ -190,6 +190,24 @@ def test_small_model_exports_to_onnx() -> None:
     torch.testing.assert_close(torch.from_numpy(out), small(x).detach(), rtol=1e-4, atol=1e-5)
 
 
+def test_tolerance_of_one_group_leaves_the_others_exact() -> None:
+    model = nn.Sequential(
+        nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3)
+    ).double()
+    with torch.no_grad():
+        for layer in (model[0], model[2]):
+            layer.weight[7] = layer.weight[1] * (1 + 1e-5 * torch.randn(1).double())
+            layer.bias[7] = layer.bias[1] * (1 + 1e-5)
+    x = torch.randn(50, 6, dtype=torch.float64)
+    small, proof = sf.compress(model, x, tol={"2 -> relu -> 4": 1e-3})
+    assert (small[0].out_features, small[2].out_features) == (8, 7)
+    assert 0 < proof.max_error <= 1e-3
+    with pytest.raises(ValueError, match="there are 0 -> relu -> 2, 2 -> relu -> 4"):
+        sf.compress(model, x, tol={"nowhere": 1e-3})
+    with pytest.raises(ValueError, match="give a number >= 0"):
+        sf.compress(model, x, tol={"2 -> relu -> 4": -1.0})
+
+
 @pytest.mark.parametrize("tol", [-1.0, float("nan")])
 def test_bad_tolerance_is_refused(tol: float) -> None:
     with pytest.raises(ValueError, match="give a number >= 0"):

@@ -77,6 +77,32 @@ def test_heads_that_nobody_reads_go() -> None:
     assert change(small, model, torch.randn(3, 9, 16, dtype=torch.float64)) <= 1e-12
 
 
+def test_attention_that_the_model_looks_into_stays() -> None:
+    class Curious(Block):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) * self.attention.in_proj_weight.mean()
+
+    model = Curious().double()
+    with torch.no_grad():
+        model.attention.out_proj.weight[:, 4:8] = 0
+    x = torch.randn(2, 5, 16, dtype=torch.float64)
+    small, proof = sf.compress(model, x)
+    assert type(small.attention) is nn.MultiheadAttention
+    assert "in_proj_weight" in proof.steps[0].note
+    assert change(small, model, x) <= 1e-12
+
+
+def test_frozen_attention_stays_frozen() -> None:
+    model = Block()
+    model.attention.requires_grad_(False)
+    with torch.no_grad():
+        model.attention.out_proj.weight[:, 4:8] = 0
+    small, _ = sf.compress(model, torch.randn(2, 5, 16))
+    assert isinstance(small.attention, SlimAttention)
+    assert not any(p.requires_grad for p in small.attention.parameters())
+    assert all(p.requires_grad for p in small.head.parameters())
+
+
 def test_nothing_planted_leaves_the_module_as_it_was() -> None:
     model = Block()
     before = {name: value.clone() for name, value in model.state_dict().items()}

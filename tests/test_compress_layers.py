@@ -187,6 +187,22 @@ def test_batch_norms_fold_into_the_layers_beside_them(affine: bool) -> None:
     assert isinstance(whole.a, nn.BatchNorm2d)
 
 
+def test_a_norm_that_the_model_looks_into_stays() -> None:
+    class Curious(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.norm, self.b = nn.Linear(3, 5), nn.BatchNorm1d(5), nn.Linear(5, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.b(F.relu(self.norm(self.a(x)))) / self.norm.num_features
+
+    model = Curious().double()
+    small, proof = sf.compress(model, torch.randn(4, 3, dtype=torch.float64))
+    assert isinstance(small.norm, nn.BatchNorm1d)
+    assert "num_features" in proof.steps[0].note
+    assert not proof.steps[0].kept
+
+
 def test_batch_norm_whose_input_is_read_twice_stays() -> None:
     class Twice(nn.Module):
         def __init__(self) -> None:

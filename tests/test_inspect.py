@@ -2,6 +2,7 @@
 """Planted structure: everything planted is found, nothing else; what a report shows."""
 
 import json
+from collections import UserDict
 from pathlib import Path
 
 import pytest
@@ -200,3 +201,18 @@ def test_nothing_is_changed_and_modes_and_hooks_are_put_back() -> None:
 def test_bad_arguments_are_refused(call: object, sentence: str) -> None:
     with pytest.raises((TypeError, ValueError, FileNotFoundError), match=sentence):
         call()  # type: ignore[operator]
+
+
+def test_inputs_may_be_any_mapping() -> None:
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = planted(torch.float64, nn.ReLU())
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.layers(x)
+            return out
+
+    inputs = UserDict({"x": torch.randn(9, 20, dtype=torch.float64)})
+    report = sf.inspect(Named(), inputs)
+    assert any(d.row.get("dormant") is not None for d in report.diagnoses)

@@ -168,10 +168,24 @@ def test_plan_holds_on_every_replica() -> None:
         )
 
     problem = Module(make, mse, *data(), make_plan=tie)
-    result = sf.sweep(problem, lr=[0.05, 0.1], seeds=2, steps=20)
+    grid: dict[str, Any] = {"lr": [0.05, 0.1], "seeds": 2, "steps": 20, "batch_size": 8}
+    result = sf.sweep(problem, **grid)
     first = torch.tensor(result.weights)[:, :15].view(-1, 5, 3)
     assert torch.equal(first[:, 0], first[:, 1])
     assert not torch.equal(first[:, 0], first[:, 2])
+    kinds = ["shrink", "none", "prox", "project"]
+    every = sf.sweep(problem, constraint=kinds, strength=[0.0, 2.0], **grid)
+    apart = torch.tensor(every.weights)[:, :15].view(-1, 5, 3)
+    apart = (apart[:, 0] - apart[:, 1]).norm(dim=1).view(4, 2, 2, 2)  # kind, lr, strength, seed
+    assert bool((apart[3] == 0).all())
+    torch.testing.assert_close(apart[:3, :, 0], apart[1:2, :, 0].expand(3, 2, 2))
+    assert bool((apart[0, :, 1] < apart[0, :, 0]).all())
+    assert bool((apart[2, :, 1] < apart[2, :, 0]).all())
+    free = sf.sweep(Module(make, mse, problem.X, problem.Y), **grid)
+    assert (
+        free.table.loss.tolist()
+        == every.table.query("constraint == 'none' and strength == 0").loss.tolist()
+    )
 
 
 @pytest.mark.parametrize(
@@ -185,7 +199,6 @@ def test_plan_holds_on_every_replica() -> None:
         ({"make_model": nn.Tanh}, "no parameters"),
         ({"make_model": lambda: 3}, "must return a torch.nn.Module"),
         ({"optimizer": "lion"}, "optimizer must be"),
-        ({"constraint": "clip"}, "constraint must be"),
         ({"Y": torch.randn(7, 2)}, "same number of samples"),
         ({"X": torch.full((40, 3), torch.inf)}, "not finite"),
         ({"test": torch.randn(3)}, "pair"),

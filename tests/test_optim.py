@@ -124,16 +124,6 @@ def pair_of(rule: str) -> tuple[torch.optim.Optimizer, list[Parameter]]:
     return getattr(sf.optim, rule)(params, **full_options(rule)), params
 
 
-def test_safetensors_round_trip() -> None:
-    safetensors = pytest.importorskip("safetensors.torch")
-    optimizer, params = pair_of("AdamW")
-    train(optimizer, params, range(2))
-    state = optimizer.state_dict()["state"]
-    flat = {f"{i}.{name}": t for i, s in state.items() for name, t in s.items()}
-    back = safetensors.load(safetensors.save(flat))
-    assert all(torch.equal(back[name], t) for name, t in flat.items())
-
-
 def test_groups_schedulers_and_tensor_lr() -> None:
     results = []
     for library in (sf.optim, torch.optim):
@@ -263,7 +253,9 @@ def test_refuses_in_words(rule: str, options: dict[str, Any], words: str) -> Non
         getattr(sf.optim, rule)(parameters(), **options)
 
 
-def test_refuses_sparse_and_complex() -> None:
+def test_refuses_sparse_complex_and_float8() -> None:
+    with pytest.raises(RuntimeError, match="float8"):
+        sf.optim.SGD([Parameter(torch.zeros(2, dtype=torch.float8_e4m3fn))])
     with pytest.raises(RuntimeError, match="complex"):
         sf.optim.SGD([Parameter(torch.zeros(2, dtype=torch.complex64))])
     embedding = torch.nn.Embedding(5, 2, sparse=True)

@@ -2,7 +2,6 @@
 """What users touch: axes, series, files, own loops, Optuna, Ray, torchrun, pages."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -20,7 +19,6 @@ from symfast.problems import Factorized
 from symfast.problems.problem import Axis, Replicas, State, Stretch, cell_key
 from symfast.problems.theory import smallest_kept
 from symfast.sweep import iterate, objective, sweep
-from symfast.sweep.cluster import shard_of_environment
 from symfast.sweep.config_file import read_sweep_file
 
 
@@ -225,58 +223,6 @@ def test_bad_files_are_refused(tmp_path: Path, content: str, sentence: str) -> N
     (tmp_path / "a.toml").write_text(content)
     with pytest.raises(ValueError, match=sentence):
         read_sweep_file(tmp_path / "a.toml")
-
-
-def test_torchrun_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    command = ["sweep", "--penalties", "4", "--seeds", "2", "--steps", "50", "--json"]
-    command += ["--out", str(tmp_path)]
-    rows = []
-    for rank in (1, 0):
-        monkeypatch.setenv("RANK", str(rank))
-        monkeypatch.setenv("WORLD_SIZE", "2")
-        found = CliRunner().invoke(app, command)
-        assert found.exit_code == 0, found.output
-        rows.append(json.loads(found.stdout)["rows"])
-    assert rows == [0, 8]  # one chunk: it is rank 0's
-    monkeypatch.setenv("RANK", "2")
-    with pytest.raises(ValueError, match="not a rank"):
-        shard_of_environment()
-
-
-@pytest.mark.timeout(280)
-def test_ray_survives_a_killed_worker(tmp_path: Path) -> None:
-    """Two local workers; the first chunk kills its own process, once."""
-    pytest.importorskip("ray")
-    script = f"""
-import os, signal, pathlib, ray, torch
-import symfast as sf
-from symfast.problems import Factorized
-class Deadly(Factorized):
-    def train(self, state, replicas, stretch):
-        flag = pathlib.Path({str(tmp_path / "killed")!r})
-        if 0.3 in replicas.cells["weight_decay"] and not flag.exists():
-            flag.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-        return super().train(state, replicas, stretch)
-ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
-problem = Deadly(torch.eye(3), torch.tensor([1.0, 0.5, 0.0]))
-grid = dict(weight_decay=[0.1, 0.2, 0.3, 0.4], seeds=2, steps=50, chunk=2)
-result = sf.sweep(problem, out={str(tmp_path / "out")!r}, ray=True, **grid)
-whole = sf.sweep(Factorized(problem.X, problem.y), **grid)
-assert result.table.equals(whole.table), result.table
-assert (result.weights == whole.weights).all()
-print("equal")
-"""
-    environment = os.environ | {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
-    found = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=False
-    )
-    assert "equal" in found.stdout, found.stderr[-2000:]
-    assert (tmp_path / "killed").exists()
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        "manifest.json",
-        "sweep.parquet",
-    ]
 
 
 def test_page_shows_values_and_theory(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from symfast.verify.case import (
     near,
 )
 
-HERE = (4, 5, 6, 7, 15, 16, 17, 18, 19)
+HERE = (4, 5, 6, 7, 15, 16, 17, 18, 19, 22)
 
 
 @pytest.mark.parametrize("number", HERE)

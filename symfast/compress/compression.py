@@ -2,12 +2,11 @@
 """`compress`: rewrite values, cut units, prove."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from symfast.compress.attention import join_attention_, split_attention_
 from symfast.compress.constants import drop_unread, drop_zero, fold_constants
@@ -28,7 +27,7 @@ PASSES = 10
 def compress(
     model: nn.Module,
     example_input: Any,
-    tol: float = 0.0,
+    tol: float | Mapping[str, float] = 0.0,
     seed: int = 0,
     *,
     norms: bool = True,
@@ -57,6 +56,7 @@ def compress(
         example_input: a tensor, a tuple of arguments or a mapping of keywords.
         tol: also merge rows that differ by less than ``tol`` of their norm and drop singular
             values below ``tol`` of the largest, as long as outputs change by less than ``tol``.
+            A mapping gives single groups a tolerance, by their ``where``; others are exact.
         seed: of the random inputs and of the symmetry proofs.
         slim_attention: let a `SlimAttention` take the place of an ``nn.MultiheadAttention`` that
             loses dims or heads, which that class has no words for; False keeps it whole.
@@ -68,7 +68,7 @@ def compress(
 
     Raises:
         TypeError: if ``model`` is not an nn.Module.
-        ValueError: if ``tol`` is negative or not a number.
+        ValueError: if ``tol`` is negative, not a number, or names a group that there is not.
         TraceError: (a RuntimeError) if torch.export cannot trace the model.
 
     Example:
@@ -81,8 +81,10 @@ def compress(
         >>> small[0].out_features, proof.parameters_before, proof.parameters_after
         (4, 32, 26)
     """
-    if not tol >= 0:
-        raise ValueError(f"tol is {tol}; give a number >= 0")
+    tols = dict(tol) if isinstance(tol, Mapping) else {}
+    for number in tols.values() if isinstance(tol, Mapping) else (tol,):
+        if not number >= 0:
+            raise ValueError(f"tol is {number}; give a number >= 0")
     bench = Workbench(model, example_input, seed)
     before = bench.copy()
     replaced = _replace_attention(bench) if slim_attention else {}
@@ -91,9 +93,12 @@ def compress(
     groups = find_symmetries(bench.model, example_input, seed)
     bench.bind(groups)
     spaces = [HiddenUnits(g, bench.groups) for g in bench.groups if "permutation" in g.kinds]
-    _rewrite(bench, spaces, tol)
+    _check_names(tols, spaces)
+    if not isinstance(tol, Mapping):
+        tols = {hidden.group.where: tol for hidden in spaces}
+    _rewrite(bench, spaces, tols)
     dropped = drop_gauge_biases(bench)
-    small, cuts = _cut(bench, spaces, tol)
+    small, cuts = _cut(bench, spaces, max(tols.values(), default=0.0))
     for name in dropped:
         owner, _, leaf = name.rpartition(".")
         small.get_submodule(owner).register_parameter(leaf, None)
@@ -115,24 +120,31 @@ def _replace_attention(bench: Workbench) -> dict[str, nn.MultiheadAttention]:
     replaced = split_attention_(model)
     if not replaced:
         return {}
-    try:
-        error = bench.change(model)
-    except (RuntimeError, ValueError, TypeError, AttributeError):  # it looks inside its attention
-        error = float("inf")
+    error, reason = bench.try_change(model)
     if error <= bench.limit:
         bench.model = model
         return replaced
-    note = "the model does not run with linear layers in its place"
+    note = f"as linear layers: {reason or 'the outputs changed'}"
     where = ", ".join(replaced)
     bench.steps.append(Step("attention", where, len(replaced), error, 0.0, False, note))
     return {}
 
 
-def _rewrite(bench: Workbench, spaces: Sequence[HiddenUnits], tol: float) -> None:
+def _check_names(tols: Mapping[str, float], spaces: Sequence[HiddenUnits]) -> None:
+    places = {hidden.group.where for hidden in spaces}
+    for where in tols:
+        if where not in places:
+            raise ValueError(
+                f"tol names the group {where!r}; there are {', '.join(sorted(places))}"
+            )
+
+
+def _rewrite(bench: Workbench, spaces: Sequence[HiddenUnits], tols: Mapping[str, float]) -> None:
     """Apply all value rewrites until nothing more can go."""
     for _ in range(PASSES):
         found = 0
         for hidden in spaces:
+            tol = tols.get(hidden.group.where, 0.0)
             found += drop_unread(bench, hidden)
             if "heads" in hidden.group.activation:
                 continue  # a unit is a whole head: nobody reads it, or it stays
@@ -187,10 +199,9 @@ def _try_cut(
                 continue
             sizes = shrink_(small, cuts)
             words = patch_sizes_(small, sizes) if patch else []
-            try:
-                error = bench.change(small)
-            except (RuntimeError, ValueError, IndexError) as failure:
-                note = f"the model does not run without them: {str(failure).splitlines()[0]}"
+            error, reason = bench.try_change(small)
+            if reason:
+                note = f"the model does not run without them: {reason}"
                 continue
             if error <= max(bench.limit, tol):
                 return small, error, f"adapted {', '.join(words)}" if words else ""
@@ -227,7 +238,7 @@ def _restore_types(small: nn.Module, model: nn.Module) -> None:
     for name, module in small.named_modules():
         module.training = modes.get(name, model.training)
         for leaf, parameter in list(module._parameters.items()):
-            like = old.get(f"{name}.{leaf}".lstrip("."), default)
+            like = _counterpart(old, f"{name}.{leaf}".lstrip("."), default)
             if parameter is not None and like is not None:
                 if id(parameter) not in made:
                     value = parameter.detach().to(like.dtype)
@@ -237,6 +248,17 @@ def _restore_types(small: nn.Module, model: nn.Module) -> None:
             same = old_buffers.get(f"{name}.{leaf}".lstrip("."))
             if buffer is not None and same is not None:
                 module._buffers[leaf] = buffer.to(same.dtype)
+
+
+def _counterpart(
+    old: dict[str, nn.Parameter], name: str, default: nn.Parameter | None
+) -> nn.Parameter | None:
+    """The parameter of this name, or else one of the nearest module around it."""
+    owner = name
+    while name not in old and "." in owner:
+        owner = owner.rpartition(".")[0]
+        name = next((other for other in old if other.startswith(f"{owner}.")), name)
+    return old.get(name, default)
 
 
 def _measure(
@@ -253,6 +275,8 @@ def _measure(
 
 def count_flops(model: nn.Module, bench: Workbench) -> int:
     """Count the floating-point operations of products on the example input."""
+    from torch.utils.flop_counter import FlopCounterMode  # imports triton, where there is one
+
     with FlopCounterMode(display=False) as counter, exact_arithmetic(), torch.no_grad():
         args, kwargs = bench.inputs[0]
         model(*args, **kwargs)

@@ -49,13 +49,13 @@ def _attempt(bench: Workbench, folds: Sequence[Fold]) -> bool:
     model = bench.copy()
     for fold in folds:
         _fold_(model, fold)
-    error = bench.change(model)
+    error, reason = bench.try_change(model)
     kept = error <= bench.limit
     if kept:
         bench.model = model
     names = ", ".join(f"{fold.norm} into {fold.layer}" for fold in folds[:3])
     where = names if len(folds) <= 3 else f"{names} and {len(folds) - 3} more"
-    note = "" if kept else "the outputs changed"
+    note = "" if kept else reason or "the outputs changed"
     bench.steps.append(Step("batch norm", where, len(folds), error, 0.0, kept, note))
     return kept
 

@@ -12,7 +12,7 @@ class Step:
 
     Attributes:
         action: ``"constant"``, ``"zero"``, ``"unread"``, ``"duplicate"``, ``"rank"``,
-            ``"gauge bias"``, ``"batch norm"`` or ``"cut"``.
+            ``"gauge bias"``, ``"batch norm"``, ``"attention"`` or ``"cut"``.
         where: the group, in words.
         units: units it made removable (parameters for a bias).
         error: change of the outputs after it, relative to the largest output, in float64.

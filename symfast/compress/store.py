@@ -12,6 +12,8 @@ import torch
 from torch import nn
 
 from symfast.compress.record import CompressionProof
+from symfast.compress.workbench import first_line
+from symfast.extras import need
 from symfast.files import replacing
 from symfast.find.graph import as_arguments
 
@@ -69,12 +71,9 @@ def write_weights(path: str | Path, model: nn.Module) -> None:
         >>> sorted(load_file(path))
         ['bias', 'weight']
     """
-    try:
-        from safetensors.torch import save
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"{path} needs the package safetensors: pip install 'symfast[models]'"
-        ) from error
+    need(str(path), "models", "safetensors")
+    from safetensors.torch import save
+
     state = {
         name: value.detach().cpu().contiguous().clone()
         for name, value in model.state_dict().items()
@@ -94,7 +93,7 @@ def _write_program(path: Path, model: nn.Module, example_input: Any) -> list[str
             torch.export.save(program, path)
     except Exception as error:  # export fails in as many ways as there are models
         path.unlink(missing_ok=True)
-        return [f"no model.pt2: torch.export failed: {str(error).splitlines()[0]}"]
+        return [f"no model.pt2: torch.export failed: {first_line(error)}"]
     finally:
         model.train(mode)
     return []

@@ -14,6 +14,8 @@ from symfast.find.proof import relative_change
 from symfast.symmetry_group import SymmetryGroup, named_tensors
 
 RANDOM_INPUTS = 3
+#: What a model may raise that was built for other sizes or modules than it got.
+RUN_ERRORS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError)
 
 
 def rounding_limit(model: nn.Module) -> float:
@@ -62,6 +64,13 @@ class Workbench:
         pairs = zip(self.reference, self.outputs(model), strict=True)
         return max(relative_change(before, after) for before, after in pairs)
 
+    def try_change(self, model: nn.Module) -> tuple[float, str]:
+        """Return the change, or infinity and a reason in words if the model does not run."""
+        try:
+            return self.change(model), ""
+        except RUN_ERRORS as failure:
+            return float("inf"), first_line(failure)
+
     def attempt(
         self,
         action: str,
@@ -107,6 +116,11 @@ class Workbench:
     def copy(self) -> nn.Module:
         """Return a deep copy of the model as it stands."""
         return copy.deepcopy(self.model)
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of what an error says, or its name."""
+    return next(iter(str(error).splitlines()), "") or type(error).__name__
 
 
 def any_nan(outputs: Sequence[Tensor]) -> bool:

@@ -184,6 +184,16 @@ def _linear(tracer: Tracer, node: fx.Node, args: dict[str, Any]) -> Value:
     return out if bias is None else add(tracer, out, bias)
 
 
+@rule("bilinear")
+def _bilinear(tracer: Tracer, node: fx.Node, args: dict[str, Any]) -> Value:
+    """``y_o = sum_ij x_i W_oij z_j + b_o``: both inputs are read by one weight."""
+    left, right, bias = args["input1"], args["input2"], args.get("bias")
+    lead = LETTERS[: len(left.shape) - 1]
+    half = contract(tracer, left, args["weight"], f"{lead}z,yzx->{lead}yx")
+    out = contract(tracer, half, right, f"{lead}yx,{lead}x->{lead}y")
+    return out if bias is None else add(tracer, out, bias)
+
+
 @rule("matmul", "bmm", "mm", "mv", "dot")
 def _matmul(tracer: Tracer, node: fx.Node, args: dict[str, Any]) -> Value:
     a, b = (value for value in args.values() if isinstance(value, Value))

@@ -14,8 +14,10 @@ from symfast.find.product import multiply
 from symfast.find.tracer import Tracer, operator_name, output_shapes, rule
 from symfast.find.value import Value, no_flows, unit_dims
 
+TURNED = ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
 
-@rule("conv1d", "conv2d", "conv3d", "convolution", "conv_transpose1d", "conv_transpose2d")
+
+@rule("conv1d", "conv2d", "conv3d", "convolution", *TURNED)
 def _convolution(tracer: Tracer, node: fx.Node, args: dict[str, Any]) -> Value:
     """Sum over channels; the dims of the kernel and of space have no units."""
     x, weight, bias = args["input"], args["weight"], args.get("bias")

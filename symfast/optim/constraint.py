@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A plan as part of a step: which of its parts run inside the kernel, which after it."""
 
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -32,9 +33,7 @@ class Fused:
             chunks = cut(tables.tasks.numpy(), mirrors, members, tables.index.numpy(), FUSED_GRAIN)
             tables = replace(tables, chunks=torch.from_numpy(chunks))
         self.key = plan_ops.store(tables)
-
-    def __del__(self) -> None:
-        plan_ops.drop(self.key)
+        weakref.finalize(self, plan_ops.drop, self.key).atexit = False
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Any model of the user's: gradients by torch.func over stacked replicas, one fused step."""
 
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import torch
@@ -12,12 +10,13 @@ from torch import Tensor
 from torch.func import vmap
 
 from symfast.plan import Plan
-from symfast.problems.draws import minibatches
 from symfast.problems.module_check import activation_numbers, check_data, check_model
+from symfast.problems.order_parameters import SUPPORT
 from symfast.problems.problem import (
     CANCELLED,
     DIVERGED,
     FINISHED,
+    MEASURE_NUMBERS,
     Axis,
     Replicas,
     State,
@@ -25,15 +24,13 @@ from symfast.problems.problem import (
     data_hash,
 )
 from symfast.problems.schedule import schedule
-from symfast.problems.stacked_step import Rule, StackedModel, StepKind, make_step
+from symfast.problems.stacked_data import Minibatches
+from symfast.problems.stacked_step import Rule, StackedModel, StepKind, compiled_step, make_step
 from symfast.problems.training_axes import training_axes
+from symfast.reference.unit_mirrors import NONE, PROJECT, PROX, SHRINK
 
-#: Weights at most this large count as zero.
-SUPPORT = 1e-4
 #: Steps between two looks for divergence and cancelling, counted from step 0.
 CHECK_EVERY = 100
-#: Numbers that are measured at once.
-MEASURE_NUMBERS = 1 << 24
 
 #: Makes the plan that every step applies, of the stacked parameters (R, ...) by name.
 MakePlan = Callable[[dict[str, Tensor], int], Plan]
@@ -60,10 +57,9 @@ class Module:
         compile: compile gradient and step with torch.compile: 1.3 to 3 times as fast
             (benchmarks/README.md), after tens of seconds for every number of replicas and batch
             size. Where that fails, a warning says why and the step runs uncompiled.
-        make_plan: (stacked parameters by name, R) -> a Plan with ``replicas=R``; its
-            constraint is applied after every step.
-        constraint: "project", or "shrink" or "prox" with ``strength``.
-        strength: amount of the shrink or threshold of the prox, of every step.
+        make_plan: (stacked parameters by name, R) -> a Plan with ``replicas=R``. Every replica then
+            has a ``constraint`` (none, project, shrink or prox) that is applied after every step,
+            by lr_t times its ``strength`` as in `symfast.optim`.
 
     Raises:
         ValueError: if the data do not fit together or are not finite, or the model has running
@@ -88,29 +84,30 @@ class Module:
     optimizer: Rule = "sgd"
     compile: bool = False
     make_plan: MakePlan | None = None
-    constraint: str = "project"
-    strength: float = 0.0
     model: StackedModel = field(init=False, repr=False)
+    activations: int = field(init=False, repr=False)  # numbers of one sample in memory
     _steps: dict[StepKind, Callable[..., Tensor]] = field(init=False, repr=False)
+    _cast: dict[Any, tuple[Tensor, Tensor]] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Check data and model, and keep the model without its parameters."""
         if self.optimizer not in ("sgd", "adam", "adamw"):
             raise ValueError(f'optimizer must be "sgd", "adam" or "adamw", not {self.optimizer!r}')
-        if self.constraint not in ("project", "shrink", "prox"):
-            raise ValueError(f"constraint must be project, shrink or prox, not {self.constraint!r}")
         check_data(self.X, self.Y, self.test)
         skeleton = self._fresh(0)
         check_model(skeleton, self.X)
         shapes = {name: p.shape for name, p in skeleton.named_parameters()}
         buffers = {name: b.detach() for name, b in skeleton.named_buffers()}
         object.__setattr__(self, "model", StackedModel(skeleton, shapes, buffers))
+        object.__setattr__(self, "activations", activation_numbers(skeleton, self.X))
         object.__setattr__(self, "_steps", {})
+        object.__setattr__(self, "_cast", {})
 
     @property
     def axes(self) -> Mapping[str, Axis]:
         """Rates, noise, batch size (0: all samples), schedule, and scale of the start."""
-        return training_axes(self.optimizer, label_noise=self.Y.is_floating_point())
+        numbers, planned = self.Y.is_floating_point(), self.make_plan is not None
+        return training_axes(self.optimizer, label_noise=numbers, constraint=planned)
 
     @property
     def options(self) -> Mapping[str, Any]:
@@ -121,11 +118,7 @@ class Module:
     def replica_bytes(self) -> int:
         """Parameters, moments, gradients, and the activations of a minibatch of all samples."""
         samples = min(len(self.X), 1024)
-        return 8 * (8 * sum(self.model.sizes) + 4 * samples * self._activations())
-
-    def _activations(self) -> int:
-        """Numbers that one sample puts into memory."""
-        return activation_numbers(self.model.skeleton, self.X)
+        return 8 * (8 * sum(self.model.sizes) + 4 * samples * self.activations)
 
     def _fresh(self, seed: int) -> torch.nn.Module:
         """The user's model of one seed; the global generator stays as it was."""
@@ -145,57 +138,61 @@ class Module:
             flat.append(torch.cat([p.detach().flatten().to(dtype) for p in model.parameters()]))
         theta = torch.stack(flat)[at] * replicas.cells["scale"].to(dtype)[:, None]
         theta = theta.to(device)
-        self._constraint(theta)()
         zeros = torch.zeros(len(replicas), dtype=torch.int64, device=device)
         second = torch.zeros_like(theta) if self.optimizer != "sgd" else theta.new_zeros(len(zeros))
         moments = {"first": torch.zeros_like(theta), "second": second}
         return {"theta": theta, **moments, "steps": zeros, "status": zeros.clone()}
 
     def train(self, state: State, replicas: Replicas, stretch: Stretch) -> State:
-        """Step all replicas of one batch size together, one batch size after the other."""
-        sizes = replicas.cells["batch_size"].unique().tolist()
-        for size in sizes:
-            chosen = (replicas.cells["batch_size"] == size).nonzero().flatten()
-            if len(sizes) == 1:
-                self._train(state, replicas, stretch, int(size))
-            else:
-                rows = chosen.to(state["theta"].device)
-                part = {name: x[rows] for name, x in state.items()}
-                self._train(part, replicas.select(chosen), stretch, int(size))
-                for name, x in part.items():
-                    state[name][rows] = x
+        """Step all replicas of one batch size and constraint together, one kind after the other."""
+        cells = replicas.cells
+        constraint = cells.get("constraint", torch.zeros(len(replicas)))
+        kinds = torch.stack([cells["batch_size"].double(), constraint.double()], 1)
+        for kind in kinds.unique(dim=0):
+            chosen = (kinds == kind).all(1).nonzero().flatten()
+            batch, verb = (int(x) for x in kind.tolist())
+            if len(chosen) == len(replicas):
+                self._train(state, replicas, stretch, batch, verb)
+                continue
+            at = chosen.to(state["theta"].device)
+            part = {name: x[at] for name, x in state.items()}
+            self._train(part, replicas.select(chosen), stretch, batch, verb)
+            for name, x in part.items():
+                state[name][at] = x
         return state
 
-    def _train(self, state: State, replicas: Replicas, stretch: Stretch, batch: int) -> None:
-        """Train replicas of one batch size; ``state`` is changed in place."""
+    def _train(
+        self, state: State, replicas: Replicas, stretch: Stretch, batch: int, verb: int
+    ) -> None:
+        """Train replicas of one kind; ``state`` is changed in place."""
         theta = state["theta"]
-        X, Y = (x.to(theta.device) for x in (self.X, self.Y))
-        X, Y = (x.to(theta.dtype) if x.is_floating_point() else x for x in (X, Y))
+        place, last = theta.device, stretch.first + stretch.steps
         rates = {name: x.to(theta)[:, None] for name, x in replicas.cells.items()}
         factors = schedule(stretch).to(theta)  # (steps, kinds)
-        kind = replicas.cells["schedule"].long().to(theta.device)
-        seeds, keys = replicas.seeds.to(theta.device), replicas.keys.to(theta.device)
-        rows, at = seeds.unique(return_inverse=True)
-        step, constrain = self._step(replicas), self._constraint(theta)
-        base, drawn = rates["lr"], torch.empty(0)
-        for number in range(stretch.first, stretch.first + stretch.steps):
-            done = number - stretch.first
-            if batch and done % CHECK_EVERY == 0:
-                count = min(CHECK_EVERY, stretch.steps - done)
-                drawn = minibatches(rows, number, count, batch, len(X))
-            x, y = _pick(X, Y, drawn[:, done % CHECK_EVERY][at] if batch else None, len(theta))
-            rates["lr"] = base * factors[done][kind][:, None]
-            moments = (state["first"], state["second"])
-            step(
-                theta, *moments, x, y, rates, seeds, keys, torch.tensor(number, device=theta.device)
-            )
-            constrain()
+        kind = replicas.cells["schedule"].long().to(place)
+        seeds, keys = replicas.seeds.to(place), replicas.keys.to(place)
+        batches = Minibatches(*self._data(theta), seeds, batch, last)
+        step, constrain = self._step(replicas), self._constraint(theta, verb)
+        base, moments = rates["lr"], (state["first"], state["second"])
+        for number in range(stretch.first, last):
+            rates["lr"] = base * factors[number - stretch.first][kind][:, None]
+            now = torch.tensor(number, device=place)
+            step(theta, *moments, *batches(number), rates, seeds, keys, now)
+            constrain(rates)
             stretch.progress[0] += len(theta)
             if (number + 1) % CHECK_EVERY == 0 or number + 1 == stretch.total:
                 _judge(state, number + 1)
                 if int(stretch.progress[1]):
                     state["status"][state["status"] == FINISHED] = CANCELLED
                     return
+
+    def _data(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Inputs and targets where the replicas are, floats in their dtype; the last are kept."""
+        place = (like.device, like.dtype)
+        if place not in self._cast:
+            self._cast.clear()
+            self._cast[place] = _moved(self.X, like), _moved(self.Y, like)
+        return self._cast[place]
 
     def _step(self, replicas: Replicas) -> Callable[..., Tensor]:
         """The step for what these replicas need, compiled if asked for."""
@@ -204,18 +201,24 @@ class Module:
         kind = StepKind(self.optimizer, *(has.get(name, False) for name in names))
         if kind not in self._steps:
             plain = make_step(self.model, self.loss, kind)
-            self._steps[kind] = _compiled(plain) if self.compile else plain
+            self._steps[kind] = compiled_step(plain) if self.compile else plain
         return self._steps[kind]
 
-    def _constraint(self, theta: Tensor) -> Callable[[], object]:
-        """What applies the plan to the stacked parameters, in place; it keeps up with theta."""
-        if self.make_plan is None:
-            return lambda: None
+    def _constraint(self, theta: Tensor, verb: int) -> Callable[[dict[str, Tensor]], None]:
+        """What applies the plan to the stacked parameters in place, given the rates of a step."""
+        if self.make_plan is None or verb == NONE:
+            return lambda rates: None
         plan = self.make_plan(self.model.parameters(theta), len(theta))
-        if self.constraint == "project":
-            return plan.project_
-        apply = plan.shrink_ if self.constraint == "shrink" else plan.prox_
-        return partial(apply, self.strength)
+        apply = {SHRINK: plan.shrink_, PROX: plan.prox_}
+
+        def constrain(rates: dict[str, Tensor]) -> None:
+            if verb == PROJECT:
+                plan.project_()
+            else:
+                amount = rates["lr"] * rates["strength"]
+                apply[verb](amount.expand(len(theta), plan.groups))
+
+        return constrain
 
     def measure(self, state: State, replicas: Replicas) -> dict[str, Tensor]:
         """Order parameters (R,): loss, test_loss, error rates of classes, norm, sparsity, zeros."""
@@ -232,8 +235,7 @@ class Module:
 
     def _losses(self, theta: Tensor, X: Tensor, Y: Tensor, prefix: str) -> dict[str, Tensor]:
         """Loss, and the error rate if targets are classes, on all samples."""
-        X = X.to(theta.device, theta.dtype if X.is_floating_point() else X.dtype)
-        Y = Y.to(theta.device, theta.dtype if Y.is_floating_point() else Y.dtype)
+        X, Y = _moved(X, theta), _moved(Y, theta)
         classes = not Y.is_floating_point()
 
         def one(row: Tensor) -> tuple[Tensor, Tensor]:
@@ -242,7 +244,7 @@ class Module:
             wrong = (output.argmax(1) != Y).double().mean() if classes else loss
             return loss, wrong
 
-        count = max(1, MEASURE_NUMBERS // (len(X) * self._activations()))
+        count = max(1, MEASURE_NUMBERS // (len(X) * self.activations))
         losses, errors = vmap(one, chunk_size=count)(theta)
         found = {f"{prefix}loss": losses.double()}
         return found | ({f"{prefix}error": errors} if classes else {})
@@ -263,16 +265,22 @@ class Module:
             "loss": getattr(self.loss, "__qualname__", type(self.loss).__name__),
             "optimizer": self.optimizer,
             "compile": self.compile,
-            "plan": None if self.make_plan is None else [self.constraint, self.strength],
+            "plan": None if self.make_plan is None else _plan_of(self),
             "data_sha256": data_hash(*tensors),
         }
 
 
-def _pick(X: Tensor, Y: Tensor, index: Tensor | None, replicas: int) -> tuple[Tensor, Tensor]:
-    """Minibatches (R, B, ...), or all samples in order."""
-    if index is None:
-        return X.expand(replicas, *X.shape), Y.expand(replicas, *Y.shape)
-    return X[index], Y[index]
+def _moved(x: Tensor, like: Tensor) -> Tensor:
+    """On the device, floats in the dtype, of ``like``."""
+    return x.to(like.device, like.dtype if x.is_floating_point() else x.dtype)
+
+
+def _plan_of(problem: Module) -> list[Any]:
+    """The symmetries of the plan, as plain data."""
+    theta = torch.zeros(1, sum(problem.model.sizes))
+    assert problem.make_plan is not None
+    plan = problem.make_plan(problem.model.parameters(theta), 1)
+    return [symmetry.to_dict() for _, symmetry in plan.entries]
 
 
 def _judge(state: State, steps: int) -> None:
@@ -281,24 +289,3 @@ def _judge(state: State, steps: int) -> None:
     state["steps"][alive] = steps
     lost = ~state["theta"].isfinite().all(1)
     state["status"][alive & lost] = DIVERGED
-
-
-def _compiled(plain: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """The compiled step, which gives way to the plain one where torch.compile cannot help."""
-    compiled: Callable[..., Tensor] | None = torch.compile(plain, dynamic=False)
-
-    def step(*arguments: Any) -> Tensor:
-        nonlocal compiled
-        if compiled is not None:
-            try:
-                return compiled(*arguments)
-            except (torch._dynamo.exc.TorchDynamoException, RuntimeError) as error:
-                reason = str(error).strip().split("\n")[0]
-                warnings.warn(
-                    f"torch.compile failed, the step runs uncompiled and slower: {reason}",
-                    stacklevel=2,
-                )
-                compiled = None
-        return plain(*arguments)
-
-    return step

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from symfast.rank import effective_ranks
 from symfast.symmetry import Symmetry
 
 #: Weights at most this large count as absent.
@@ -104,10 +105,8 @@ def _ranks(W: Tensor, prefix: str) -> dict[str, Tensor]:
     """Numerical and effective rank (R,) of matrices (R, m, n)."""
     s = torch.linalg.svdvals(W)
     largest = s.amax(-1, keepdim=True)
-    share = s / s.sum(-1, keepdim=True).clamp_min(torch.finfo(s.dtype).tiny)
-    entropy = -torch.special.xlogy(share, share).sum(-1)
     rank = ((s > NEGLIGIBLE * largest) & (largest > SUPPORT)).double().sum(-1)
-    return {f"{prefix}rank": rank, f"{prefix}effective_rank": entropy.exp()}
+    return {f"{prefix}rank": rank, f"{prefix}effective_rank": effective_ranks(s)}
 
 
 def _incoming(net: TwoLayerWeights) -> Tensor:

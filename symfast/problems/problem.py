@@ -15,6 +15,8 @@ from torch import Tensor
 #: Names of the values of ``state["status"]``.
 STATUS = ("finished", "converged", "diverged", "cancelled")
 FINISHED, CONVERGED, DIVERGED, CANCELLED = range(4)
+#: Numbers of hidden values that are held at once when replicas are measured.
+MEASURE_NUMBERS = 1 << 24
 
 Value: TypeAlias = float | str
 #: Tensors whose first dim is the replica; "steps" and "status" (R,) int64 are always among them.

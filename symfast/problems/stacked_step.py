@@ -5,6 +5,7 @@ All parameters of a replica lie in one row of theta (R, P), so that the update i
 on matrices, with rates as columns; torch.compile fuses noise and update into one pass.
 """
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
@@ -101,6 +102,33 @@ def make_step(
         else:
             _step_adam(theta, first, second, g, rates, number, kind.rule == "adamw")
         return torch.as_tensor(losses)
+
+    return step
+
+
+def compiled_step(plain: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Return the compiled step, which gives way to the plain one where torch.compile cannot help.
+
+    Example:
+        >>> from symfast.problems.stacked_step import compiled_step
+        >>> callable(compiled_step(lambda theta: theta))
+        True
+    """
+    compiled: Callable[..., Tensor] | None = torch.compile(plain, dynamic=False)
+
+    def step(*arguments: Any) -> Tensor:
+        nonlocal compiled
+        if compiled is not None:
+            try:
+                return compiled(*arguments)
+            except (torch._dynamo.exc.TorchDynamoException, RuntimeError) as error:
+                reason = str(error).strip().split("\n")[0]
+                warnings.warn(
+                    f"torch.compile failed, the step runs uncompiled and slower: {reason}",
+                    stacklevel=2,
+                )
+                compiled = None
+        return plain(*arguments)
 
     return step
 

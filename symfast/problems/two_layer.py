@@ -12,6 +12,7 @@ from symfast.problems.order_parameters import TwoLayerWeights, order_parameters,
 from symfast.problems.problem import (
     DIVERGED,
     FINISHED,
+    MEASURE_NUMBERS,
     Axis,
     Replicas,
     State,
@@ -33,9 +34,6 @@ from symfast.replica import (
     replica_sweep_,
 )
 from symfast.symmetry import Symmetry
-
-#: Hidden values that are held at once when replicas are measured.
-MEASURE_NUMBERS = 1 << 24
 
 
 @dataclass(frozen=True, eq=False)

@@ -33,6 +33,9 @@ MODULES: tuple[str, ...] = (
     "representation",
     "conservation",
     "collapse",
+    "width",
+    "layers",
+    "pricing",
 )
 
 
