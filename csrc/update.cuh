@@ -229,7 +229,7 @@ update_kernel(SF_ARGUMENT UpdateArguments a) {
 #pragma unroll
     for (int i = 0; i < kKeys; ++i) key[i] = load_table(a.keys + t * kKeys + i);
     const auto* step = reinterpret_cast<const float*>(a.word(t, kStepAt));
-    const double count = step ? double{load(step)} + 1.0 : 1.0;
+    const double count = step ? double{load_table(step)} + 1.0 : 1.0;
     shared[0] =
         step_scalars(rule, settings, key, count, a.grad_scale ? double{load(a.grad_scale)} : 1.0);
     if (begin >> 32) set_anchor_keys(shared[0], begin);
