@@ -52,9 +52,7 @@ std::string file_name(const std::string& gpu) {
 int run(const char* folder) {
   const std::string gpu = gpu_name();
   Report report(gpu, copy_gbps());
-  run_plans(report);
-  run_mirrors(report);
-  run_sweeps(report);
+  for (const Section::Run section : Section::all()) section(report);
   const std::string path = std::string(folder) + "/" + file_name(gpu);
   if (!report.write(path.c_str())) {
     std::fprintf(stderr, "%s cannot be written\n", path.c_str());

@@ -29,7 +29,8 @@ namespace symfast {
 using BFloat16 = __nv_bfloat16;
 using Float16 = __half;
 
-// V neighbours in memory, moved by one access: V = 1, or V = kPack<T>, 16 bytes.
+// V neighbours in memory, moved by one access: V = 1, or V = kPack<T>, 16 bytes; of half types also
+// 8 bytes, for use beside float numbers.
 template <typename T>
 constexpr int kPack = 16 / sizeof(T);
 template <typename T, int V>
@@ -42,10 +43,11 @@ struct alignas(V * sizeof(T)) Pack {
 };
 
 // Two 16-bit numbers a register, also while they wait.
-template <typename T>
-  requires(sizeof(T) == 2)
-struct alignas(16) Pack<T, 8> {
-  uint32_t pair[4];
+template <typename T, int V>
+  requires(sizeof(T) == 2 && V > 1)
+struct alignas(V * 2) Pack<T, V> {
+  static_assert(V == 4 || V == 8);
+  uint32_t pair[V / 2];
 
   SF_DEVICE T get(int v) const {
     const auto bits = static_cast<uint16_t>(pair[v / 2] >> (v % 2 * 16));
@@ -80,6 +82,11 @@ SF_DEVICE Pack<T, V> load_pack(const T* p) {
   __builtin_assume(__isGlobal(p));
   if constexpr (V == 1) {
     return Pack<T, 1>{{*p}};
+  } else if constexpr (sizeof(Pack<T, V>) == 8) {
+    const uint2 raw = *reinterpret_cast<const uint2*>(p);
+    Pack<T, V> value;
+    memcpy(&value, &raw, 8);
+    return value;
   } else {
     const uint4 raw = *reinterpret_cast<const uint4*>(p);
     Pack<T, V> value;
@@ -93,6 +100,12 @@ SF_DEVICE void store_pack(T* p, const Pack<T, V>& value) {
   __builtin_assume(__isGlobal(p));
   if constexpr (V == 1) {
     *p = value.lane[0];
+  } else if constexpr (sizeof(value) == 8) {
+    uint2 raw;
+    memcpy(&raw, &value, 8);
+    *reinterpret_cast<uint2*>(p) = raw;
+  } else if constexpr (sizeof(T) == 8) {  // by uint4, nvcc stores two halves
+    *reinterpret_cast<double2*>(p) = make_double2(value.lane[0], value.lane[1]);
   } else {
     uint4 raw;
     memcpy(&raw, &value, 16);

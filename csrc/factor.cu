@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Product factors on torch's current CUDA stream, and their registration.
+#include <optional>
 #include <vector>
 
 #include "factor_launch.h"
@@ -47,8 +48,14 @@ void factor_step_(std::vector<Tensor> weights, std::vector<Tensor> gradients,
   const auto items = check_step(weights, gradients, factors, velocities, rates);
   if (items.empty()) return;
   const OnDevice device(weights[0]);
+  std::optional<Tensor> table;
+  if (items.size() > static_cast<std::size_t>(kFactorItems)) {
+    const auto words = static_cast<int64_t>(items.size()) * kFactorWords;
+    table = torch::stable::new_empty(weights[0], {words}, ScalarType::Long);
+  }
+  auto* const words = table ? static_cast<int64_t*>(table->mutable_data_ptr()) : nullptr;
   for_number(number_of(weights[0], "a weight"), [&](auto element) {
-    launch_factor_step<decltype(element)>(items, rates, device.stream());
+    launch_factor_step<decltype(element)>(items, rates, words, device.stream());
   });
 }
 

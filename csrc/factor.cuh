@@ -13,22 +13,47 @@ constexpr int kFactorItems = 48;
 // Packs a thread does: enough blocks for a device at a million weights, few enough to pay a start.
 constexpr int kFactorPacks = 2;
 
-struct FactorStepItem {
-  void* weight;
-  const void* gradient;
-  void* factors;   // (depth, size)
-  void* velocity;  // (depth, size), unused without momentum
-  int64_t size;
-  int64_t first_block;  // of this item in the grid
+// Words of a weight in the table: addresses, size, and its first block in the grid.
+enum FactorWord : int64_t {
+  kWeightAt,
+  kWeightGradientAt,
+  kFactorsAt,   // (depth, size)
+  kVelocityAt,  // (depth, size), 0 without momentum
+  kWeightSize,
+  kWeightBlock,
+  kFactorWords
 };
 
 template <typename T>
 struct FactorStepArguments {
-  FactorStepItem items[kFactorItems];
-  int count;
+  const int64_t* table;  // null: `words`
+  int64_t count;
   Accumulate<T> lr, momentum, decay;
+  int64_t words[kFactorItems * kFactorWords];
+
+  SF_DEVICE int64_t word(int64_t item, FactorWord which) const {
+    const int64_t at = item * kFactorWords + which;
+    return table ? load_table(table + at) : words[at];
+  }
 };
 static_assert(sizeof(FactorStepArguments<double>) <= 4000, "kernel arguments end at 4 KB");
+
+// One weight as a thread sees it.
+template <typename T>
+struct FactorPlace {
+  using A = Accumulate<T>;
+  T* weight;
+  const T* gradient;
+  A *factors, *velocity;
+  int64_t size;
+
+  SF_DEVICE FactorPlace(const FactorStepArguments<T>& a, int64_t item)
+      : weight(reinterpret_cast<T*>(a.word(item, kWeightAt))),
+        gradient(reinterpret_cast<const T*>(a.word(item, kWeightGradientAt))),
+        factors(reinterpret_cast<A*>(a.word(item, kFactorsAt))),
+        velocity(reinterpret_cast<A*>(a.word(item, kVelocityAt))),
+        size(a.word(item, kWeightSize)) {}
+};
 
 template <typename T, int D>
 struct FactorArguments {
@@ -43,84 +68,82 @@ SF_DEVICE bool aligned_pack(const T* p) {
   return (reinterpret_cast<uintptr_t>(p) & 15) == 0;
 }
 
+// Numbers of a weight a thread takes at a time: 16 bytes of its factors, which are wider than half
+// weights and most of what moves.
+template <typename T>
+constexpr int kStepPack = kPack<Accumulate<T>>;
+
 // V neighbours from element i on.
 template <int D, bool kMomentum, int V, typename T>
-SF_DEVICE void step_pack(const FactorStepArguments<T>& a, const FactorStepItem& item, int64_t i) {
+SF_DEVICE void step_pack(const FactorStepArguments<T>& a, const FactorPlace<T>& at, int64_t i) {
   using A = Accumulate<T>;
-  A* factors = static_cast<A*>(item.factors) + i;
-  A* velocities = static_cast<A*>(item.velocity) + i;
-  T* weight = static_cast<T*>(item.weight) + i;
-  const T* gradient = static_cast<const T*>(item.gradient) + i;
-  A f[V][D], v[V][D] = {};
-  Pack<T, V> w, g = load_pack<V>(gradient);
-  constexpr int P = V == 1 ? 1 : kPack<A>;  // half weights have twice the numbers of a pack
+  const Pack<T, V> g = load_pack<V>(at.gradient + i);
+  A f[V][D], v[V][D] = {}, rates[D];
 #pragma unroll
   for (int j = 0; j < D; ++j) {
+    rates[j] = a.lr;
+    const Pack<A, V> x = load_pack<V>(at.factors + j * at.size + i);
+    Pack<A, V> y;
+    if constexpr (kMomentum) y = load_pack<V>(at.velocity + j * at.size + i);
 #pragma unroll
-    for (int s = 0; s < V; s += P) {
-      const Pack<A, P> x = load_pack<P>(factors + j * item.size + s);
-      Pack<A, P> y;
-      if (kMomentum) y = load_pack<P>(velocities + j * item.size + s);
-#pragma unroll
-      for (int e = 0; e < P; ++e) {
-        f[s + e][j] = x.get(e);
-        if (kMomentum) v[s + e][j] = y.get(e);
-      }
+    for (int e = 0; e < V; ++e) {
+      f[e][j] = x.get(e);
+      if constexpr (kMomentum) v[e][j] = y.get(e);
     }
   }
-  A rates[D];
-#pragma unroll
-  for (int j = 0; j < D; ++j) rates[j] = a.lr;
+  Pack<T, V> w;
 #pragma unroll
   for (int e = 0; e < V; ++e) {
-    step_factors<D, kMomentum>(f[e], v[e], widen(g.get(e)), rates, a.momentum, a.decay);
+    step_factors<D, kMomentum>(f[e], v[e], A(widen(g.get(e))), rates, a.momentum, a.decay);
     w.set(e, narrow<T>(product<D>(f[e])));
   }
 #pragma unroll
   for (int j = 0; j < D; ++j) {
+    Pack<A, V> x, y;
 #pragma unroll
-    for (int s = 0; s < V; s += P) {
-      Pack<A, P> x, y;
-#pragma unroll
-      for (int e = 0; e < P; ++e) {
-        x.set(e, f[s + e][j]);
-        if (kMomentum) y.set(e, v[s + e][j]);
-      }
-      store_pack<P>(factors + j * item.size + s, x);
-      if (kMomentum) store_pack<P>(velocities + j * item.size + s, y);
+    for (int e = 0; e < V; ++e) {
+      x.set(e, f[e][j]);
+      if constexpr (kMomentum) y.set(e, v[e][j]);
     }
+    store_pack<V>(at.factors + j * at.size + i, x);
+    if constexpr (kMomentum) store_pack<V>(at.velocity + j * at.size + i, y);
   }
-  store_pack<V>(weight, w);
+  store_pack<V>(at.weight + i, w);
 }
 
-// Half weights go by eight numbers, which would spill at depth 6 with momentum: by four there is
-// no pack of theirs, so deep factors of half weights go one by one.
-template <typename T, int D, bool kMomentum>
-constexpr int kStepPack = (sizeof(T) == 2 && D * (kMomentum ? 2 : 1) > 4) ? 1 : kPack<T>;
+// The weight that has this block.
+template <typename T>
+SF_DEVICE int64_t weight_of(const FactorStepArguments<T>& a, int64_t block) {
+  int64_t low = 0, high = a.count - 1;
+  while (low < high) {
+    const int64_t middle = (low + high + 1) / 2;
+    if (a.word(middle, kWeightBlock) <= block) {
+      low = middle;
+    } else {
+      high = middle - 1;
+    }
+  }
+  return low;
+}
 
 template <typename T, int D, bool kMomentum>
 SF_KERNEL(kBlock, 2)
 factor_step(SF_ARGUMENT FactorStepArguments<T> a) {
-  using A = Accumulate<T>;
-  constexpr int V = kStepPack<T, D, kMomentum>;
-  int at = 0;
-  while (at + 1 < a.count && a.items[at + 1].first_block <= blockIdx.x) ++at;
-  const FactorStepItem& item = a.items[at];
-  const int64_t block = blockIdx.x - item.first_block;
-  const int64_t begin = block * (kBlock * V * kFactorPacks);
-  const int64_t rest = item.size - begin;
-  const int64_t end = begin + (rest < kBlock * V * kFactorPacks ? rest : kBlock * V * kFactorPacks);
-  const bool packed = V > 1 && item.size % V == 0 &&
-                      aligned_pack(static_cast<const T*>(item.weight)) &&
-                      aligned_pack(static_cast<const T*>(item.gradient)) &&
-                      aligned_pack(static_cast<const A*>(item.factors)) &&
-                      aligned_pack(static_cast<const A*>(item.velocity));
+  constexpr int V = kStepPack<T>;
+  constexpr int64_t kElements = int64_t{kBlock} * V * kFactorPacks;
+  const auto block = static_cast<int64_t>(blockIdx.x);
+  const int64_t item = weight_of(a, block);
+  const FactorPlace<T> at(a, item);
+  const int64_t begin = (block - a.word(item, kWeightBlock)) * kElements;
+  const int64_t end = begin + kElements < at.size ? begin + kElements : at.size;
+  const int thread = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
+  const bool packed = at.size % V == 0 && aligned_pack(at.weight) && aligned_pack(at.gradient) &&
+                      aligned_pack(at.factors) && aligned_pack(at.velocity);
   if (packed) {
-    for (int64_t i = begin + threadIdx.x * V; i < end; i += kBlock * V)
-      step_pack<D, kMomentum, V>(a, item, i);
+    for (int64_t i = begin + thread * V; i < end; i += threads * V)
+      step_pack<D, kMomentum, V>(a, at, i);
   } else {
-    for (int64_t i = begin + threadIdx.x; i < end; i += kBlock)
-      step_pack<D, kMomentum, 1>(a, item, i);
+    for (int64_t i = begin + thread; i < end; i += threads) step_pack<D, kMomentum, 1>(a, at, i);
   }
 }
 
@@ -154,21 +177,19 @@ template <typename T, int D, bool kGradient>
 SF_KERNEL(kBlock, 2)
 factor_multiply(SF_ARGUMENT FactorArguments<T, D> a) {
   constexpr int V = kPack<T>;
-  bool packed = a.size % V == 0;
+  bool packed = true;
 #pragma unroll
   for (int j = 0; j < D; ++j) packed = packed && aligned_pack(a.factors[j]);
   if (kGradient) packed = packed && aligned_pack(a.gradient);
 #pragma unroll
   for (int j = 0; j < (kGradient ? D : 1); ++j) packed = packed && aligned_pack(a.outputs[j]);
+  const int thread = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
   const int64_t begin = static_cast<int64_t>(blockIdx.x) * (kBlock * V);
   const int64_t end = begin + kBlock * V < a.size ? begin + kBlock * V : a.size;
-  if (packed) {
-    const int64_t i = begin + threadIdx.x * V;
-    if (i < end) multiply_pack<D, kGradient, V>(a, i);
-  } else {
-    for (int64_t i = begin + threadIdx.x; i < end; i += kBlock)
-      multiply_pack<D, kGradient, 1>(a, i);
-  }
+  const int64_t tail = packed ? begin + (end - begin) / V * V : begin;
+  for (int64_t i = begin + thread * V; i < tail; i += threads * V)
+    multiply_pack<D, kGradient, V>(a, i);
+  for (int64_t i = tail + thread; i < end; i += threads) multiply_pack<D, kGradient, 1>(a, i);
 }
 
 }  // namespace symfast

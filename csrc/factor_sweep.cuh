@@ -224,7 +224,8 @@ SF_DEVICE T worst_of_block(T change) {
     change = worse(change, __shfl_xor_sync(kAllLanes, change, offset));
   if (threadIdx.x % kWarp == 0) of_warp[threadIdx.x / kWarp] = change;
   __syncthreads();
-  for (int warp = 0; warp < kReplicaBlock / kWarp; ++warp) change = worse(change, of_warp[warp]);
+  const int warps = static_cast<int>(blockDim.x) / kWarp;
+  for (int warp = 0; warp < warps; ++warp) change = worse(change, of_warp[warp]);
   __syncthreads();
   return change;
 }

@@ -110,19 +110,4 @@ plan_kernel(SF_ARGUMENT PlanArguments<T> arguments) {
   apply_index<verb>(work);
 }
 
-// Tables of more tensors than an argument holds travel in pieces of kTensors by value: no host
-// memory is read later, so a captured graph replays them.
-struct PointerArguments {
-  int64_t* table;
-  int64_t count;
-  int64_t data[kTensors];
-};
-
-template <int = 0>  // a template, so that several files may include it
-SF_KERNEL(kBlock, 1) write_pointers(SF_ARGUMENT PointerArguments arguments) {
-  for (int64_t n = threadIdx.x; n < arguments.count; n += blockDim.x) {
-    store(arguments.table + n, arguments.data[n]);
-  }
-}
-
 }  // namespace symfast

@@ -3,7 +3,7 @@
 #pragma once
 #include <vector>
 
-#include "launch.h"
+#include "device_table.h"
 #include "plan.cuh"
 
 namespace symfast {
@@ -28,21 +28,6 @@ struct PlanLaunch {
 constexpr int kIndexCache = 16 * 1024;
 constexpr int kDenseCache = kDenseBytes + 24 * 1024;
 
-// Addresses to device memory by kernel arguments: no host buffer has to outlive the call, and a
-// captured graph holds them.
-inline void send_pointers(const PlanLaunch& call) {
-  const auto total = static_cast<int64_t>(call.data.size());
-  for (int64_t first = 0; first < total; first += kTensors) {
-    PointerArguments piece{};
-    piece.table = call.pointers + first;
-    piece.count = total - first < kTensors ? total - first : kTensors;
-    for (int64_t n = 0; n < piece.count; ++n) {
-      piece.data[n] = reinterpret_cast<int64_t>(call.data[static_cast<std::size_t>(first + n)]);
-    }
-    launch(write_pointers<>, {1, kBlock, 0, call.stream}, piece);
-  }
-}
-
 template <Verb verb, typename T>
 void launch_plan(const PlanLaunch& call) {
   using A = Accumulate<T>;
@@ -60,7 +45,10 @@ void launch_plan(const PlanLaunch& call) {
   a.partials = call.partials;
   a.cache_bytes = call.dense ? kDenseCache : kIndexCache;
   if (call.data.size() > kTensors) {
-    send_pointers(call);
+    std::vector<int64_t> addresses;
+    for (void* p : call.data) addresses.push_back(reinterpret_cast<int64_t>(p));
+    send_table(addresses.data(), static_cast<int64_t>(addresses.size()), call.pointers,
+               call.stream);
     a.tensors.more = call.pointers;
   } else {
     for (std::size_t n = 0; n < call.data.size(); ++n) a.tensors.data[n] = call.data[n];

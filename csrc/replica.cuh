@@ -39,7 +39,7 @@ struct Replica {
   template <typename Body>
   SF_DEVICE void each(std::int64_t rows, std::int64_t samples, const Body& body) const {
     const auto count = static_cast<int>(rows * samples), width = static_cast<int>(samples);
-    for (int i = static_cast<int>(threadIdx.x); i < count; i += kReplicaThreads)
+    for (int i = static_cast<int>(threadIdx.x); i < count; i += static_cast<int>(blockDim.x))
       body(i / width, i % width);
   }
 
@@ -92,7 +92,7 @@ struct Replica {
 
   // Outputs of a sample become probabilities.
   SF_DEVICE void soften(std::int64_t samples) const {
-    for (int s = static_cast<int>(threadIdx.x); s < samples; s += kReplicaThreads) {
+    for (int s = static_cast<int>(threadIdx.x); s < samples; s += static_cast<int>(blockDim.x)) {
       T most = m.output[s], sum = 0;
       for (int o = 1; o < shape.outputs; ++o) {
         const T value = m.output[o * kTileStride + s];
@@ -147,7 +147,7 @@ struct Replica {
 
   SF_DEVICE void add_gradients(std::int64_t samples, bool fresh) const {
     const auto parameters = static_cast<int>(shape.parameters());
-    for (int p = static_cast<int>(threadIdx.x); p < parameters; p += kReplicaThreads) {
+    for (int p = static_cast<int>(threadIdx.x); p < parameters; p += static_cast<int>(blockDim.x)) {
       const Source from = source(p);
       T sum = fresh ? T(0) : m.get(m.gradient + p);
       for (int s = 0; s < samples; ++s)
@@ -161,7 +161,7 @@ struct Replica {
   SF_DEVICE void update(const StepRates<T>& rates, std::int64_t step) const {
     const T sigma = rate(Rate::gradient_noise);
     const std::int64_t parameters = shape.parameters();
-    for (std::int64_t p = threadIdx.x; p < parameters; p += kReplicaThreads) {
+    for (std::int64_t p = threadIdx.x; p < parameters; p += blockDim.x) {
       T g = m.get(m.gradient + p), theta = m.get(m.theta + p);
       if (sigma != T(0))
         g = Arithmetic<T>::multiply_add(sigma, normal_of<T>(seed, kGradientNoise, cell, step, p),
@@ -199,7 +199,7 @@ struct Replica {
   SF_DEVICE void constrain(T amount) const {
     const auto f = static_cast<Constraint>(load_table(a.constraint + b));
     if (f == Constraint::none) return;
-    for (std::int64_t c = threadIdx.x; c < unit_columns(shape); c += kReplicaThreads)
+    for (std::int64_t c = threadIdx.x; c < unit_columns(shape); c += blockDim.x)
       constrain_column(a.mirrors, shape.hidden, f, amount,
                        Column{m, unit_column(shape, c), shape.hidden});
     __syncthreads();
@@ -222,30 +222,18 @@ struct Replica {
   SF_DEVICE bool lost() const {
     SF_SHARED(int, of_warp, [kReplicaThreads / kWarp]);
     T poison = 0;
-    for (std::int64_t p = threadIdx.x; p < shape.parameters(); p += kReplicaThreads)
+    for (std::int64_t p = threadIdx.x; p < shape.parameters(); p += blockDim.x)
       poison += T(0) * m.get(m.theta + p);
     const bool found = __ballot_sync(kAllLanes, poison != poison) != 0;
     if (threadIdx.x % kWarp == 0) of_warp[threadIdx.x / kWarp] = found;
     __syncthreads();
     bool any = false;
-    for (int warp = 0; warp < kReplicaThreads / kWarp; ++warp) any = any || of_warp[warp] != 0;
+    const int warps = static_cast<int>(blockDim.x) / kWarp;
+    for (int warp = 0; warp < warps; ++warp) any = any || of_warp[warp] != 0;
     __syncthreads();
     return any;
   }
 };
-
-// Rates of one step; the powers run on from step to step.
-template <typename T>
-SF_DEVICE void set_rates(StepRates<T>& r, T lr, Optimizer rule, std::int64_t taken, double& power1,
-                         double& power2) {
-  r.lr = lr;
-  if (rule == Optimizer::sgd) return;
-  r.shrink = Arithmetic<T>::multiply_add(-lr, r.decay, T(1));
-  power1 = next_power(power1, static_cast<double>(r.momentum), taken);
-  power2 = next_power(power2, static_cast<double>(r.beta2), taken);
-  r.rate = static_cast<T>(static_cast<double>(lr) / (1 - power1));
-  r.rescale = static_cast<T>(1 / Lanes<double>::root(1 - power2));
-}
 
 template <typename T, bool kShared>
 SF_KERNEL(kReplicaThreads, 1)
@@ -259,7 +247,7 @@ train_replica(SF_ARGUMENT ReplicaArguments<T> a) {
   }
   __syncthreads();  // all threads have read the status
   const Replica<T, kShared> replica(a, b);
-  for (std::int64_t p = threadIdx.x; kShared && p < parameters; p += kReplicaThreads)
+  for (std::int64_t p = threadIdx.x; kShared && p < parameters; p += blockDim.x)
     replica.m.put(replica.m.theta + p, load(a.theta + b * parameters + p));
   __syncthreads();
   StepRates<T> rates{};
@@ -286,7 +274,7 @@ train_replica(SF_ARGUMENT ReplicaArguments<T> a) {
     if (taken % kLookEvery == 0) lost = replica.lost();
   }
   const T poison = lost ? T(0) / T(0) : T(0);
-  for (std::int64_t p = threadIdx.x; p < parameters; p += kReplicaThreads) {
+  for (std::int64_t p = threadIdx.x; p < parameters; p += blockDim.x) {
     const std::int64_t at = b * parameters + p;
     store(a.theta + at, replica.m.get(replica.m.theta + p) + poison);
     store(a.first + at, load(a.first + at) + poison);

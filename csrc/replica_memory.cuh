@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a block of the CUDA replica sweep works on: its memory, and its random numbers.
+// What a block of the CUDA replica sweep works on: its memory, random numbers and rates.
 #pragma once
 #include "device.h"
 #include "lanes.cuh"
@@ -66,6 +66,19 @@ SF_DEVICE T normal_of(std::uint64_t seed, RandomPurpose purpose, std::int64_t ce
   const int first = element % 4 < 2 ? 0 : 2;
   const auto pair = normal_pair<float>(pick_word(words, first), pick_word(words, first + 1));
   return static_cast<T>(element % 2 ? pair.second : pair.first);
+}
+
+// Rates of one step; the powers run on from step to step.
+template <typename T>
+SF_DEVICE void set_rates(StepRates<T>& r, T lr, Optimizer rule, std::int64_t taken, double& power1,
+                         double& power2) {
+  r.lr = lr;
+  if (rule == Optimizer::sgd) return;
+  r.shrink = Arithmetic<T>::multiply_add(-lr, r.decay, T(1));
+  power1 = next_power(power1, static_cast<double>(r.momentum), taken);
+  power2 = next_power(power2, static_cast<double>(r.beta2), taken);
+  r.rate = static_cast<T>(static_cast<double>(lr) / (1 - power1));
+  r.rescale = static_cast<T>(1 / Lanes<double>::root(1 - power2));
 }
 
 }  // namespace symfast

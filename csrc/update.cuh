@@ -48,29 +48,38 @@ struct UpdatePlace {
   int64_t begin, end;
 };
 
-// V elements from i on; draw(i) gives the random numbers of element i.
-template <Rule rule, Decay decay, Momentum momentum, Randomness random, int V, typename T,
+// U packs of V elements, `stride` apart, from i on, all loaded before the first is used; draw(i)
+// gives the random numbers of element i.
+template <Rule rule, Decay decay, Momentum momentum, Randomness random, int V, int U, typename T,
           typename Draw>
-SF_DEVICE void update_pack(const StepNumbers<Accumulate<T>>& s, const UpdatePlace<T>& at, int64_t i,
-                           const Draw& draw) {
+SF_DEVICE void update_packs(const StepNumbers<Accumulate<T>>& s, const UpdatePlace<T>& at,
+                            int64_t i, int64_t stride, const Draw& draw) {
   using A = Accumulate<T>;
   constexpr bool has_first = rule == kAdam || momentum != kNoMomentum;
-  Pack<T, V> p = load_pack<V>(at.p + i);
-  const Pack<T, V> g = load_pack<V>(at.g + i);
-  Pack<T, V> m{}, v{};
-  if constexpr (has_first) m = load_pack<V>(at.m + i);
-  if constexpr (rule == kAdam) v = load_pack<V>(at.v + i);
+  Pack<T, V> p[U], g[U], m[U] = {}, v[U] = {};
 #pragma unroll
-  for (int e = 0; e < V; ++e) {
-    A x = widen(p.get(e)), y = widen(m.get(e)), w = widen(v.get(e));
-    step_number<rule, decay, momentum, random>(s, draw(i + e), A(widen(g.get(e))), x, y, w);
-    p.set(e, narrow<T>(x));
-    if constexpr (has_first) m.set(e, narrow<T>(y));
-    if constexpr (rule == kAdam) v.set(e, narrow<T>(w));
+  for (int u = 0; u < U; ++u) {
+    p[u] = load_pack<V>(at.p + i + u * stride);
+    g[u] = load_pack<V>(at.g + i + u * stride);
+    if constexpr (has_first) m[u] = load_pack<V>(at.m + i + u * stride);
+    if constexpr (rule == kAdam) v[u] = load_pack<V>(at.v + i + u * stride);
   }
-  store_pack<V>(at.p + i, p);
-  if constexpr (has_first) store_pack<V>(at.m + i, m);
-  if constexpr (rule == kAdam) store_pack<V>(at.v + i, v);
+#pragma unroll
+  for (int u = 0; u < U; ++u) {
+    const int64_t first = i + u * stride;
+#pragma unroll
+    for (int e = 0; e < V; ++e) {
+      A x = widen(p[u].get(e)), y = widen(m[u].get(e)), w = widen(v[u].get(e));
+      step_number<rule, decay, momentum, random>(s, draw(first + e), A(widen(g[u].get(e))), x, y,
+                                                 w);
+      p[u].set(e, narrow<T>(x));
+      if constexpr (has_first) m[u].set(e, narrow<T>(y));
+      if constexpr (rule == kAdam) v[u].set(e, narrow<T>(w));
+    }
+    store_pack<V>(at.p + first, p[u]);
+    if constexpr (has_first) store_pack<V>(at.m + first, m[u]);
+    if constexpr (rule == kAdam) store_pack<V>(at.v + first, v[u]);
+  }
 }
 
 SF_DEVICE float anchor_of(const StepScalars& r, int64_t i) {
@@ -83,54 +92,87 @@ SF_DEVICE float spread_of(const StepScalars& r, int64_t i) {
       anchor_word(static_cast<uint32_t>(i) + r.spread_keys.key[0], r.spread_keys.key[1]));
 }
 
+// Packs of each tensor on their way at once: four loads or more, of two tensors in SGD, four in
+// Adam.
+template <Rule rule>
+constexpr int kAheadPacks = rule == kAdam ? 1 : 2;
+
+// All elements of the place, by packs where everything is aligned.
+template <Rule rule, Decay decay, Momentum momentum, Randomness random, typename T, typename Draw>
+SF_DEVICE void update_walk(const StepNumbers<Accumulate<T>>& s, const UpdatePlace<T>& at,
+                           const Draw& draw) {
+  constexpr int P = kPack<T>;
+  const int thread = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
+  const uintptr_t all = reinterpret_cast<uintptr_t>(at.p) | reinterpret_cast<uintptr_t>(at.g) |
+                        reinterpret_cast<uintptr_t>(at.m) | reinterpret_cast<uintptr_t>(at.v);
+  const int64_t step = threads * P;
+  int64_t tail = at.begin;
+  if ((all & 15) == 0) {
+    tail = at.begin + (at.end - at.begin) / P * P;
+    int64_t i = at.begin + thread * P;
+    for (; i + (kAheadPacks<rule> - 1) * step < tail; i += kAheadPacks<rule> * step) {
+      update_packs<rule, decay, momentum, random, P, kAheadPacks<rule>>(s, at, i, step, draw);
+    }
+    for (; i < tail; i += step) {
+      update_packs<rule, decay, momentum, random, P, 1>(s, at, i, step, draw);
+    }
+  }
+  for (int64_t i = tail + thread; i < at.end; i += threads) {
+    update_packs<rule, decay, momentum, random, 1, 1>(s, at, i, 1, draw);
+  }
+}
+
 // Steps with nothing random but the anchor, which takes no memory.
 template <Rule rule, Decay decay, Momentum momentum, Randomness random, typename T>
 SF_DEVICE void update_plain(const StepScalars& r, const UpdatePlace<T>& at) {
-  constexpr int P = kPack<T>;
   using A = Accumulate<T>;
-  const StepNumbers<A> s(r);
   const auto draw = [&](int64_t i) -> RandomNumbers<A> {
     if constexpr (random == kAnchorOnly) return {A(0), A(anchor_of(r, i)), A(0)};
     return {};
   };
-  const int thread = static_cast<int>(threadIdx.x);
-  const uintptr_t all = reinterpret_cast<uintptr_t>(at.p) | reinterpret_cast<uintptr_t>(at.g) |
-                        reinterpret_cast<uintptr_t>(at.m) | reinterpret_cast<uintptr_t>(at.v);
-  int64_t tail = at.begin;
-  if ((all & 15) == 0) {
-    tail = at.begin + (at.end - at.begin) / P * P;
-    for (int64_t i = at.begin + thread * P; i < tail; i += kBlock * P) {
-      update_pack<rule, decay, momentum, random, P>(s, at, i, draw);
-    }
-  }
-  for (int64_t i = tail + thread; i < at.end; i += kBlock) {
-    update_pack<rule, decay, momentum, random, 1>(s, at, i, draw);
-  }
+  update_walk<rule, decay, momentum, random>(StepNumbers<A>(r), at, draw);
 }
 
-// A thread takes the 4 elements of one block of noise: philox.h says which.
-template <Rule rule, Decay decay, Momentum momentum, typename T>
-SF_DEVICE void update_random(const StepScalars& r, const UpdatePlace<T>& at) {
-  using A = Accumulate<T>;
-  const StepNumbers<A> s(r);
-  for (int64_t b = at.begin / 4 + threadIdx.x; b * 4 < (at.end + 31) / 32 * 32; b += kBlock) {
-    const auto noise =
-        random_block({r.noise_seed, kGradientNoise, r.parameter, r.step}, uint64_t(b));
+// The noise of elements [begin, begin + kNoiseTile), begin a multiple of 32: a block of random
+// words has four numbers, whose places philox.h says. They go through shared memory, because
+// neighbours come from different threads and memory wants packs.
+constexpr int kNoiseTile = 2048;
+SF_DEVICE float* noise_tile() {  // one for all forms of a step
+  SF_SHARED(float, tile, [kNoiseTile]);
+  return tile;
+}
+
+SF_DEVICE void draw_noise(const StepScalars& r, int64_t begin, float* tile) {
+  for (int b = static_cast<int>(threadIdx.x); b < kNoiseTile / 4;
+       b += static_cast<int>(blockDim.x)) {
+    const auto noise = random_block({r.noise_seed, kGradientNoise, r.parameter, r.step},
+                                    static_cast<uint64_t>(begin / 4 + b));
+#pragma unroll
     for (int odd = 0; odd < 2; ++odd) {
       const auto n = normal_pair<float>(static_cast<uint32_t>(noise.word[2 * odd]),
                                         static_cast<uint32_t>(noise.word[2 * odd + 1]));
-      const int64_t i = 32 * (b / 8) + 2 * (b % 8) + odd;
-      const auto update = [&](int64_t element, float z) {
-        const auto draw = [&](int64_t at_element) -> RandomNumbers<A> {
-          return {A(z), A(anchor_of(r, at_element)), A(spread_of(r, at_element))};
-        };
-        if (element < at.end) {
-          update_pack<rule, decay, momentum, kRandom, 1>(s, at, element, draw);
-        }
-      };
-      update(i, n.first);
-      update(i + 16, n.second);
+      float* const place = tile + 32 * (b / 8) + 2 * (b % 8) + odd;
+      place[0] = n.first;
+      place[16] = n.second;
     }
+  }
+}
+
+template <Rule rule, Decay decay, Momentum momentum, typename T>
+SF_DEVICE void update_random(const StepScalars& r, const UpdatePlace<T>& at) {
+  using A = Accumulate<T>;
+  float* const tile = noise_tile();
+  const StepNumbers<A> s(r);
+  for (int64_t begin = at.begin; begin < at.end; begin += kNoiseTile) {
+    __syncthreads();  // the tile may still be read
+    draw_noise(r, begin, tile);
+    __syncthreads();
+    UpdatePlace<T> part = at;
+    part.begin = begin;
+    part.end = begin + kNoiseTile < at.end ? begin + kNoiseTile : at.end;
+    update_walk<rule, decay, momentum, kRandom>(s, part, [&](int64_t i) -> RandomNumbers<A> {
+      return {A(tile[i - begin]), A(anchor_of(r, i)), A(spread_of(r, i))};
+    });
   }
 }
 
@@ -187,7 +229,7 @@ update_kernel(SF_ARGUMENT UpdateArguments a) {
 #pragma unroll
     for (int i = 0; i < kKeys; ++i) key[i] = load_table(a.keys + t * kKeys + i);
     const auto* step = reinterpret_cast<const float*>(a.word(t, kStepAt));
-    const double count = step ? double{load(step)} + 1.0 : 1.0;
+    const double count = step ? double{load_table(step)} + 1.0 : 1.0;
     shared[0] =
         step_scalars(rule, settings, key, count, a.grad_scale ? double{load(a.grad_scale)} : 1.0);
     if (begin >> 32) set_anchor_keys(shared[0], begin);
@@ -211,10 +253,12 @@ update_kernel(SF_ARGUMENT UpdateArguments a) {
 // The counters, when every block has read them.
 SF_KERNEL(kBlock, 1) count_steps(SF_ARGUMENT UpdateArguments a) {
   if (skips(a)) return;
-  const int64_t t = static_cast<int64_t>(blockIdx.x) * kBlock + threadIdx.x;
-  if (t >= a.tensors) return;
-  auto* step = reinterpret_cast<float*>(a.word(t, kStepAt));
-  if (step) store(step, load(step) + 1.0f);
+  const int64_t first = static_cast<int64_t>(blockIdx.x) * kBlock;
+  const int64_t end = first + kBlock < a.tensors ? first + kBlock : a.tensors;
+  for (int64_t t = first + threadIdx.x; t < end; t += blockDim.x) {
+    auto* step = reinterpret_cast<float*>(a.word(t, kStepAt));
+    if (step) store(step, load(step) + 1.0f);
+  }
 }
 
 }  // namespace symfast

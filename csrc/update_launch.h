@@ -3,8 +3,7 @@
 #pragma once
 #include <vector>
 
-#include "launch.h"
-#include "plan.cuh"
+#include "device_table.h"
 #include "update.cuh"
 
 namespace symfast {
@@ -22,18 +21,6 @@ struct UpdateLaunch {
   void* stream;
 };
 
-// Words to device memory by kernel arguments, as send_pointers (plan_launch.h).
-inline void send_words(const UpdateLaunch& call) {
-  const auto total = static_cast<int64_t>(call.words.size());
-  for (int64_t first = 0; first < total; first += kTensors) {
-    PointerArguments piece{};
-    piece.table = call.table + first;
-    piece.count = total - first < kTensors ? total - first : kTensors;
-    for (int64_t n = 0; n < piece.count; ++n) piece.data[n] = call.words[first + n];
-    launch(write_pointers<>, {1, kBlock, 0, call.stream}, piece);
-  }
-}
-
 template <typename T>
 void launch_update(const UpdateLaunch& call) {
   UpdateArguments a{};
@@ -50,7 +37,7 @@ void launch_update(const UpdateLaunch& call) {
     blocks += (call.words[t * kUpdateWords + kNumel] + kUpdateChunk - 1) / kUpdateChunk;
   }
   if (a.tensors > kInlineTensors) {
-    send_words(call);
+    send_table(call.words.data(), static_cast<int64_t>(call.words.size()), call.table, call.stream);
     a.table = call.table;
   } else {
     for (std::size_t n = 0; n < call.words.size(); ++n) a.words[n] = call.words[n];

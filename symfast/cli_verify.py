@@ -30,7 +30,7 @@ def verify_command(
     only: Annotated[
         list[int] | None, typer.Option(help="Number of a case; repeatable.  [default: all]")
     ] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Small sizes, under 2 minutes.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Small sizes, about 2 minutes.")] = False,
     html: Annotated[Path | None, typer.Option(help="Write one page, a figure per case.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:

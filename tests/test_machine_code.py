@@ -23,9 +23,6 @@ pytestmark = pytest.mark.skipif(
     not ASKED and not (machine_code.tool("cuobjdump") and machine_code.tool("nvdisasm")),
     reason="no cuobjdump and nvdisasm; pip install nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm",
 )
-#: Registers a thread may use: three blocks of 256 threads on an SM, or two.
-THREE_BLOCKS, TWO_BLOCKS = 80, 128
-READING = (["coefficients"], ["norms"])
 
 
 @pytest.fixture(scope="module")
@@ -58,24 +55,22 @@ def check_resources(kernels: list[Kernel]) -> None:
         assert kernel.stack == kernel.local == 0, kernel.name
         opcodes = {instruction.split()[0] for instruction in kernel.instructions}
         assert not opcodes & {"LDL", "STL", "RED", "ATOMG"}, kernel.name
-        if kernel.streams:
+        if kernel.traits.streams:
             assert opcodes <= {"LDG", "STG"}, kernel.name  # no generic address, no atomic
 
 
 def check_registers(kernels: list[Kernel]) -> None:
+    """Within their launch bounds; a block of any kernel fits an SM."""
     for kernel in kernels:
-        many = kernel.name.endswith("float64") or kernel.name.split()[1:2] in READING
-        few = kernel.name.startswith("plan_index") and not many
-        assert kernel.registers <= (THREE_BLOCKS if few else TWO_BLOCKS), kernel.name
+        assert kernel.registers <= kernel.traits.registers, kernel.name
+        assert kernel.traits.threads * kernel.registers <= 65536, kernel.name
 
 
 def check_widths(kernels: list[Kernel]) -> None:
     for kernel in kernels:
-        if not kernel.streams:
-            continue
-        assert kernel.widest("LDG") == 128, kernel.name
-        reads_only = "norms" in kernel.name or "coefficients" in kernel.name
-        assert reads_only or kernel.widest("STG") == 128, kernel.name
+        if kernel.traits.streams:
+            assert kernel.widest("LDG") == 128, kernel.name
+            assert not kernel.traits.writes or kernel.widest("STG") == 128, kernel.name
 
 
 def check_occupancy(kernels: list[Kernel]) -> None:
@@ -83,7 +78,7 @@ def check_occupancy(kernels: list[Kernel]) -> None:
     if not kernels[0].blocks:
         pytest.skip("no cuda_occupancy.h")
     for kernel in kernels:
-        if kernel.architecture >= 80:
+        if kernel.traits.streams and kernel.architecture >= 80:
             assert kernel.flying >= 32 * 1024, kernel.name
 
 
@@ -98,11 +93,7 @@ def test_installed_kernels_use_no_local_memory(installed: list[Kernel]) -> None:
 
 
 def test_installed_kernels_keep_to_their_registers(installed: list[Kernel]) -> None:
-    """Those that memory limits by their launch bounds; of the others a block fits an SM."""
-    streaming = [k for k in installed if k.streams]
-    check_registers(streaming)
-    for kernel in set(installed) - set(streaming):
-        assert kernel.threads * kernel.registers <= 65536, kernel.name
+    check_registers(installed)
 
 
 def test_installed_kernels_move_16_bytes(installed: list[Kernel]) -> None:
@@ -110,7 +101,12 @@ def test_installed_kernels_move_16_bytes(installed: list[Kernel]) -> None:
 
 
 def test_installed_kernels_fill_the_memory_system(installed: list[Kernel]) -> None:
-    check_occupancy([k for k in installed if k.streams])
+    check_occupancy(installed)
+
+
+def test_every_kernel_is_known(installed: list[Kernel]) -> None:
+    """A kernel that nobody listed would not be checked."""
+    assert {k.name.split()[0] for k in installed} == set(machine_code.KERNELS)
 
 
 def test_every_verb_and_type_is_there(installed: list[Kernel]) -> None:
@@ -120,6 +116,9 @@ def test_every_verb_and_type_is_there(installed: list[Kernel]) -> None:
             assert f"plan_index {verb} {dtype}" in found
             assert f"plan_dense {verb} {dtype}" in found
             assert verb == "norms" or f"mirror {verb} {dtype}" in found
+        assert {f"update_kernel {dtype} {rule}" for rule in ("sgd", "adam")} <= found
+        assert {f"factor_step {dtype} depth {n} momentum" for n in range(2, 7)} <= found
+        assert {f"factor_multiply {dtype} depth {n} gradients" for n in range(2, 7)} <= found
 
 
 def test_other_architectures(probed: list[Kernel]) -> None:

@@ -6,6 +6,7 @@ The calls are recorded here and run by a program: sanitized code cannot be loade
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,8 @@ sys.path.insert(0, str(Path(__file__).parent / "emulation"))
 
 import emulated  # noqa: E402
 import problems  # noqa: E402
-import sweep_calls  # noqa: E402
 from emulated import COEFFICIENTS, NORMS, PROX  # noqa: E402
+from families import FAMILIES  # noqa: E402
 from recording import Recording  # noqa: E402
 
 pytestmark = pytest.mark.skipif(emulated.compiler() is None, reason="no C++ compiler")
@@ -54,20 +55,20 @@ def record_mirrors(emulator: emulated.Emulator, dtype: torch.dtype) -> int:
     return calls
 
 
-def record_sweeps(emulator: emulated.Emulator, dtype: torch.dtype) -> int:
-    """Replicas in teams and in blocks."""
-    shapes = [(33, 4, 13), (9, 3, 32), (5, 1, 8), (3, 2, 40), (2, 6, 270)]
-    for shape in shapes:
-        sweep_calls.run(sweep_calls.problem(*shape, dtype), 12, 1e-2, emulator)
-    return len(shapes)
+def record_family(name: str, emulator: emulated.Emulator, dtype: torch.dtype) -> int:
+    """Calls of a family, aligned and not in turn."""
+    family = FAMILIES[name]
+    names = family.sanitized or tuple(family.calls)
+    for n, call in enumerate(names):
+        family.calls[call](dtype, n % 2).run(emulator)
+    return emulator.recording.calls
 
 
-FAMILIES: dict[str, tuple[str, tuple[Run, ...]]] = {
+RECORDS: dict[str, tuple[str, tuple[Run, ...]]] = {
     "plans and mirrors": ("kernels.cpp", (record_plans, record_mirrors)),
-    "factor sweep": ("factor_sweep.cpp", (record_sweeps,)),
-}
+} | {name: (f.source, (partial(record_family, name),)) for name, f in FAMILIES.items()}
 CASES = [("plans and mirrors", dtype) for dtype in emulated.TYPES]
-CASES += [("factor sweep", dtype) for dtype in (torch.float64, torch.float32)]
+CASES += [(name, dtype) for name, family in FAMILIES.items() for dtype in family.dtypes]
 
 
 @pytest.mark.parametrize("sanitizer", ["thread", "address"])
@@ -75,7 +76,7 @@ CASES += [("factor sweep", dtype) for dtype in (torch.float64, torch.float32)]
 def test_kernels_are_clean_under(
     sanitizer: str, family: str, dtype: torch.dtype, tmp_path: Path
 ) -> None:
-    source, records = FAMILIES[family]
+    source, records = RECORDS[family]
     verbs = VERBS if source == "kernels.cpp" else tuple(range(6))
     program = emulated.Build(
         (source, "program.cpp"), dtype=dtype, sanitizer=sanitizer, program=True, verbs=verbs
@@ -99,7 +100,7 @@ def test_a_lost_barrier_in_a_recorded_call_is_found(tmp_path: Path) -> None:
     calls = tmp_path / "calls"
     with calls.open("wb") as file:
         emulator = emulated.load(recording=Recording(file))
-        sweep_calls.run(sweep_calls.problem(2, 2, 270, torch.float32), 3, 0.0, emulator)
+        FAMILIES["factor_sweep"].calls["(2, 4, 270)"](torch.float32, 0).run(emulator)
         emulator.recording.end()
     code, words = emulated.run_program(program, calls, RANDOM, 1)
     assert code != 0

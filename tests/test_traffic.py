@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent / "emulation"))
 import emulated  # noqa: E402
 import problems  # noqa: E402
 from emulated import COEFFICIENTS, NORMS, PROX, REFLECT  # noqa: E402
+from families import FAMILIES, STREAMS  # noqa: E402
 
 pytestmark = pytest.mark.skipif(emulated.compiler() is None, reason="no C++ compiler")
 
@@ -68,3 +69,22 @@ def test_frames_of_their_own_are_read_once() -> None:
     read, _ = emulator.traffic("frames")
     assert read.bytes <= 1.05 * frames.numel() * 4
     assert read.efficiency >= 0.9
+
+
+@pytest.mark.parametrize(("family", "name"), STREAMS)
+def test_families_read_once_and_write_once(family: str, name: str) -> None:
+    entry = FAMILIES[family]
+    stream = entry.streams[name]()
+    emulator = emulated.load(stream.dtype, entry.source, count_sectors=True)
+    stream.call.run(emulator)
+    emulator.check()
+    assert emulator.totals()["launches"] == stream.call.launches
+    for way, ideal in enumerate((stream.read, stream.written)):
+        for tensors in emulator.names:
+            traffic = emulator.traffic(tensors)[way]
+            if tensors in ideal:
+                assert ideal[tensors] <= traffic.bytes <= 1.05 * ideal[tensors], tensors
+                assert traffic.efficiency >= 0.9, tensors
+                assert traffic.widest == (8 if tensors in stream.narrow else 16), tensors
+            else:  # settings, counters, tables
+                assert traffic.distinct <= 4096, tensors

@@ -6,6 +6,8 @@
 namespace symfast {
 namespace {
 
+constexpr int64_t kSteps = 25;
+
 struct SweepShape {
   int64_t replicas, depth, d;
 };
@@ -73,9 +75,9 @@ std::vector<double> weights_of(const HostSweep& h, int64_t b, int64_t steps) {
 template <typename T>
 struct DeviceSweep {
   SweepShape shape;
-  DeviceArray<T> gram, linear, lr, momentum, lam, weight, factors, velocity, residual;
+  DeviceArray<T> gram, linear, lr, momentum, lam, schedule, weight, factors, velocity, residual;
   DeviceArray<bool> factored;
-  DeviceArray<int64_t> depth, steps_used, status, progress;
+  DeviceArray<int64_t> depth, kind, steps_used, status, progress;
 
   explicit DeviceSweep(const HostSweep& h)
       : shape(h.shape),
@@ -84,17 +86,19 @@ struct DeviceSweep {
         lr(narrowed<T>(h.lr)),
         momentum(narrowed<T>(h.momentum)),
         lam(narrowed<T>(h.lam)),
+        schedule(std::vector<T>(kSteps, T(1))),
         weight(shape.replicas * shape.d),
         factors(narrowed<T>(h.factors)),
         velocity(shape.replicas * shape.depth * shape.d, 0),
         residual(shape.replicas),
         factored(shape.d, 1),
         depth(h.depth),
+        kind(shape.replicas, 0),
         steps_used(shape.replicas),
         status(shape.replicas),
         progress(2, 0) {}
 
-  void run(int64_t steps) const {
+  void run() const {
     const SweepArguments<T> a{gram.get(),
                               linear.get(),
                               factored.get(),
@@ -102,6 +106,9 @@ struct DeviceSweep {
                               lr.get(),
                               momentum.get(),
                               lam.get(),
+                              schedule.get(),
+                              kind.get(),
+                              nullptr,
                               weight.get(),
                               factors.get(),
                               velocity.get(),
@@ -109,10 +116,11 @@ struct DeviceSweep {
                               residual.get(),
                               status.get(),
                               progress.get(),
+                              1,
                               shape.replicas,
                               shape.d,
                               shape.depth,
-                              steps,
+                              kSteps,
                               10,
                               T(0)};
     launch_sweep(a, nullptr, most_shared_bytes());
@@ -121,10 +129,9 @@ struct DeviceSweep {
 
 template <typename T>
 void run_shape(Report& report, const SweepShape& small) {
-  constexpr int64_t kSteps = 25;
   const HostSweep host(small);
   const DeviceSweep<T> device(host);
-  device.run(kSteps);
+  device.run();
   std::vector<double> wanted;
   for (int64_t b = 0; b < small.replicas; ++b) {
     const std::vector<double> w = weights_of(host, b, kSteps);
@@ -133,15 +140,13 @@ void run_shape(Report& report, const SweepShape& small) {
   const double error = error_of(numbers(device.weight.read()), wanted);
   const SweepShape big{kBigBytes / 4096 / small.d + 1, small.depth, small.d};
   const DeviceSweep<T> timed{HostSweep(big)};
-  const double ms = milliseconds([&] { timed.run(kSteps); });
+  const double ms = milliseconds([&] { timed.run(); });
   char name[80];
   std::snprintf(name, sizeof name, "sweep d %lld depth %lld, %lld steps",
                 static_cast<long long>(big.d), static_cast<long long>(big.depth),
                 static_cast<long long>(big.replicas * kSteps));
   report.add({name, kTypeName<T>, error, 10 * kTolerance<T>, ms, 0});
 }
-
-}  // namespace
 
 // Teams of 8, 16 and 32 threads, and whole blocks; each with every number of factor slots.
 void run_sweeps(Report& report) {
@@ -153,4 +158,7 @@ void run_sweeps(Report& report) {
   }
 }
 
+const Section kSweeps(run_sweeps);
+
+}  // namespace
 }  // namespace symfast

@@ -131,8 +131,6 @@ void run_shape(Report& report, const MirrorShape& shape) {
   one(std::integral_constant<Verb, kProx>{}, true);
 }
 
-}  // namespace
-
 void run_mirrors(Report& report) {
   const MirrorShape staged[] = {
       {"(many, 1, 64) k = 4", 50, 1, 64, 4, 0, 1},
@@ -150,4 +148,7 @@ void run_mirrors(Report& report) {
   });
 }
 
+const Section kMirrors(run_mirrors);
+
+}  // namespace
 }  // namespace symfast

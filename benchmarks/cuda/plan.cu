@@ -145,8 +145,6 @@ void run_shape(Report& report, const PlanShape& small, int tensors) {
   });
 }
 
-}  // namespace
-
 void run_plans(Report& report) {
   const PlanShape shapes[] = {
       {"rows", kRows, 1, 53, 68, 0, false},
@@ -168,4 +166,7 @@ void run_plans(Report& report) {
   });
 }
 
+const Section kPlans(run_plans);
+
+}  // namespace
 }  // namespace symfast

@@ -98,10 +98,17 @@ class Report {
   std::vector<Finding> lines_;
 };
 
-// Each checks and times its kernels for all element types.
-void run_plans(Report& report);
-void run_mirrors(Report& report);
-void run_sweeps(Report& report);
+// Checks and times the kernels of one file for all element types. A file has one of these as a
+// constant of its own and is thereby part of the driver.
+class Section {
+ public:
+  using Run = void (*)(Report&);
+  explicit Section(Run run) { all().push_back(run); }
+  static std::vector<Run>& all() {
+    static std::vector<Run> sections;
+    return sections;
+  }
+};
 
 template <typename Run>
 void for_types(const Run& run) {

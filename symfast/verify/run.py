@@ -128,7 +128,7 @@ def verify(
 
     Args:
         only: numbers of the cases to run; all of them if left out.
-        quick: smaller sizes that still prove the claims, under 2 minutes on 2 cores.
+        quick: smaller sizes that still prove the claims, about 2 minutes of one core.
         progress: called with (cases done, cases in all, name of the next case).
 
     Raises:

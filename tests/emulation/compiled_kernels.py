@@ -6,6 +6,7 @@ import hashlib
 import os
 import shutil
 import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,43 +60,68 @@ class Build:
                     digest.update(file.read_bytes())
         names = "_".join(Path(source).stem for source in self.sources)
         target = CACHE / f"{names}_{digest.hexdigest()[:16]}{'' if self.program else '.so'}"
-        CACHE.mkdir(parents=True, exist_ok=True)
-        with target.with_suffix(".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # another test process may be at it
-            if not target.exists():
-                self._compile(target)
-        return target
+        return _made(target, self._compile_in)
 
-    def _compile(self, target: Path) -> None:
-        work = target.with_name(f"{target.name}.{os.getpid()}")
-        work.mkdir(parents=True)
-        try:
-            self._compile_in(work, target)
-        finally:
-            shutil.rmtree(work)
-
-    def _compile_in(self, work: Path, target: Path) -> None:
+    def _compile_in(self, work: Path) -> None:
+        runtime = _made(CACHE / f"runtime_{self.sanitizer}_{_runtime_digest()}.a",
+                        lambda folder: _compile_runtime(folder, self.sanitizer))  # fmt: skip
         include = [f"-I{_planted_copy(work, self.edit)}"] if self.edit else []
-        define = {"thread": ["-DEMULATOR_TSAN"], "address": ["-DEMULATOR_ASAN"]}
         instrument = [f"-fsanitize={self.sanitizer}"] if self.sanitizer else []
-        jobs = [(name, ["-O2", *define.get(self.sanitizer, [])]) for name in RUNTIME]
         # inlined accesses are told apart by where they are called from: where sectors are counted
         optimise = "-O1" if self.dtype == torch.float32 else "-O0"
-        jobs += [(name, [optimise, *KERNEL_FLAGS, *instrument]) for name in self.sources]
-        running = []
-        for name, flags in jobs:
-            command = [str(compiler()), *include, *FLAGS, f"-DEMULATED_TYPE={TYPES[self.dtype]}",
-                       f"-DEMULATED_VERBS={sum(1 << verb for verb in self.verbs)}",
-                       *flags, "-c", str(HERE / name), "-o", str(work / f"{name}.o")]  # fmt: skip
-            running.append(subprocess.Popen(command, stderr=subprocess.PIPE, text=True))
-        for job in running:
-            _, errors = job.communicate()
-            if job.returncode:
-                raise RuntimeError(f"the emulated kernels do not compile:\n{errors[:4000]}")
+        flags = [*include, *FLAGS, f"-DEMULATED_TYPE={TYPES[self.dtype]}",
+                 f"-DEMULATED_VERBS={sum(1 << verb for verb in self.verbs)}", optimise,
+                 *KERNEL_FLAGS, *instrument]  # fmt: skip
+        _compile({HERE / name: flags for name in self.sources}, work)
         link = [str(compiler()), *instrument, *(["-rdynamic"] if self.program else ["-shared"]),
-                *map(str, work.glob("*.o")), "-o", str(work / "out")]  # fmt: skip
+                *map(str, work.glob("*.o")), "-Wl,--whole-archive", str(runtime),
+                "-Wl,--no-whole-archive", "-o", str(work / "out")]  # fmt: skip
         subprocess.run(link, check=True)
-        (work / "out").rename(target)
+
+
+def _made(target: Path, make: Callable[[Path], None]) -> Path:
+    """The file, from the cache, or what ``make`` leaves as ``out`` in an empty folder."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with target.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another test process may be at it
+        if not target.exists():
+            work = target.with_name(f"{target.name}.{os.getpid()}")
+            work.mkdir(parents=True)
+            try:
+                make(work)
+                (work / "out").rename(target)
+            finally:
+                shutil.rmtree(work)
+    return target
+
+
+def _compile(sources: dict[Path, list[str]], work: Path) -> None:
+    """Objects of all sources, at the same time."""
+    jobs = [
+        subprocess.Popen(
+            [str(compiler()), *flags, "-c", str(source), "-o", str(work / f"{source.name}.o")],
+            stderr=subprocess.PIPE, text=True,
+        )
+        for source, flags in sources.items()
+    ]  # fmt: skip
+    for job in jobs:
+        _, errors = job.communicate()
+        if job.returncode:
+            raise RuntimeError(f"the emulated kernels do not compile:\n{errors[:4000]}")
+
+
+def _runtime_digest() -> str:
+    digest = hashlib.sha256(f"{compiler()}{FLAGS}".encode())
+    for file in sorted(HERE.glob("*.h")) + [HERE / name for name in RUNTIME]:
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _compile_runtime(work: Path, sanitizer: str) -> None:
+    """An archive of the run time, which knows of the sanitizer but is not instrumented."""
+    define = {"thread": ["-DEMULATOR_TSAN"], "address": ["-DEMULATOR_ASAN"]}.get(sanitizer, [])
+    _compile({HERE / name: [*FLAGS, "-O2", *define] for name in RUNTIME}, work)
+    subprocess.run(["ar", "rcs", str(work / "out"), *map(str, work.glob("*.o"))], check=True)
 
 
 def run_program(program: Path, *arguments: object) -> tuple[int, str]:

@@ -73,6 +73,7 @@ class Emulator:
     preempt: int = 0
     threads: int = 0
     count_sectors: bool = False
+    last_blocks: int = 0
     names: dict[str, int] = field(default_factory=dict)
     recording: Recording | None = None
 
@@ -85,6 +86,7 @@ class Emulator:
         self.library.emulator_configure(
             ORDERS[self.order], self.seed, self.preempt, self.threads, int(self.count_sectors)
         )
+        self.library.emulator_run_last(ctypes.c_int64(self.last_blocks))
 
     def allow(self, name: str, tensor: torch.Tensor | None) -> int:
         """Let kernels touch a tensor's storage; returns its address."""
@@ -98,6 +100,11 @@ class Emulator:
             ctypes.c_void_p(storage.data_ptr()), ctypes.c_int64(storage.nbytes()), number
         )
         return tensor.data_ptr()
+
+    def keep(self, table: ctypes.Array[Any]) -> None:
+        """A table of addresses that the arguments of the call point to."""
+        if self.recording is not None:
+            self.recording.tables.append(table)
 
     def messages(self) -> list[str]:
         """What was found wrong."""
@@ -152,8 +159,7 @@ class Emulator:
         sums = torch.full((mirrors,), float("nan"), dtype=torch.float64)
         pointers = torch.zeros(max(1, len(data)), dtype=torch.int64)
         addresses = (ctypes.c_void_p * len(data))(*data)
-        if self.recording is not None:
-            self.recording.tables.append(addresses)
+        self.keep(addresses)
         call = _Plan(
             *(self.allow(n, getattr(tables, n)) for n in ("tasks", "chunks", "index")),
             tables.chunks.shape[0], self.allow("frames", tables.frames), tables.frames.numel() > 0,
@@ -194,6 +200,12 @@ def workspace(tables: Any) -> int:
     return partial_count(tables.tasks.numpy(), tables.chunks.numpy())
 
 
-def load(dtype: torch.dtype = torch.float32, **settings: Any) -> Emulator:
-    """The emulator with the kernels of one element type."""
-    return Emulator(ctypes.CDLL(str(Build(dtype=dtype).make())), **settings)
+def load(
+    dtype: torch.dtype = torch.float32,
+    source: str = "kernels.cpp",
+    edit: str = "",
+    **settings: Any,
+) -> Emulator:
+    """The emulator with one file's kernels for one element type."""
+    build = Build(sources=(source,), dtype=dtype, edit=edit)
+    return Emulator(ctypes.CDLL(str(build.make())), **settings)

@@ -232,8 +232,9 @@ void run(int64_t blocks, int per_block, int shared_bytes, const std::function<vo
   grid_size = {static_cast<unsigned>(blocks)};
   block_size = {static_cast<unsigned>(per_block)};
   ++totals.launches;
-  for (const int block : in_order(blocks)) {
-    block_index = {static_cast<unsigned>(block)};
+  const int64_t wanted = config.last_blocks > 0 ? std::min(config.last_blocks, blocks) : blocks;
+  for (const int block : in_order(wanted)) {
+    block_index = {static_cast<unsigned>(blocks - wanted + block)};
     ++totals.blocks;
     open_shared(shared_bytes);
     for (Thread& thread : threads) start(thread);

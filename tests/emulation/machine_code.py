@@ -11,7 +11,9 @@ import subprocess
 import sys
 import sysconfig
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -22,12 +24,78 @@ VERBS = ("reflect", "project", "shrink", "prox", "coefficients", "norms")
 MANGLED = re.compile(r"_ZN7symfast\d+(plan|mirror)_kernelI(d|f|13__nv_bfloat16|6__half)(.*)")
 #: An instruction that touches global, local or any memory, without its predicate.
 MEMORY = re.compile(r"\*/\s+(?:@!?U?P\w+ )?((?:LDG|STG|LDL|STL|LD|ST|ATOMG|RED)\b[A-Z0-9_.]*)")
-THREADS = 256
-TEAM_THREADS = 128  # kTeamBlock in factor_sweep.cuh
 #: Dynamic shared memory of one block as csrc/*_launch.h ask for it; test_machine_code.py compares.
 INDEX_BYTES, DENSE_BYTES = 16384, 40960
-#: Loads of 16 bytes that one thread has in flight: kAhead in plan_index.cuh, kKept in dense.cuh.
-AHEAD, AHEAD_WITH_AMOUNTS = 4, 3
+#: Registers a thread may use so that an SM has three blocks of 256 threads, or two.
+THREE_BLOCKS, TWO_BLOCKS = 80, 128
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What the source says of a kernel."""
+
+    packs: int = 0  # 16-byte loads of a thread on their way at once; 0: memory does not limit it
+    writes: bool = True  # by packs, where memory limits it
+    threads: int = 256
+    dynamic: int = 0  # bytes of shared memory of a usual launch
+    registers: int = 255
+
+    @property
+    def streams(self) -> bool:
+        """Whether memory limits it."""
+        return self.packs > 0
+
+
+def _plan(dynamic: int, words: list[str]) -> Traits:
+    """kAhead in plan_index.cuh, kKept in dense.cuh: one fewer with amounts."""
+    wide, reading = words[-1] == "float64", words[1] in ("coefficients", "norms")
+    few = dynamic == INDEX_BYTES and not wide and not reading
+    ahead = 3 if few and words[1] in ("prox", "shrink") else 4
+    return Traits(ahead, not reading, dynamic=dynamic,
+                  registers=THREE_BLOCKS if few else TWO_BLOCKS)  # fmt: skip
+
+
+def _factor_step(words: list[str]) -> Traits:
+    """The gradient too, but of half weights it is no 16 bytes."""
+    states = int(words[3]) * (2 if "momentum" in words else 1)
+    return Traits(states + (words[1] in ("float64", "float32")), registers=TWO_BLOCKS)
+
+
+def _factor_multiply(words: list[str]) -> Traits:
+    return Traits(int(words[3]) + ("gradients" in words), registers=TWO_BLOCKS)
+
+
+def _update(_: list[str]) -> Traits:
+    """Two of parameter and gradient each in plain SGD, one of four tensors in Adam."""
+    return Traits(4, registers=TWO_BLOCKS)
+
+
+#: By the first word of its name. Every kernel of the package must be here.
+KERNELS: dict[str, Callable[[list[str]], Traits]] = {
+    "plan_index": partial(_plan, INDEX_BYTES),
+    "plan_dense": partial(_plan, DENSE_BYTES),
+    "mirror": partial(_plan, DENSE_BYTES),
+    "factor_step": _factor_step,
+    "factor_multiply": _factor_multiply,
+    "update_kernel": _update,
+    "sweep_by_team": lambda _: Traits(threads=128),
+    "sweep_by_block": lambda _: Traits(),
+    "train_replica": lambda _: Traits(threads=128),
+    "sum_partials": lambda _: Traits(),
+    "write_table": lambda _: Traits(),
+    "count_steps": lambda _: Traits(),
+    "report_progress": lambda _: Traits(threads=32),
+    "report_replicas": lambda _: Traits(threads=32),
+}
+#: What the numbers in a mangled name mean.
+PARAMETERS: dict[str, tuple[Callable[[int], str], ...]] = {
+    "factor_step": ("depth {}".format, ("", "momentum").__getitem__),
+    "factor_multiply": ("depth {}".format, ("", "gradients").__getitem__),
+    "sweep_by_team": (str, str),  # depth, threads of a team
+    "sweep_by_block": (str,),
+    "train_replica": (("global", "shared").__getitem__,),
+    "update_kernel": (("sgd", "adam").__getitem__,),
+}
 
 
 @dataclass(frozen=True)
@@ -44,30 +112,15 @@ class Kernel:
     blocks: int = 0  # resident per SM
 
     @property
-    def streams(self) -> bool:
-        """Whether memory limits it; sweeps work on the chip."""
-        return self.name.startswith(("plan_", "mirror"))
-
-    @property
-    def threads(self) -> int:
-        """Threads of a block."""
-        return TEAM_THREADS if self.name.startswith("sweep_by_team") else THREADS
-
-    @property
-    def dynamic(self) -> int:
-        """Dynamic shared memory of a usual launch."""
-        if self.name.startswith(("plan_index", "plan_dense", "mirror")):
-            return INDEX_BYTES if self.name.startswith("plan_index") else DENSE_BYTES
-        return 0
+    def traits(self) -> Traits:
+        """What its source says."""
+        words = self.name.split()
+        return KERNELS[words[0]](words)
 
     @property
     def flying(self) -> int:
         """Bytes per SM that may be on their way from memory."""
-        if not self.streams:
-            return 0
-        amounts = self.name.startswith(("plan_index prox", "plan_index shrink"))
-        few = amounts and not self.name.endswith("float64")
-        return self.blocks * THREADS * (AHEAD_WITH_AMOUNTS if few else AHEAD) * 16
+        return self.blocks * self.traits.threads * self.traits.packs * 16
 
     def widest(self, instruction: str) -> int:
         """Bits of the widest LDG or STG."""
@@ -109,16 +162,25 @@ def _run(*command: object, given: str | None = None) -> str:
     return done.stdout
 
 
+def _plain(symbol: str) -> str:
+    """Name, type and what follows, for kernels other than those of plans and mirrors."""
+    found = re.match(r"_ZN7symfast(\d+)(\w+)", symbol)
+    if not found:
+        return symbol
+    name, rest = found[2][: int(found[1])], found[2][int(found[1]) :]
+    types = re.match(r"I(d|f|13__nv_bfloat16|6__half)((?:L(?:i|b|NS_\d+[A-Za-z]+E)\d+E)*)", rest)
+    if not types:
+        return name
+    numbers = map(int, re.findall(r"L(?:i|b|NS_\d+[A-Za-z]+E)(\d+)E", types[2]))
+    words = [word(n) for word, n in zip(PARAMETERS.get(name, ()), numbers, strict=False)]
+    return " ".join([name, TYPES[types[1]], *filter(None, words)])
+
+
 def readable(symbol: str) -> str:
     """A short name: ``plan_dense prox float32`` for a mangled one."""
     found = MANGLED.match(symbol)
     if not found:
-        plain = re.match(r"_ZN7symfast(\d+)(\w+)", symbol)
-        name = plain[2][: int(plain[1])] if plain else symbol
-        types = re.search(r"I([df])Li(\d+)E(?:Li(\d+))?", symbol)  # depth, threads of a team
-        return " ".join(
-            [name, TYPES[types[1]], *filter(None, types.groups()[1:])] if types else [name]
-        )
+        return _plain(symbol)
     kind, number, rest = found.groups()
     verb = VERBS[int(re.search(r"VerbE(\d)", rest)[1])]  # type: ignore[index]
     if kind == "mirror":
@@ -150,7 +212,9 @@ def read(binary: Path) -> list[Kernel]:
         elif found := re.search(r"REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)", line):
             numbers = [int(n) for n in found.groups()]
             if architecture >= 90:
-                numbers[2] -= 1024  # what the driver takes is listed there, and counted again below
+                numbers[2] -= min(
+                    1024, numbers[2]
+                )  # what the driver takes is listed there, and counted again below
             kernels[symbol, architecture] = Kernel(readable(symbol), architecture, *numbers)
     for line in _run(tool("cuobjdump"), "-sass", binary).splitlines():
         if found := re.search(r"code for sm_(\d+)", line):
@@ -179,7 +243,8 @@ def with_occupancy(kernels: list[Kernel]) -> list[Kernel]:
     program = CACHE / f"occupancy_{os.getpid()}"
     _run("g++", "-std=c++20", "-w", f"-I{include}", HERE / "occupancy.cpp", "-o", program)
     lines = "".join(
-        f"{k.architecture} {k.registers} {k.shared} {k.dynamic} {k.threads}\n" for k in kernels
+        f"{k.architecture} {k.registers} {k.shared} {k.traits.dynamic} {k.traits.threads}\n"
+        for k in kernels
     )
     answers = _run(program, given=lines).split()
     program.unlink()
@@ -202,7 +267,7 @@ def table(kernels: list[Kernel]) -> str:
     head = (f"{'kernel':38}{'sm':>4}{'regs':>6}{'stack':>6}{'shared':>8}{'LDG.128':>8}"
             f"{'STG.128':>8}{'blocks':>7}{'KB/SM':>6}")  # fmt: skip
     rows = [
-        f"{k.name:38}{k.architecture:4}{k.registers:6}{k.stack:6}{k.shared + k.dynamic:8}"
+        f"{k.name:38}{k.architecture:4}{k.registers:6}{k.stack:6}{k.shared + k.traits.dynamic:8}"
         f"{k.instructions['LDG 128']:8}{k.instructions['STG 128']:8}{k.blocks:7}"
         f"{k.flying // 1024:6}"
         for k in sorted(kernels, key=lambda k: (k.name, k.architecture))

@@ -17,6 +17,7 @@ class Recording:
 
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
+        self.calls = 0
         self.forget()
 
     def forget(self) -> None:
@@ -26,6 +27,7 @@ class Recording:
 
     def write(self, entry: str, arguments: ctypes.Structure, numbers: tuple[int, ...]) -> None:
         """Append one call."""
+        self.calls += 1
         raw = bytes(arguments)
         places = [
             (offset, self._place(address))

@@ -29,11 +29,13 @@ void report_at(Site site, const std::string& message) {
 extern "C" {
 
 void emulator_configure(int order, unsigned seed, int preempt, int threads, int count_sectors) {
-  emulator::config = {static_cast<emulator::Order>(order), seed, preempt, threads,
-                      count_sectors != 0};
+  emulator::config = {
+      static_cast<emulator::Order>(order), seed, preempt, threads, count_sectors != 0, 0};
   emulator::totals = {};
   emulator::messages.clear();
 }
+
+void emulator_run_last(int64_t blocks) { emulator::config.last_blocks = blocks; }
 
 // launches, blocks, barriers, warp operations, atomics, errors
 void emulator_totals(int64_t* out) { std::memcpy(out, &emulator::totals, sizeof emulator::totals); }

@@ -14,13 +14,15 @@ namespace emulator {
 enum class Order : int { forward, reverse, random };
 
 // How threads and blocks take turns. `preempt` of 1000 accesses to global memory hand over to
-// another thread; `threads`, if not 0, replaces the block size of every launch.
+// another thread; `threads`, if not 0, replaces the block size of every launch; `last_blocks`, if
+// not 0, runs only so many blocks, those of the highest numbers.
 struct Config {
   Order order = Order::forward;
   unsigned seed = 1;
   int preempt = 0;
   int threads = 0;
   bool count_sectors = false;
+  int64_t last_blocks = 0;
 };
 extern Config config;
 

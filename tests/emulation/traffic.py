@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Print what the emulated kernels move, beside what they cannot do without: float32 plans."""
+"""Print what the emulated kernels move, beside what they cannot do without."""
 
 import sys
 from pathlib import Path
@@ -10,14 +10,35 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import emulated  # noqa: E402
 import problems  # noqa: E402
+from families import FAMILIES, STREAMS  # noqa: E402
 
 import symfast as sf  # noqa: E402
 
 VERBS = ("reflect", "project", "shrink", "prox", "coefficients", "norms")
 
 
+def print_families() -> None:
+    """One line per call: all bytes over the ideal, the worst sectors of a tensor, launches."""
+    head = ("kernels", "call", "read", "written", "sectors in", "sectors out", "launches")
+    sys.stdout.write("\n{:10}{:27}{:>7}{:>9}{:>12}{:>13}{:>10}\n".format(*head))
+    for family, name in STREAMS:
+        stream = FAMILIES[family].streams[name]()
+        emulator = emulated.load(stream.dtype, FAMILIES[family].source, count_sectors=True)
+        stream.call.run(emulator)
+        emulator.check()
+        words = []
+        for way, ideal in enumerate((stream.read, stream.written)):
+            found = [emulator.traffic(tensors)[way] for tensors in ideal]
+            words += [sum(t.bytes for t in found) / sum(ideal.values())]
+            words += [min(t.efficiency for t in found)]
+        sys.stdout.write(
+            f"{family:10}{name:27}{words[0]:7.3f}{words[2]:9.3f}{words[1]:12.1%}{words[3]:13.1%}"
+            f"{emulator.totals()['launches']:10}\n"
+        )
+
+
 def main() -> None:
-    """One line per kind of frame and verb."""
+    """One line per kind of frame and verb, and the other kernels."""
     torch.manual_seed(0)
     head = ("kind of frame", "verb", "read", "written", "sectors in", "sectors out", "barriers")
     sys.stdout.write("{:23}{:14}{:>7}{:>9}{:>12}{:>13}{:>10}\n".format(*head))
@@ -35,6 +56,7 @@ def main() -> None:
                 f"{read.efficiency:12.1%}{written.efficiency:13.1%}"
                 f"{totals['barriers'] / totals['blocks']:10.1f}\n"
             )
+    print_families()
 
 
 if __name__ == "__main__":
