@@ -182,7 +182,10 @@ def test_training_step(benchmark: Any) -> None:
         return step
 
     constrained = trainer(True)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # tensors this small gain nothing from more, and vary with them
     times = in_turns(constrained, trainer(False), seconds=3.0)
+    torch.set_num_threads(threads)
     note(
         "Whole training step of the example transformer, every hidden unit swapped",
         us=f"{times[0] * 1e6:.0f}",
