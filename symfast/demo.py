@@ -152,7 +152,8 @@ def time_opponents(problem: Factorized, result: SweepResult) -> tuple[list[Timin
         counter, begin = torch.zeros(2, dtype=torch.int64), time.perf_counter()
         w = op(
             problem.gram, problem.linear, start, torch.zeros_like(start), depth, problem.factored,
-            *rates, steps, 0.0, 100, counter,
+            *rates, start.new_ones(1, steps), torch.zeros_like(depth), depth.new_zeros(0), 0.0, 100,
+            counter,
         )[0]  # fmt: skip
         return w, time.perf_counter() - begin
 
