@@ -120,6 +120,12 @@ SF_DEVICE T load_table(const T* p) {
 }
 #endif
 
+// An index from a caller's table, kept within 0 .. count - 1: on a GPU no table is looked at
+// before.
+SF_DEVICE int64_t index_within(int64_t index, int64_t count) {
+  return index < 0 ? 0 : index < count ? index : count - 1;
+}
+
 // The type sums are kept in: float for half types.
 template <typename T>
 struct AccumulateOf {

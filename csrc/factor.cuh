@@ -111,28 +111,14 @@ SF_DEVICE void step_pack(const FactorStepArguments<T>& a, const FactorPlace<T>& 
   store_pack<V>(at.weight + i, w);
 }
 
-// The weight that has this block.
-template <typename T>
-SF_DEVICE int64_t weight_of(const FactorStepArguments<T>& a, int64_t block) {
-  int64_t low = 0, high = a.count - 1;
-  while (low < high) {
-    const int64_t middle = (low + high + 1) / 2;
-    if (a.word(middle, kWeightBlock) <= block) {
-      low = middle;
-    } else {
-      high = middle - 1;
-    }
-  }
-  return low;
-}
-
 template <typename T, int D, bool kMomentum>
 SF_KERNEL(kBlock, 2)
 factor_step(SF_ARGUMENT FactorStepArguments<T> a) {
   constexpr int V = kStepPack<T>;
   constexpr int64_t kElements = int64_t{kBlock} * V * kFactorPacks;
   const auto block = static_cast<int64_t>(blockIdx.x);
-  const int64_t item = weight_of(a, block);
+  const int64_t item =
+      item_of_block(a.count, block, [&](int64_t i) { return a.word(i, kWeightBlock); });
   const FactorPlace<T> at(a, item);
   const int64_t begin = (block - a.word(item, kWeightBlock)) * kElements;
   const int64_t end = begin + kElements < at.size ? begin + kElements : at.size;

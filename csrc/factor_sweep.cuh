@@ -72,13 +72,8 @@ SF_DEVICE T change_of(T weight, T before) {
 // Factor of the penalty of a replica in a step of the call.
 template <typename T>
 SF_DEVICE T penalty_factor(const SweepArguments<T>& a, int64_t b, int64_t step) {
-  const int64_t kind = load_table(a.kind + b);
-  return load_table(a.schedule +
-                    (kind < 0         ? 0
-                     : kind < a.kinds ? kind
-                                      : a.kinds - 1) *
-                        a.steps +
-                    step);
+  const int64_t kind = index_within(load_table(a.kind + b), a.kinds);
+  return load_table(a.schedule + kind * a.steps + step);
 }
 
 // How a replica stands after a check; kept alike by all its threads.

@@ -17,6 +17,22 @@ SF_DEVICE unsigned char* shared_memory() {
   return memory;
 }
 
+// The item that has this block of the grid: the last whose first block, first_block(item), is not
+// after it.
+template <typename FirstBlock>
+SF_DEVICE int64_t item_of_block(int64_t items, int64_t block, const FirstBlock& first_block) {
+  int64_t low = 0, high = items - 1;
+  while (low < high) {
+    const int64_t middle = (low + high + 1) / 2;
+    if (first_block(middle) <= block) {
+      low = middle;
+    } else {
+      high = middle - 1;
+    }
+  }
+  return low;
+}
+
 // Smallest power of two >= n, at most `most` (itself a power of two).
 SF_DEVICE int power_of_two(int64_t n, int most) {
   int power = 1;

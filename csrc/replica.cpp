@@ -210,7 +210,8 @@ void check_tables(const ReplicaArguments<T>& a) {
   require(fits, "replica_sweep_: offsets must cut members, numbers of hidden units, into groups");
   for (std::int64_t b = 0; b < a.replicas; ++b)
     require(a.kind[b] >= 0 && a.kind[b] < a.kinds && a.batch[b] >= 0 && a.cell[b] >= 0 &&
-                a.cell[b] < (std::int64_t{1} << 32) && a.constraint[b] >= 0 && a.constraint[b] <= 3,
+                a.cell[b] < (std::int64_t{1} << 32) && a.constraint[b] >= 0 &&
+                a.constraint[b] <= static_cast<std::int64_t>(Constraint::prox),
             "replica_sweep_: kind must name a row of the schedule, batch must not be negative, "
             "cell must lie in 0 .. 2^32 - 1, and constraint in 0 .. 3");
 }

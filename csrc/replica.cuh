@@ -188,8 +188,7 @@ struct Replica {
     UnitColumn at;
     std::int64_t hidden;
     SF_DEVICE T* entry(std::int64_t j) const {
-      const std::int64_t unit = j < 0 ? 0 : j < hidden ? j : hidden - 1;
-      return m.theta + at.base + unit * at.stride;
+      return m.theta + at.base + index_within(j, hidden) * at.stride;
     }
     SF_DEVICE T get(std::int64_t j) const { return m.get(entry(j)); }
     SF_DEVICE void put(std::int64_t j, T value) const { m.put(entry(j), value); }
@@ -260,8 +259,7 @@ train_replica(SF_ARGUMENT ReplicaArguments<T> a) {
     power1 = power_after(static_cast<double>(rates.momentum), a.first_step);
     power2 = power_after(static_cast<double>(rates.beta2), a.first_step);
   }
-  std::int64_t kind = load_table(a.kind + b);
-  kind = kind < 0 ? 0 : kind >= a.kinds ? a.kinds - 1 : kind;
+  const std::int64_t kind = index_within(load_table(a.kind + b), a.kinds);
   std::int64_t taken = a.first_step;
   bool lost = false;
   for (std::int64_t done = 0; done < a.steps && !lost; ++done) {

@@ -196,27 +196,14 @@ SF_DEVICE void update_decayed(const StepScalars& s, const UpdatePlace<T>& at) {
   }
 }
 
-// The parameter that has this block.
-SF_DEVICE int64_t tensor_of(const UpdateArguments& a, int64_t block) {
-  int64_t low = 0, high = a.tensors - 1;
-  while (low < high) {
-    const int64_t middle = (low + high + 1) / 2;
-    if (a.word(middle, kFirstBlock) <= block) {
-      low = middle;
-    } else {
-      high = middle - 1;
-    }
-  }
-  return low;
-}
-
 template <typename T, Rule rule>
 SF_KERNEL(kBlock, 2)
 update_kernel(SF_ARGUMENT UpdateArguments a) {
   SF_SHARED(StepScalars, shared, [1]);
   if (skips(a)) return;
   const auto block = static_cast<int64_t>(blockIdx.x);
-  const int64_t t = tensor_of(a, block);
+  const int64_t t =
+      item_of_block(a.tensors, block, [&](int64_t i) { return a.word(i, kFirstBlock); });
   const int64_t row = load_table(a.keys + t * kKeys + kRow);
   if (row < 0 || row >= a.rows) return;
   // a chunk never crosses 2^32, where the keys of an anchor change

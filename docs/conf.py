@@ -25,8 +25,6 @@ autodoc_member_order = "bysource"
 autodoc_default_options = {"members": True, "show-inheritance": True}
 html_theme = "furo"
 html_title = f"symfast {release}"
-html_static_path = ["images"]
-exclude_patterns = ["README.md"]
 
 
 def api_page() -> str:

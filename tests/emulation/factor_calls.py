@@ -188,7 +188,7 @@ FAMILY = Family(
         ("factor.cuh:at.size % V == 0 && =>", "step"),
         ("factor.cuh:tail = packed ?=>tail = true ?", "product 3"),
         ("factor.cuh:(end - begin) / V * V=>(end - begin + V - 1) / V * V", "gradient 2"),
-        ("factor.cuh:kWeightBlock) <= block=>kWeightBlock) < block", "step of many"),
+        ("lanes.cuh:first_block(middle) <= block=>first_block(middle) < block", "step of many"),
         ("factor.cuh:block - a.word(item, kWeightBlock)=>block", "step momentum"),
     ),
     huge=huge,
