@@ -10,8 +10,9 @@ from torch import nn
 
 import symfast as sf
 from symfast import ops
+from symfast.codes import PROJECT, PROX, SHRINK
 from symfast.problems import TwoLayer
-from symfast.reference.unit_mirrors import CONSTRAINTS, PROJECT, PROX, SHRINK, constrain
+from symfast.reference.unit_mirrors import CONSTRAINTS, constrain
 from symfast.replica import UnitMirrors
 from symfast.symmetry import Symmetry
 

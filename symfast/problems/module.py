@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
+from symfast.codes import PROJECT, SHRINK
 from symfast.plan import Plan
 from symfast.problems.module_check import activation_numbers, check_data, check_model
 from symfast.problems.order_parameters import SUPPORT
@@ -27,7 +28,7 @@ from symfast.problems.schedule import schedule
 from symfast.problems.stacked_data import Minibatches
 from symfast.problems.stacked_step import Rule, StackedModel, StepKind, compiled_step, make_step
 from symfast.problems.training_axes import training_axes
-from symfast.reference.unit_mirrors import NONE, PROJECT, SHRINK
+from symfast.reference.unit_mirrors import NONE
 
 #: Steps between two looks for divergence and cancelling, counted from step 0.
 CHECK_EVERY = 100

@@ -99,7 +99,7 @@ def plan_apply_(
         a = _amounts(task, index, amounts, amount, amount_index, matrix)
         if task.kind in (Kind.ROWS, Kind.ROWS_SCATTERED):
             units, _ = _pairs(task, index)
-            view[:, units] = _new(matrix[:, units], verb, a).to(view.dtype)
+            view[:, units] = new_coefficients(matrix[:, units], verb, a).to(view.dtype)
         elif task.kind in (Kind.PAIRS, Kind.PAIRS_SCATTERED):
             first, second = _pairs(task, index)
             u, w = _new_pair(matrix[:, first], matrix[:, second], verb, a)
@@ -107,11 +107,11 @@ def plan_apply_(
         elif task.kind == Kind.CLUSTERS:
             for number, members in enumerate(_clusters(task, index)):
                 one = a if a.shape[1] == 1 else a[:, number : number + 1]
-                view[:, members] = _new_cluster(matrix[:, members], verb, one).to(view.dtype)
+                view[:, members] = new_cluster(matrix[:, members], verb, one).to(view.dtype)
         else:
             frame = _frame(task, frames)  # (outer or 1, units, k)
             c = frame.mT @ matrix
-            view.copy_(matrix + frame @ (_new(c, verb, a) - c))
+            view.copy_(matrix + frame @ (new_coefficients(c, verb, a) - c))
 
 
 def plan_norms(tensors: list[Tensor], tables: Tables) -> Tensor:
@@ -229,8 +229,16 @@ def _soft(c: Tensor, t: Tensor) -> Tensor:
     return torch.where(c > t, c - t, torch.where(c < -t, c + t, c - c))
 
 
-def _new(c: Tensor, verb: int, amount: Tensor) -> Tensor:
-    """f(c) for every coefficient."""
+def new_coefficients(c: Tensor, verb: int, amount: Tensor) -> Tensor:
+    """f(c) for every coefficient.
+
+    Example:
+        >>> import torch
+        >>> from symfast.codes import PROX
+        >>> from symfast.reference.plan import new_coefficients
+        >>> new_coefficients(torch.tensor([3.0, -0.5]), PROX, torch.tensor(1.0)).tolist()
+        [2.0, 0.0]
+    """
     if verb == REFLECT:
         return -c
     if verb == PROJECT:
@@ -250,8 +258,17 @@ def _new_pair(a: Tensor, b: Tensor, verb: int, amount: Tensor) -> tuple[Tensor, 
     return mean + half, mean - half
 
 
-def _new_cluster(u: Tensor, verb: int, amount: Tensor) -> Tensor:
-    """A cluster (outer, c, inner): mean = u_0 + sum(u_i - u_0) / c is exact for equal members."""
+def new_cluster(u: Tensor, verb: int, amount: Tensor) -> Tensor:
+    """A cluster (outer, c, inner): mean = u_0 + sum(u_i - u_0) / c is exact for equal members.
+
+    Example:
+        >>> import torch
+        >>> from symfast.codes import PROJECT
+        >>> from symfast.reference.plan import new_cluster
+        >>> u = torch.tensor([[[1.0], [3.0]]])
+        >>> new_cluster(u, PROJECT, torch.zeros(1, 1, 1)).flatten().tolist()
+        [2.0, 2.0]
+    """
     count = u.shape[1]
     mean = u[:, :1] + (u - u[:, :1]).sum(1, keepdim=True) / count
     if verb == PROX:
