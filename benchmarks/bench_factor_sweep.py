@@ -71,14 +71,9 @@ class Job:
         return factor_sweep(*tensors, **rates, steps=steps).weight
 
     def reference(self, steps: int) -> Tensor:
-        (gram, linear, start), rates = self.arguments()
-        ones = torch.ones(len(self.lam), dtype=self.dtype)
-        return reference.factor_sweep(
-            gram, linear, start, torch.zeros_like(start), rates["depth"], self.problem.factored,
-            LR * ones, MOMENTUM * ones, rates["lam"], ones[None, :1].expand(1, steps),
-            torch.zeros_like(rates["depth"]), torch.zeros(0, dtype=torch.int64), 0.0, 100,
-            torch.zeros(2, dtype=torch.int64),
-        )[0]  # fmt: skip
+        tensors, rates = self.arguments()
+        found = factor_sweep(*tensors, **rates, steps=steps, operator=reference.factor_sweep)
+        return found.weight
 
     def eager(self, steps: int) -> tuple[Tensor, float]:
         return eager_sweep(

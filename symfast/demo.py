@@ -7,7 +7,6 @@ the pure-Python reference and theory, timed against torch, and written as table,
 
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from symfast import ops
 from symfast.cli_sweep import with_speed
+from symfast.factor_sweep import factor_sweep
 from symfast.problems import SUPPORT, Factorized
 from symfast.progress import progress_bar
 from symfast.reference import factor_sweep as reference
@@ -146,22 +146,19 @@ def time_opponents(problem: Factorized, result: SweepResult) -> tuple[list[Timin
     depths, seeds = table.depth.tolist(), table.seed.tolist()
     lam = torch.tensor(table.weight_decay.to_numpy())
     start, depth = problem.draw(depths, seeds), torch.tensor(depths)
-    rates = [torch.full_like(lam, LR), torch.full_like(lam, MOMENTUM), lam]
 
-    def with_op(op: Callable[..., Any], steps: int) -> tuple[Tensor, float]:
-        counter, begin = torch.zeros(2, dtype=torch.int64), time.perf_counter()
-        w = op(
-            problem.gram, problem.linear, start, torch.zeros_like(start), depth, problem.factored,
-            *rates, start.new_ones(1, steps), torch.zeros_like(depth), depth.new_zeros(0), 0.0, 100,
-            counter,
-        )[0]  # fmt: skip
-        return w, time.perf_counter() - begin
+    def train(operator: Any, steps: int) -> tuple[Tensor, float]:
+        begin = time.perf_counter()
+        found = factor_sweep(
+            problem.gram, problem.linear, start, steps=steps, lr=LR, momentum=MOMENTUM, lam=lam,
+            depth=depth, factored=problem.factored, operator=operator,
+        )  # fmt: skip
+        return found.weight, time.perf_counter() - begin
 
-    kernel_op = torch.ops.symfast.factor_sweep.default
-    kernel = min(with_op(kernel_op, STEPS)[1] for _ in range(5))
-    slow = min(with_op(reference.factor_sweep, SLICE // 5)[1] for _ in range(5)) / (SLICE // 5)
+    kernel = min(train(None, STEPS)[1] for _ in range(5))
+    slow = min(train(reference.factor_sweep, SLICE // 5)[1] for _ in range(5)) / (SLICE // 5)
     eager_w, eager = time_eager(depths, seeds, lam, problem)
-    fast_w, slow_w = with_op(kernel_op, SLICE)[0], with_op(reference.factor_sweep, SLICE)[0]
+    fast_w, slow_w = train(None, SLICE)[0], train(reference.factor_sweep, SLICE)[0]
     note = f"typical step of {SLICE}, scaled to {STEPS:,}"
     timings = [
         Timing("symfast, one kernel call", kernel, f"all {STEPS:,} steps, best of 5 calls"),

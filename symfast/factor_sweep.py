@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The persistent product-factor sweep: many whole training runs in one operator call."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -54,6 +55,7 @@ def factor_sweep(
     schedule: Tensor | None = None,
     kind: Tensor | None = None,
     group: Tensor | None = None,
+    operator: Callable[..., tuple[Tensor, ...]] | None = None,
 ) -> FactorSweep:
     """Run momentum SGD on the factors of B least-squares replicas, all steps in one kernel call.
 
@@ -84,6 +86,7 @@ def factor_sweep(
         kind: (B,) int64, row of the schedule; 0 if left out.
         group: (d,) int64, the first coordinate of each one's group; groups lie together, and a
             coordinate that is not factored is one of its own.
+        operator: what computes; `symfast.reference.factor_sweep` to compare it with the kernel.
 
     Raises:
         ValueError: if shapes, dtypes, devices or ranges do not fit.
@@ -121,7 +124,7 @@ def factor_sweep(
     if schedule.ndim != 2 or schedule.shape[1] != steps:
         raise ValueError(f"schedule must have shape (kinds, {steps})")
     with torch.no_grad():
-        found = torch.ops.symfast.factor_sweep.default(
+        found = (operator or torch.ops.symfast.factor_sweep.default)(
             gram,
             linear,
             factors,
