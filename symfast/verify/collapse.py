@@ -17,6 +17,7 @@ from symfast.stability import stability
 from symfast.symmetry import Cluster, Direction, SignFlip, Swap, Symmetry
 from symfast.units import Units
 from symfast.verify.case import Case, CaseResult, Check, Curves, Series, at_least, at_most
+from symfast.verify.removal import digits as every_digit
 
 SOURCE = "Ziyin 2024, Theorem 1 and SGD near the plane"
 SAMPLES, HIDDEN, CLASSES = 300, 8, 10
@@ -24,7 +25,6 @@ PUSH = 1e-4  # standard deviation of what is added to every weight of the first 
 #: The linear regime: distances between these multiples of the first one.
 LEAST, MOST = 1e-8, 30.0
 RECORDS = 60  # measured distances
-AVERAGED = 50  # points of the mean over a stationary distribution
 
 
 def _opposite() -> Symmetry:
@@ -50,23 +50,15 @@ class Setting:
     mirrors: tuple[str, ...]
     decays: tuple[float, ...]
     lr: float
-    batch: int | None  # None: gradient descent on all samples
     settle: int  # steps on the plane
     steps: int  # steps after the push
     seed: int = 0
-
-    @property
-    def name(self) -> str:
-        """Activation and optimiser."""
-        how = "GD" if self.batch is None else f"SGD, batch {self.batch}, rate {self.lr:g}"
-        return f"{self.activation.__name__}, {how}"
 
 
 @dataclass(frozen=True)
 class Trial:
     """One mirror: the verdict, and the log growth of its distance per step afterwards."""
 
-    setting: Setting
     mirror: str
     lam: float
     exponent: float
@@ -80,11 +72,9 @@ class Trial:
 
 @cache
 def digits() -> tuple[Tensor, Tensor]:
-    """Pixels (samples, 64) in [0, 1] and labels."""
-    from sklearn.datasets import load_digits
-
-    X, y = load_digits(return_X_y=True)
-    return torch.from_numpy(X)[:SAMPLES] / 16, torch.from_numpy(y)[:SAMPLES].long()
+    """Pixels (samples, 64) in [0, 1] and labels; sixteenths are exact in float32 too."""
+    X, y = every_digit()
+    return X[:SAMPLES].double(), y[:SAMPLES]
 
 
 class Networks:
@@ -108,12 +98,9 @@ class Networks:
         symmetries = [MIRRORS[mirror]() for mirror, _ in self.runs]
         self.plan = Plan(list(zip(units, symmetries, strict=True)))
 
-    def slopes(self, batch: int | None) -> list[Tensor]:
-        """Decayed gradients on one minibatch, the same for all networks."""
+    def slopes(self) -> list[Tensor]:
+        """Decayed gradients on all samples."""
         x, y = digits()
-        if batch is not None:
-            rows = torch.randint(len(x), (batch,), generator=self.generator)
-            x, y = x[rows], y[rows]
         W, b, V, c = leaves = [w.requires_grad_() for w in self.weights]
         logits = torch.baddbmm(c[:, None], self.activation(x @ W.mT + b[:, None]), V.mT)
         target = y.expand(len(W), -1)
@@ -124,14 +111,12 @@ class Networks:
         pairs = zip(found, leaves, strict=True)
         return [g + self.decay.view(-1, *[1] * (w.ndim - 1)) * w for g, w in pairs]
 
-    def train(
-        self, steps: int, lr: float, batch: int | None, momentum: float = 0.0, stay: bool = False
-    ) -> float:
+    def train(self, steps: int, lr: float, momentum: float = 0.0, stay: bool = False) -> float:
         """Train in place, on the planes if told to stay; the largest entry of the last gradient."""
         velocity = [torch.zeros_like(w) for w in self.weights]
         slopes = velocity
         for step in range(steps):
-            slopes = self.slopes(batch)
+            slopes = self.slopes()
             for w, v, slope in zip(self.weights, velocity, slopes, strict=True):
                 v.mul_(momentum).add_(slope)
                 w.sub_(lr * v)
@@ -139,33 +124,14 @@ class Networks:
                 self.plan.project_()
         return max(float(slope.abs().max()) for slope in slopes)
 
-    def settle(self) -> tuple[float, list[Tensor]]:
-        """Train on the planes to a stationary point, by SGD to a stationary distribution.
-
-        Returns:
-            The largest gradient where descent ended, and the mean parameters of what followed.
-        """
-        setting = self.setting
+    def settle(self) -> float:
+        """Train on the planes to a stationary point; the largest gradient where that ended."""
         self.plan.project_()
-        self.train(setting.settle, 0.5, None, 0.9, stay=True)
-        left = self.train(setting.settle // 4, 0.5, None, stay=True)
-        if setting.batch is None:
-            return left, self.weights
-        self.train(setting.settle, setting.lr, setting.batch, stay=True)
-        mean = [torch.zeros_like(w) for w in self.weights]
-        for _ in range(AVERAGED):
-            self.train(20, setting.lr, setting.batch, stay=True)
-            for m, w in zip(mean, self.weights, strict=True):
-                m += w / AVERAGED
-        return left, mean
+        self.train(self.setting.settle, 0.5, 0.9, stay=True)
+        return self.train(self.setting.settle // 4, 0.5, stay=True)
 
-    def judge(self, weights: list[Tensor]) -> list[float]:
+    def judge(self) -> list[float]:
         """The exponent that `stability` finds for every mirror."""
-        X, y = digits()
-        setting, batches = self.setting, [(X, y)]
-        if setting.batch is not None:
-            rows = torch.randperm(len(X), generator=self.generator).split(setting.batch)
-            batches = [(X[r], y[r]) for r in rows]  # their mean is the whole
         net = nn.Sequential(
             nn.Linear(64, HIDDEN, dtype=torch.float64),
             self.activation,
@@ -178,11 +144,11 @@ class Networks:
 
         exponents = []
         for i, (mirror, lam) in enumerate(self.runs):
-            for p, w in zip(net.parameters(), weights, strict=True):
+            for p, w in zip(net.parameters(), self.weights, strict=True):
                 p.copy_(w[i])
             report = stability(
-                net, loss, [(units, MIRRORS[mirror]())], batches,
-                lr=setting.lr, weight_decay=lam, iterations=30 if setting.batch is None else 15,
+                net, loss, [(units, MIRRORS[mirror]())], [digits()],
+                lr=self.setting.lr, weight_decay=lam, iterations=30,
             )  # fmt: skip
             exponents.append(float(report.exponent.max()))
         return exponents
@@ -193,7 +159,7 @@ class Networks:
             w += PUSH * torch.randn(w.shape, generator=self.generator, dtype=torch.float64)
         distances = [self.plan.norms()]
         for _ in range(RECORDS):
-            self.train(self.setting.steps // RECORDS, self.setting.lr, self.setting.batch)
+            self.train(self.setting.steps // RECORDS, self.setting.lr)
             distances.append(self.plan.norms())
         return torch.stack(distances)
 
@@ -213,11 +179,11 @@ def growth(distance: Tensor, every: int) -> float:
 def trials(setting: Setting) -> tuple[float, list[Trial]]:
     """Settle, judge, and only then leave; the largest gradient at the settled points."""
     nets = Networks(setting)
-    left, weights = nets.settle()
-    exponents = nets.judge(weights)
+    left = nets.settle()
+    exponents = nets.judge()
     distances = nets.leave()
     found = [
-        Trial(setting, mirror, lam, exponent, growth(distance, setting.steps // RECORDS))
+        Trial(mirror, lam, exponent, growth(distance, setting.steps // RECORDS))
         for (mirror, lam), exponent, distance in zip(nets.runs, exponents, distances.T, strict=True)
     ]
     return left, found
@@ -237,10 +203,10 @@ def settings(quick: bool) -> tuple[Setting, ...]:
     """28 mirrors of tanh networks and 10 of GELU networks; quick: 9 of the first."""
     every = tuple(MIRRORS)
     if quick:
-        return (Setting(nn.Tanh, every[:3], _log(-1.3, -0.55, 3), 0.5, None, 1000, 1800),)
+        return (Setting(nn.Tanh, every[:3], _log(-1.3, -0.55, 3), 0.5, 1000, 1800),)
     return (
-        Setting(nn.Tanh, every, _log(-1.7, -0.55, 7), 0.5, None, 2000, 3000),
-        Setting(nn.GELU, ("swap", "cluster of 3"), _log(-2.0, -0.7, 5), 0.5, None, 2000, 3000, 1),
+        Setting(nn.Tanh, every, _log(-1.7, -0.55, 7), 0.5, 2000, 3000),
+        Setting(nn.GELU, ("swap", "cluster of 3"), _log(-2.0, -0.7, 5), 0.5, 2000, 3000, 1),
     )
 
 
