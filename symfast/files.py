@@ -2,6 +2,7 @@
 """Files that appear whole or not at all."""
 
 import json
+import math
 import os
 import socket
 from collections.abc import Iterator
@@ -121,3 +122,14 @@ def _sync(directory: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def json_value(value: Any) -> Any:
+    """A plain value as JSON can have it: NaN and infinity become None.
+
+    Example:
+        >>> from symfast.files import json_value
+        >>> json_value(float("nan")), json_value(1.5), json_value("a")
+        (None, 1.5, 'a')
+    """
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -2,13 +2,13 @@
 """What an inspection returns: a table, text, JSON and a page."""
 
 import json
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from symfast.diagnosis import Diagnosis
 from symfast.extras import need
+from symfast.files import json_value
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -74,7 +74,7 @@ class InspectReport:
         """
         groups = [
             {"group": d.name, "kinds": list(d.kinds), "members": [list(x) for x in d.members]}
-            | {name: _plain(d.row.get(name)) for name in COLUMNS}
+            | {name: json_value(d.row.get(name)) for name in COLUMNS}
             | {"units": d.units, "singular_values": _list(d.values)}
             | {"product_singular_values": _list(d.product), "unit_norms": _list(d.norms)}
             for d in self.diagnoses
@@ -188,10 +188,5 @@ def _cell(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def _plain(value: Any) -> Any:
-    """NaN and infinity are no JSON."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def _list(values: Any) -> list[Any] | None:
-    return None if values is None else [_plain(value) for value in values.tolist()]
+    return None if values is None else [json_value(value) for value in values.tolist()]

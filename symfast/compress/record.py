@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a compression did, step by step, and how far the outputs moved."""
 
-import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
+
+from symfast.files import json_value
 
 
 @dataclass(frozen=True)
@@ -82,15 +83,11 @@ class CompressionProof:
 
     def facts(self) -> dict[str, Any]:
         """Return everything as plain values for JSON; an unknown bound is None."""
-
-        def plain(value: Any) -> Any:
-            return None if isinstance(value, float) and not math.isfinite(value) else value
-
-        facts = {name: plain(value) for name, value in asdict(self).items()}
+        facts = {name: json_value(value) for name, value in asdict(self).items()}
         facts["steps"] = [
-            {name: plain(value) for name, value in asdict(step).items()} for step in self.steps
+            {name: json_value(value) for name, value in asdict(step).items()} for step in self.steps
         ]
-        return facts | {"bound": plain(self.bound)}
+        return facts | {"bound": json_value(self.bound)}
 
     def __str__(self) -> str:
         head = self.summary()

@@ -2,7 +2,6 @@
 """Run truth cases and hold what came out."""
 
 import json
-import math
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from symfast.extras import need
+from symfast.files import json_value
 from symfast.ops import has_kernels
 from symfast.verify import cases
 from symfast.verify.case import Case, CaseResult
@@ -89,7 +89,7 @@ class VerifyReport:
 
     def to_json(self) -> str:
         """One JSON object: passed, quick, facts, seconds per case, checks. NaN becomes null."""
-        rows = [{k: _plain(v) for k, v in row.items()} for row in self.rows]
+        rows = [{k: json_value(v) for k, v in row.items()} for row in self.rows]
         seconds = {str(x.case.number): round(x.seconds, 3) for x in self.outcomes}
         whole = {"passed": self.passed, "quick": self.quick, "facts": self.facts,
                  "seconds": seconds, "checks": rows}  # fmt: skip
@@ -109,10 +109,6 @@ class VerifyReport:
             f"{len(self.outcomes)} cases ({size}), {len(self.rows)} checks, {failed} failed, "
             f"{seconds:.0f} s"
         )
-
-
-def _plain(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def verify(
