@@ -129,6 +129,8 @@ class SymmetryOptimizer(torch.optim.Optimizer):
         by_norm = self._by_norm()
         wanted = [self._wants(group) for group in self.param_groups], by_norm
         if self._roster is None or wanted != self._made_for:
+            if by_norm and self._constraint is not None:
+                self._constraint.check_norms()
             inside = None if by_norm else self._constraint
             self._roster = make_roster(self.param_groups, self.state, self._wants, inside)
             self._made_for = wanted
@@ -244,8 +246,6 @@ class SymmetryOptimizer(torch.optim.Optimizer):
         verb = VERBS[kinds.pop()]
         if verb == PROJECT:
             return verb, Amount()
-        if self._by_norm():
-            self._constraint.check_norms()
 
         def rate(tensor: Tensor) -> Any:
             base = tensor if tensor._base is None else tensor._base
