@@ -74,9 +74,8 @@ def scale_between(A1: Tensor, B1: Tensor, A2: Tensor, B2: Tensor) -> Tensor:
     usable = (p > 0) & (s > 0)  # a dead side leaves the scale open: keep it
     p, s = torch.where(usable, p, 1), torch.where(usable, s, 1)
     q, r = torch.where(usable, q, 1), torch.where(usable, r, 1)
-    companion = torch.zeros(
-        *p.shape, 4, 4, dtype=wide, device=p.device
-    )  # monic a^4 - q/p a^3 + r/p a - s/p
+    # monic a^4 - q/p a^3 + r/p a - s/p
+    companion = torch.zeros(*p.shape, 4, 4, dtype=wide, device=p.device)
     companion[..., 0, 0] = q / p
     companion[..., 0, 2] = -r / p
     companion[..., 0, 3] = s / p

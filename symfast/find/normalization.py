@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from torch import fx
 
-from symfast.find.classes import RESCALE, SIGN
+from symfast.find.classes import RESCALE, ROTATION, SIGN
 from symfast.find.elementwise import add, pair
 from symfast.find.product import multiply
 from symfast.find.tracer import Tracer, operator_name, rule
@@ -49,8 +49,8 @@ def _batch_norm(tracer: Tracer, node: fx.Node, args: dict[str, Any]) -> Value:
         for statistic in (mean, var):
             tracer.set_role(statistic, 1, "norm")
         flows = pair(tracer, "permutation", x, var)
-        tracer.forbid(var, SIGN | RESCALE | 8, ("diagonal", "rotation"))
-        tracer.forbid(x, 8, ("rotation",))
+        tracer.forbid(var, SIGN | RESCALE | ROTATION, ("diagonal", "rotation"))
+        tracer.forbid(x, ROTATION, ("rotation",))
         x = x.with_flows(x.flows | {"permutation": flows})
         x = add(tracer, x, mean)
     return _affine(tracer, x, weight, bias)

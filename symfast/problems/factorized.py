@@ -179,7 +179,7 @@ class Factorized:
         like, cells = state["w"], replicas.select(alive.cpu()).cells
         if len(alive) == 0:
             return state
-        options = {"epoch": 100, "ratio": 0.95, **stretch.options}
+        options = {**self.options, **stretch.options}
         epoch, ratio = options.pop("epoch"), options.pop("ratio")
         with stretch.counter(like.device) as counter:
             found = factor_sweep(

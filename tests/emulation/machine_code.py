@@ -212,9 +212,8 @@ def read(binary: Path) -> list[Kernel]:
         elif found := re.search(r"REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)", line):
             numbers = [int(n) for n in found.groups()]
             if architecture >= 90:
-                numbers[2] -= min(
-                    1024, numbers[2]
-                )  # what the driver takes is listed there, and counted again below
+                # what the driver takes is listed there, and counted again below
+                numbers[2] -= min(1024, numbers[2])
             kernels[symbol, architecture] = Kernel(readable(symbol), architecture, *numbers)
     for line in _run(tool("cuobjdump"), "-sass", binary).splitlines():
         if found := re.search(r"code for sm_(\d+)", line):
