@@ -13,8 +13,8 @@
 #include <cstdint>
 
 #include "arithmetic.h"
+#include "draws.h"
 #include "elementary.h"
-#include "philox.h"
 #include "power.h"
 #include "unit_mirrors.h"
 
@@ -103,17 +103,6 @@ struct ReplicaArguments {
   ReplicaModel model;
   std::int64_t samples, kinds, replicas, first_step, steps;
 };
-
-// Sample s of the minibatch of a step, drawn with replacement: the upper half of word * samples.
-SYMFAST_SWEEP_INLINE std::int64_t sample_of(std::uint32_t word, std::int64_t samples) {
-  return static_cast<std::int64_t>(
-      (static_cast<std::uint64_t>(word) * static_cast<std::uint64_t>(samples)) >> 32);
-}
-
-// The minibatch depends on the seed and the step only: cells are compared on the same data.
-SYMFAST_SWEEP_INLINE RandomStream batch_stream(std::int64_t seed, std::int64_t step) {
-  return {static_cast<std::uint64_t>(seed), kBatchIndex, 0, static_cast<std::uint32_t>(step)};
-}
 
 // The rates of one step, for a number or a vector of replicas.
 template <typename V>

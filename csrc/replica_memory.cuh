@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a block of the CUDA replica sweep works on: its memory, random numbers and rates.
+// What a block of the CUDA replica sweep works on: its memory and rates.
 #pragma once
 #include "device.h"
+#include "draws.cuh"
 #include "lanes.cuh"
-#include "philox.h"
 #include "replica.h"
 
 namespace symfast {
@@ -49,24 +49,6 @@ struct ReplicaMemory {
     }
   }
 };
-
-// An index known at run time only would put the words into local memory.
-SF_DEVICE std::uint32_t pick_word(const PhiloxWords<std::uint64_t>& words, int i) {
-  const std::uint64_t low = i == 0 ? words.word[0] : words.word[1];
-  const std::uint64_t high = i == 2 ? words.word[2] : words.word[3];
-  return static_cast<std::uint32_t>(i < 2 ? low : high);
-}
-
-template <typename T>
-SF_DEVICE T normal_of(std::uint64_t seed, RandomPurpose purpose, std::int64_t cell,
-                      std::int64_t step, std::int64_t element) {
-  const RandomStream stream{seed, purpose, static_cast<std::uint32_t>(cell),
-                            static_cast<std::uint32_t>(step)};
-  const auto words = random_block(stream, static_cast<std::uint64_t>(element / 4));
-  const int first = element % 4 < 2 ? 0 : 2;
-  const auto pair = normal_pair<float>(pick_word(words, first), pick_word(words, first + 1));
-  return static_cast<T>(element % 2 ? pair.second : pair.first);
-}
 
 // Rates of one step; the powers run on from step to step.
 template <typename T>

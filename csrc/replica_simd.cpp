@@ -5,8 +5,8 @@
 // over the whole batch in registers and applied without being stored.
 #include "replica.h"
 
+#include "draws_simd.h"
 #include "elementary_simd.h"
-#include "replica_noise_simd.h"
 #include "replica_tiles_simd.h"
 
 namespace symfast {
@@ -31,7 +31,8 @@ class Trainer {
     for (std::int64_t j = 0; j < shape_.hidden; j += kUnitBlock) forward(j, units_from(j));
     form_errors(first_step + index);
     if (b_.gradient_noise)
-      draw_noise(b_, RandomPurpose::kGradientNoise, first_step + index, shape_.parameters());
+      draw_noise(b_.noise, b_.seed, b_.cell, RandomPurpose::kGradientNoise, first_step + index,
+                 shape_.parameters());
     for (std::int64_t o = 0; shape_.bias && o < shape_.outputs; ++o) step_output_bias(o);
     for (std::int64_t j = 0; j < shape_.hidden; j += kUnitBlock) backward(j, units_from(j));
     if (b_.constraint != Constraint::none) constrain();
@@ -125,7 +126,9 @@ class Trainer {
   // Outputs become the derivatives of the mean loss with respect to them.
   void form_errors(std::int64_t step) {
     const bool noisy = b_.label_noise;
-    if (noisy) draw_noise(b_, RandomPurpose::kLabelNoise, step, b_.batch * shape_.outputs);
+    if (noisy)
+      draw_noise(b_.noise, b_.seed, b_.cell, RandomPurpose::kLabelNoise, step,
+                 b_.batch * shape_.outputs);
     const V sigma = rate(Rate::label_noise);
     const bool mse = b_.model.loss == Loss::mse;
     const auto terms = static_cast<T>(mse ? b_.batch * shape_.outputs : b_.batch);
