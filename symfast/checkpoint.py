@@ -3,6 +3,7 @@
 
 import json
 import re
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ class Checkpoint:
     Attributes:
         shapes: shape of every tensor that symfast can measure (float64, float32, bfloat16 or
             float16), by name, in the order of the file.
+        dtypes: their types.
         skipped: name and reason of the others.
 
     Example:
@@ -58,21 +60,24 @@ class Checkpoint:
         self.path = path
         usable = {name: dtype in ACCUMULATE for name, (_, dtype) in facts.items()}
         self.shapes = {name: shape for name, (shape, _) in facts.items() if usable[name]}
+        self.dtypes = {name: facts[name][1] for name in self.shapes}
         self.skipped = {
             name: f"dtype {str(dtype).removeprefix('torch.')}"
             for name, (_, dtype) in facts.items()
             if not usable[name]
         }
         self._read = read
+        self._turn = threading.Lock()
 
     def read(self, name: str) -> Tensor:
-        """Read one tensor.
+        """Read one tensor; threads wait for their turn.
 
         Raises:
             CheckpointError: (a ValueError) if its bytes are damaged.
         """
         try:
-            return self._read(name)
+            with self._turn:
+                return self._read(name)
         except (RuntimeError, ValueError, OSError) as error:
             raise CheckpointError(self.path, f"{name} cannot be read: {error}") from error
 

@@ -1,26 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """What one group of units tells: zero and equal units, ranks, charges, distance to every mirror."""
 
-import math
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from symfast.charges import charge_row
-from symfast.duplicates import UpTo, equal_classes, equality_tolerance
-from symfast.gram import BLOCK, dual_gram, resolved_spectrum, row_blocks, unit_rows
-from symfast.rank import (
-    effective_rank,
-    numerical_rank,
-    product_spectrum,
-    rank_tolerance,
-    stable_rank,
-)
+from symfast.duplicates import UpTo, equality_tolerance
+from symfast.measure import Measured, measure
+from symfast.rank import effective_ranks, numerical_ranks, rank_tolerance, stable_ranks
 from symfast.sides import SideGrams
 from symfast.symmetry_group import ROLES, SymmetryGroup
 from symfast.units import Units
@@ -29,8 +20,6 @@ from symfast.units import Units
 PAIRS_UP_TO = 4096
 #: A unit is zero if its norm is at most this share of the largest, however coarse the dtype.
 ZERO = 1e-6
-#: Side of the stored map of distances.
-MAP = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,182 +70,148 @@ def diagnose(
         >>> row["dead"], row["duplicates"], row["rank"]
         (1, 1, 1)
     """
-    units = group.units
-    row: dict[str, Any] = {"m": group.m, "n": group.n, "dtype": _dtype_name(units)}
+    return diagnose_alike([group], tol, pairs_up_to)[0]
+
+
+def diagnose_alike(
+    groups: Sequence[SymmetryGroup], tol: float | None = None, pairs_up_to: int = PAIRS_UP_TO
+) -> list[Diagnosis]:
+    """Measure groups of one make (`symfast.measure.make_of`) together, as `diagnose` does each.
+
+    Example:
+        >>> import torch
+        >>> from symfast.diagnosis import diagnose_alike
+        >>> from symfast.symmetry_group import Member, SymmetryGroup
+        >>> heads = [Member(torch.eye(2, 4), 0, f"head {h}", "in") for h in range(3)]
+        >>> [d.row["rank"] for d in diagnose_alike([SymmetryGroup((h,), ()) for h in heads])]
+        [2, 2, 2]
+    """
+    units = groups[0].units
+    equal = equality_tolerance(units) if tol is None else tol
+    # equal units differ by rounding; small numbers do not become zeros by rounding
+    zero = min(equal, ZERO) if tol is None else tol
+    ways = _ways(groups[0])
+    found = measure(groups, tuple(ways.values()), equal, pairs_up_to)
+    rows = _columns(found, units, _found(found, ways, zero))
+    norms = found.norms(*ROLES)
+    for number, (group, row) in enumerate(zip(groups, rows, strict=True)):
+        row |= _charge(group, found, number) if row["status"] == "ok" else {}
+    return [
+        _diagnosis(group, row, found, norms, number)
+        for number, (group, row) in enumerate(zip(groups, rows, strict=True))
+    ]
+
+
+def _diagnosis(
+    group: SymmetryGroup, row: dict[str, Any], found: Measured, norms: Tensor, number: int
+) -> Diagnosis:
     names = tuple((member.name, member.role) for member in group.members)
-    grams = SideGrams(group)
-    G = grams.gram(*ROLES) if group.m <= group.n else None
-    norms = grams.squares(*ROLES).sqrt().cpu()
-    if not bool(torch.isfinite(norms).all()):
-        row["status"] = "holds NaN or infinity"
+    units = row.pop("units")
+    if row["status"] != "ok":
         return Diagnosis(group.where, group.kinds, row, members=names)
-    row["status"] = "ok"
-    if tol is None:
-        # equal units differ by rounding; small numbers do not become zeros by rounding
-        zero, tol = min(equality_tolerance(units), ZERO), equality_tolerance(units)
-    else:
-        zero = tol
-    found = _zero_units(grams, zero)
-    silent = [*found["dead"], *found["constant"]]
-    found |= _equal_units(group, grams, G is not None, silent, tol)
-    row |= {name: len(numbers) for name, numbers in found.items()}
-    gone = set().union(*(found[name] for name in ("dead", "constant", "unread", "duplicates")))
-    row["distinct"] = group.m - len(gone)
-    product = _product(group, grams)
-    if product is not None:
-        row["product_rank"] = numerical_rank(product, _product_tolerance(group))
-        row["product_stable_rank"] = stable_rank(product)
-    nearest, distances = _pairs(units, G, norms, pairs_up_to)
-    row |= charge_row(group, grams)
-    del grams  # the spectrum may take the place of the Gram
-    values = resolved_spectrum(units, dual_gram(units) if G is None else G, overwrite=True).cpu()
-    row |= _ranks(units, values)
-    row |= _mirror_distances(group, values, norms, nearest)
-    return Diagnosis(group.where, group.kinds, row, found, names, values, product, norms, distances)
+    product = None if found.product is None else found.product[number]
+    distances = None if found.distances is None else found.distances[number].float()
+    values = found.values[number]
+    return Diagnosis(
+        group.where, group.kinds, row, units, names, values, product, norms[number], distances
+    )
 
 
-def _dtype_name(units: Units) -> str:
-    return "+".join(sorted({str(tensor.dtype).removeprefix("torch.") for tensor, _ in units}))
-
-
-def _zero_units(grams: SideGrams, tol: float) -> dict[str, list[int]]:
-    """Dead (nothing written), constant (only a bias), unread (nothing reads them)."""
-
-    def is_zero(role: str, without: bool) -> Tensor:
-        norms = grams.squares(role).sqrt().cpu()
-        if not grams.has(role):
-            return torch.full_like(norms, without, dtype=torch.bool)
-        return norms <= tol * norms.max()
-
-    silent, unbiased = is_zero("in", False), is_zero("bias", True)
-    return {
-        "dead": _numbers(silent & unbiased),
-        "constant": _numbers(silent & ~unbiased),
-        "unread": _numbers(is_zero("out", False)),
-    }
-
-
-def _equal_units(
-    group: SymmetryGroup, grams: SideGrams, summed: bool, silent: list[int], tol: float
-) -> dict[str, list[int]]:
-    """Units that repeat an earlier one in what is written; sign and scale where they are moves."""
-    roles = ("in", "bias", "norm") if grams.has("in") else ROLES
+def _ways(group: SymmetryGroup) -> dict[str, UpTo]:
+    """In which ways a unit may repeat an earlier one: up to the moves of its symmetries."""
     ways: dict[str, UpTo] = {"duplicates": "nothing"}
     if "sign_flip" in group.kinds or not group.kinds:
         ways["up_to_sign"] = "sign"
     if "rescale" in group.kinds or not group.kinds:
         ways["up_to_scale"] = "scale"
-    units = Units([(member.tensor, member.dim) for member in group.members if member.role in roles])
-    G = grams.gram(*roles) if summed else None
-    classes = equal_classes(units, tuple(ways.values()), tol, G)
-    found: dict[str, list[int]] = {}
-    for name, up_to in ways.items():
-        repeats = classes[up_to] != torch.arange(group.m)
-        repeats[silent] = False
-        found[name] = _numbers(repeats)
-    return found
+    return ways
 
 
-def _ranks(units: Units, values: Tensor) -> dict[str, Any]:
-    tolerance = rank_tolerance(units)
-    return {
-        "rank": numerical_rank(values, tolerance),
-        "stable_rank": stable_rank(values),
-        "effective_rank": effective_rank(values),
-        "sigma_max": float(values[0]) if len(values) else 0.0,
-        "sigma_min": float(values[-1]) if len(values) else 0.0,
+def _found(found: Measured, ways: dict[str, UpTo], tol: float) -> list[dict[str, list[int]]]:
+    """Per group: dead units (nothing written), constant ones (only a bias), unread ones, repeats.
+
+    Dead and constant units repeat nothing.
+    """
+    b, m = found.norms(*ROLES).shape
+
+    def is_zero(role: str, without: bool) -> Tensor:
+        if role not in found.squares:
+            return torch.full((b, m), without)
+        norms = found.norms(role)
+        return norms <= tol * norms.amax(1, keepdim=True)
+
+    silent, unbiased = is_zero("in", False), is_zero("bias", True)
+    masks = {
+        "dead": silent & unbiased,
+        "constant": silent & ~unbiased,
+        "unread": is_zero("out", False),
     }
+    for name, way in ways.items():
+        repeats = torch.zeros(b, m, dtype=torch.bool)
+        for number, labels in enumerate(found.labels):
+            if labels:
+                repeats[number] = labels[way] != torch.arange(m)
+        masks[name] = repeats & ~silent
+    lists: list[dict[str, list[int]]] = [{name: [] for name in masks} for _ in range(b)]
+    for name, mask in masks.items():
+        for number, unit in mask.nonzero().tolist():
+            lists[number][name].append(unit)
+    return lists
 
 
-def _product(group: SymmetryGroup, grams: SideGrams) -> Tensor | None:
-    """Spectrum of ``in^T out`` where the units can be rotated: the rank of what they carry."""
-    movable = "rotation" in (*group.kinds, *group.unproved)
-    if not movable or not grams.has("in") or not grams.has("out"):
-        return None
-    return product_spectrum(grams.gram("in").cpu(), grams.gram("out").cpu())
-
-
-def _product_tolerance(group: SymmetryGroup) -> float:
-    """As for one matrix, but never below the resolution of the two Grams."""
-    return max(rank_tolerance(group.units), 1e-7)
-
-
-def _pairs(
-    units: Units, G: Tensor | None, norms: Tensor, up_to: int
-) -> tuple[float | None, Tensor | None]:
-    """Smallest distance of two units, and the map of smallest distances per tile."""
-    m = units.m
-    if m < 2 or m > up_to:
-        return None, None
-    size = min(MAP, m)
-    tile = torch.arange(m) * size // m
-    smallest = np.full((size, size), np.inf)
-    scale = float(norms.square().mean().sqrt()) or 1.0
-    nearest, pair = math.inf, (0, 0)
-    for start, block in _square_blocks(units, G, norms.square()):
-        first = m - block.shape[1]
-        lowest = block.argmin()
-        if float(block.flatten()[lowest]) < nearest:
-            nearest = float(block.flatten()[lowest])
-            pair = (start + int(lowest) // block.shape[1], first + int(lowest) % block.shape[1])
-        columns, rows = tile[first:], tile[start : start + len(block)]
-        tiled = np.minimum.reduceat(block.numpy(), _starts(columns), axis=1)
-        tiled = np.minimum.reduceat(tiled, _starts(rows), axis=0)
-        part = smallest[int(rows[0]) : int(rows[-1]) + 1, int(columns[0]) :]
-        np.minimum(part, tiled, out=part)
-    smallest = np.sqrt(np.maximum(np.minimum(smallest, smallest.T), 0))
-    distance = max(nearest, 0.0) ** 0.5
-    if distance < 1e-6 * scale:  # the Gram has lost it to cancellation: take the difference
-        distance = _distance(units, *pair)
-    # a tile of one unit with itself has no pair
-    shown = torch.from_numpy(np.where(np.isfinite(smallest), smallest, 0.0) / scale)
-    return distance, shown.float()
-
-
-def _starts(tile: Tensor) -> "np.ndarray[Any, Any]":
-    """Where each tile begins, for ascending numbers of tiles."""
-    return np.flatnonzero(np.diff(tile.numpy(), prepend=-1))
-
-
-def _distance(units: Units, a: int, b: int) -> float:
-    """Distance of two units by the difference."""
-    square = 0.0
-    for tensor, dim in units:
-        rows = unit_rows(tensor, dim)
-        square += float((rows[a].double() - rows[b].double()).square().sum())
-    return math.sqrt(square)
-
-
-def _square_blocks(units: Units, G: Tensor | None, squares: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """Blocks of rows of the squared distances, from the diagonal (infinite) on; first number."""
-    m = units.m
-    height = max(1, (BLOCK if G is None else BLOCK >> 3) // m)  # gathering again costs more
-    for start in range(0, m, height):
-        stop = min(start + height, m)
-        if G is not None:
-            block = G[start:stop, start:].cpu() * -2
+def _columns(
+    found: Measured, units: Units, lists: list[dict[str, list[int]]]
+) -> list[dict[str, Any]]:
+    """The row of every group, with the numbers of its units under "units"."""
+    dtype = "+".join(sorted({str(t.dtype).removeprefix("torch.") for t, _ in units}))
+    head = {"m": units.m, "n": units.n, "dtype": dtype}
+    numbers = _numbers(found, units)
+    rows: list[dict[str, Any]] = []
+    for number, (good, lost) in enumerate(zip(found.finite(), lists, strict=True)):
+        row: dict[str, Any] = {**head, "status": "ok", "units": lost}
+        if good:
+            gone = set().union(*(lost[x] for x in ("dead", "constant", "unread", "duplicates")))
+            row |= {name: len(those) for name, those in lost.items()}
+            row |= {name: column[number] for name, column in numbers.items()}
+            row["distinct"] = units.m - len(gone)
         else:
-            (left,) = islice(row_blocks(units, stop - start, start), 1)
-            parts = [left @ right.T for right in row_blocks(units, height, start)]
-            block = torch.cat(parts, 1).cpu().mul_(-2)
-        block.add_(squares[start:]).add_(squares[start:stop, None]).fill_diagonal_(math.inf)
-        yield start, block
+            row["status"] = "holds NaN or infinity"
+        rows.append(row)
+    return rows
 
 
-def _mirror_distances(
-    group: SymmetryGroup, values: Tensor, norms: Tensor, nearest: float | None
-) -> dict[str, Any]:
-    """Distance of the nearest mirror of each kind, over the root mean square norm of a unit."""
-    scale = float(norms.square().mean().sqrt())
-    if scale == 0:
-        return {"to_sign_flip": 0.0, "to_swap": None, "to_direction": 0.0}
-    smallest = float(values[-1]) if group.m <= group.n else 0.0
-    return {
-        "to_sign_flip": float(norms.min()) / scale,
-        "to_swap": None if nearest is None else nearest / 2**0.5 / scale,
-        "to_direction": smallest / scale,
+def _numbers(found: Measured, units: Units) -> dict[str, list[Any]]:
+    """Columns of one number per group: ranks, and the distance of the nearest mirror of each kind.
+
+    Distances are over the root mean square norm of a unit; all zero for a zero matrix.
+    """
+    values, tolerance = found.values, rank_tolerance(units)
+    columns: dict[str, list[Any]] = {
+        "rank": numerical_ranks(values, tolerance).tolist(),
+        "stable_rank": stable_ranks(values).tolist(),
+        "effective_rank": effective_ranks(values).tolist(),
+        "sigma_max": values[:, 0].tolist(),
+        "sigma_min": values[:, -1].tolist(),
     }
+    if found.product is not None:  # never below the resolution of the two Grams
+        ranks = numerical_ranks(found.product, max(tolerance, 1e-7))
+        columns["product_rank"] = ranks.tolist()
+        columns["product_stable_rank"] = stable_ranks(found.product).tolist()
+    norms = found.norms(*ROLES)
+    scale = norms.square().mean(1).sqrt()
+    some = scale > 0
+    scale = torch.where(some, scale, 1)
+    smallest = values[:, -1] if units.m <= units.n else torch.zeros_like(scale)
+    columns["to_sign_flip"] = (norms.amin(1) / scale).tolist()
+    columns["to_direction"] = (smallest / scale).tolist()
+    columns["to_swap"] = [None] * len(scale)
+    if found.nearest is not None:
+        swap = (found.nearest / 2**0.5 / scale).tolist()
+        columns["to_swap"] = [x if s else None for x, s in zip(swap, some.tolist(), strict=True)]
+    return columns
 
 
-def _numbers(mask: Tensor) -> list[int]:
-    return [int(number) for number in mask.nonzero()[:, 0]]
+def _charge(group: SymmetryGroup, found: Measured, number: int) -> dict[str, Any]:
+    grams = {role: G[number] for role, G in found.grams.items()}
+    squares = {role: x[number] for role, x in found.squares.items()}
+    return charge_row(group, SideGrams(group, grams, squares))

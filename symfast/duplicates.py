@@ -7,7 +7,8 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from symfast.gram import UnitMatrix, unit_rows
+from symfast.gram import UnitMatrix, row_blocks, unit_rows
+from symfast.triangle import Triangle
 from symfast.units import Units
 
 UpTo: TypeAlias = Literal["nothing", "sign", "scale"]
@@ -59,7 +60,11 @@ def equal_units(units: UnitMatrix, up_to: UpTo = "nothing", tol: float | None = 
 
 
 def equal_classes(
-    units: UnitMatrix, ways: Sequence[UpTo], tol: float | None = None, G: Tensor | None = None
+    units: UnitMatrix,
+    ways: Sequence[UpTo],
+    tol: float | None = None,
+    near: "SameLine | None" = None,
+    lines: Tensor | None = None,
 ) -> dict[UpTo, Tensor]:
     """Labels of `equal_units` in several ways, reading the units once.
 
@@ -67,7 +72,8 @@ def equal_classes(
         units: as in `equal_units`.
         ways: each "nothing", "sign" or "scale".
         tol: as in `equal_units`.
-        G: their Gram matrix (m, m), if it has been summed: it tells which pairs to compare.
+        near: which pairs to compare, if their Gram matrix has been summed (`same_lines`).
+        lines: units on two random lines, and their squares (m, 3), if those are known.
 
     Example:
         >>> import torch
@@ -80,15 +86,19 @@ def equal_classes(
     for way in ways:
         if way not in ("nothing", "sign", "scale"):
             raise ValueError(f"up_to is {way!r}; choose 'nothing', 'sign' or 'scale'")
-    tol = equality_tolerance(units) if tol is None else tol
+    tol = _tolerance(equality_tolerance(units) if tol is None else tol)
+    members = [unit_rows(tensor, dim) for tensor, dim in units]
+    if near is not None:
+        return {way: _label(members, near, near.norms, way, tol) for way in ways}
+    lines = on_lines(units) if lines is None else lines
+    lines, norms = lines[:, :2], lines[:, 2].clamp(min=0).sqrt()
+    return {way: _label(members, _windows(lines, norms, way, tol), norms, way, tol) for way in ways}
+
+
+def _tolerance(tol: float) -> float:
     if not 0 <= tol < 1:
         raise ValueError(f"tol is {tol}; a relative distance lies in [0, 1)")
-    members = [unit_rows(tensor, dim) for tensor, dim in units]
-    if G is not None:
-        near = _Angles(G, units.n, tol)
-        return {way: _label(members, near, near.norms, way, tol) for way in ways}
-    lines, norms = _on_lines(members)
-    return {way: _label(members, _windows(lines, norms, way, tol), norms, way, tol) for way in ways}
+    return tol
 
 
 def _windows(lines: Tensor, norms: Tensor, up_to: UpTo, tol: float) -> "_Windows":
@@ -100,7 +110,7 @@ def _windows(lines: Tensor, norms: Tensor, up_to: UpTo, tol: float) -> "_Windows
 
 
 def _label(
-    members: list[Tensor], near: "_Windows | _Angles", norms: Tensor, up_to: UpTo, tol: float
+    members: list[Tensor], near: "_Windows | SameLine", norms: Tensor, up_to: UpTo, tol: float
 ) -> Tensor:
     labels = torch.arange(len(norms))
     for a in near.crowded():
@@ -111,54 +121,90 @@ def _label(
     return labels
 
 
-def _on_lines(members: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """Every unit on two random lines (m, 2), and its norm (m,), in float64 on the CPU."""
+def on_lines(units: Units) -> Tensor:
+    """Every unit on two random lines, and its squared norm: (m, 3), in float64 on the CPU.
+
+    Example:
+        >>> import torch, symfast as sf
+        >>> from symfast.duplicates import on_lines
+        >>> on_lines(sf.Units([(torch.tensor([[3.0, 4.0]]), 0)]))[:, 2].tolist()
+        [25.0]
+    """
+    lines = random_lines(units)
+    height = max(1, (1 << 17) // max(units.n, 1))
+    found = []
+    for rows in row_blocks(units, height):
+        rows = rows.cpu()
+        found.append(torch.cat([rows @ lines, rows.square().sum(1, keepdim=True)], 1))
+    return torch.cat(found)
+
+
+def random_lines(units: Units) -> Tensor:
+    """Two random lines for `equal_classes` (n, 2), of length 1.
+
+    Example:
+        >>> import torch, symfast as sf
+        >>> from symfast.duplicates import random_lines
+        >>> random_lines(sf.Units([(torch.ones(2, 5), 0)])).norm(dim=0)
+        tensor([1., 1.], dtype=torch.float64)
+    """
     generator = torch.Generator().manual_seed(0)
-    m = members[0].shape[0]
-    lines, squares = torch.zeros(m, 2).double(), torch.zeros(m).double()
-    total = torch.zeros(2).double()
-    for rows in members:
-        line = torch.randn(rows.shape[1], 2, generator=generator, dtype=torch.float64)
-        total += line.square().sum(0)
-        height = max(1, (1 << 20) // max(rows.shape[1], 1))
-        for start in range(0, m, height):
-            part = rows[start : start + height].to("cpu", torch.float64)
-            lines[start : start + height] += part @ line
-            squares[start : start + height] += part.square().sum(1)
-    return lines / total.sqrt().clamp(min=1e-300), squares.sqrt()
+    lines = torch.randn(units.n, 2, generator=generator, dtype=torch.float64)
+    found: Tensor = lines / lines.norm(dim=0).clamp(min=1e-300)
+    return found
 
 
-class _Angles:
-    """Which units point the same way, or opposite ways, by their Gram matrix.
+def same_lines(G: Triangle, n: int, tol: float) -> "list[SameLine]":
+    """For each matrix of ``G``, Grams of n products, which units lie on the same line.
 
     Equal units have ``|cos| >= sqrt(1 - tol^2)``, also up to a sign or factor. A Gram of n products
     is right to n eps, which is allowed for: no pair is missed.
-    """
 
-    def __init__(self, G: Tensor, n: int, tol: float) -> None:
-        self.G = G.cpu()
-        self.norms = self.G.diagonal().sqrt()
-        # zero units point nowhere
-        self.least = torch.where(self.norms > 0, self.norms, torch.inf)
-        self.cosine = (1 - tol**2) ** 0.5 - (n + 8) * torch.finfo(torch.float64).eps
-        self._crowded: list[int] | None = None
+    Example:
+        >>> import torch
+        >>> from symfast.duplicates import same_lines
+        >>> from symfast.triangle import Triangle
+        >>> U = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-2.0, 0.0]])
+        >>> same_lines(Triangle.of((U @ U.T)[None]), 2, 1e-6)[0].crowded()
+        [0]
+    """
+    norms = G.diagonal().sqrt()
+    least = torch.where(norms > 0, norms, torch.inf)  # zero units point nowhere
+    cosine = (1 - _tolerance(tol) ** 2) ** 0.5 - (n + 8) * torch.finfo(torch.float64).eps
+    crowded: list[list[int]] = [[] for _ in norms]
+    for start, block in G:
+        height = max(1, (1 << 17) // (block.shape[2] * len(block)))
+        for offset, part in zip(
+            range(0, block.shape[1], height), block.split(height, 1), strict=True
+        ):
+            first = start + offset
+            part = part[:, :, offset:]
+            limit = cosine * least[:, first : first + part.shape[1], None] * least[:, None, first:]
+            near = (part.abs() >= limit).triu_(1)
+            if bool(near.any()):
+                for which, row in near.any(2).nonzero().tolist():
+                    crowded[which].append(first + row)
+    return [SameLine(G, b, crowded[b], norms[b].cpu(), cosine) for b in range(len(norms))]
+
+
+class SameLine:
+    """Which later units point along a unit, or against it, by one Gram matrix."""
+
+    def __init__(
+        self, G: Triangle, which: int, crowded: list[int], norms: Tensor, cosine: float
+    ) -> None:
+        self._G, self._which, self._crowded, self._cosine = G, which, crowded, cosine
+        self.norms = norms
 
     def near(self, a: int) -> Tensor:
-        """Other units that point along unit a."""
-        same = self.G[a].abs() >= self.cosine * self.least[a] * self.least
-        same[a] = False
-        return torch.nonzero(same)[:, 0]
+        """Later units on the line of unit a."""
+        row = self._G.row(self._which, a).cpu()[1:].abs()
+        norms = self.norms[a + 1 :]
+        same = (row >= self._cosine * self.norms[a] * norms) & (norms > 0)
+        return a + 1 + torch.nonzero(same)[:, 0]
 
     def crowded(self) -> list[int]:
-        """Units with company, ascending."""
-        if self._crowded is None:
-            found = []
-            height = max(1, (1 << 17) // len(self.G))
-            for start in range(0, len(self.G), height):
-                rows = slice(start, start + height)
-                limit = torch.outer(self.cosine * self.least[rows], self.least)
-                found.append((self.G[rows].abs() >= limit).sum(1) > 1)
-            self._crowded = [int(a) for a in torch.cat(found).nonzero()[:, 0]]
+        """Units with company after them, ascending."""
         return self._crowded
 
 

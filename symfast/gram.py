@@ -7,7 +7,6 @@ block by block, so that U itself is never gathered.
 """
 
 from collections.abc import Iterable, Iterator
-from importlib.util import find_spec
 
 import torch
 from torch import Tensor
@@ -21,9 +20,6 @@ BLOCK = 1 << 20
 RESOLUTION = 1e-6
 #: Directions below this share of the largest are measured again by themselves.
 SPLIT = 1e-2
-#: Grams of more than 32 MB are diagonalised where they lie; smaller ones by torch, whose threads
-#: do not compete with those of a second BLAS.
-IN_PLACE = 2048
 
 UnitMatrix = Units | Iterable[tuple[Tensor, int]]
 
@@ -90,8 +86,10 @@ def dual_gram(units: UnitMatrix, block: int = BLOCK) -> Tensor:
     return result
 
 
-def row_blocks(units: Units, height: int, first: int = 0) -> Iterator[Tensor]:
-    """Rows of U gathered in float64, ``height`` units at a time, from unit ``first`` on.
+def row_blocks(
+    units: Units, height: int, first: int = 0, dtype: torch.dtype = torch.float64
+) -> Iterator[Tensor]:
+    """Rows of U gathered in ``dtype``, ``height`` units at a time, from unit ``first`` on.
 
     Example:
         >>> import torch, symfast as sf
@@ -102,7 +100,7 @@ def row_blocks(units: Units, height: int, first: int = 0) -> Iterator[Tensor]:
     device = units.members[0][0].device
     members = [unit_rows(tensor, dim) for tensor, dim in units]
     for start in range(first, units.m, height):
-        parts = [rows[start : start + height].to(device, torch.float64) for rows in members]
+        parts = [rows[start : start + height].to(device, dtype) for rows in members]
         yield torch.cat(parts, 1) if len(parts) > 1 else parts[0]
 
 
@@ -130,17 +128,15 @@ def pair_distances(G: Tensor) -> Tensor:
     return distances
 
 
-def spectrum(G: Tensor, overwrite: bool = False) -> Tensor:
+def spectrum(G: Tensor) -> Tensor:
     """Singular values of U from its Gram matrix, largest first: square roots of eigenvalues.
 
     Error: the squares are right to about ``m * eps * s_max^2``, eps = 2.2e-16, so a value s to
     ``m * eps * s_max^2 / (2 s)``. Values below ``RESOLUTION * s_max`` are noise;
-    ``resolved_spectrum`` measures those again.
+    `remeasured` measures those again.
 
     Args:
         G: (m, m) Gram matrix.
-        overwrite: let LAPACK work in the memory of G (float64 on the CPU, scipy installed), which
-            saves a copy of it; G is lost.
 
     Returns:
         (m,) float64, not negative, descending.
@@ -151,50 +147,27 @@ def spectrum(G: Tensor, overwrite: bool = False) -> Tensor:
         >>> spectrum(torch.diag(torch.tensor([4.0, 9.0]))).tolist()
         [3.0, 2.0]
     """
-    squares: Tensor = _eigenvalues_(G) if overwrite else torch.linalg.eigvalsh(G.double())
+    squares: Tensor = torch.linalg.eigvalsh(G.double())
     return squares.clamp(min=0).sqrt().flip(-1)
 
 
-def _eigenvalues_(G: Tensor) -> Tensor:
-    """Eigenvalues of a symmetric matrix, ascending; G is lost where that saves memory."""
-    in_place = G.is_contiguous() and G.dtype == torch.float64 and G.device.type == "cpu"
-    if len(G) < IN_PLACE or not in_place or find_spec("scipy") is None:
-        found: Tensor = torch.linalg.eigvalsh(G.double())
-        return found
-    from scipy.linalg import eigvalsh
+def remeasured(units: Units, G: Tensor) -> Tensor:
+    """Singular values of U, the small ones by themselves.
 
-    # LAPACK writes columns: the transpose is the same matrix, in the order it can overwrite
-    squares = eigvalsh(G.numpy().T, overwrite_a=True, check_finite=False, driver="evd")
-    return torch.from_numpy(squares)
-
-
-def resolved_spectrum(units: Units, G: Tensor, overwrite: bool = False) -> Tensor:
-    """All min(m, n) singular values of U given its Gram (m, m), or dual Gram (n, n) if smaller.
-
-    Where the members are float64 and values fall below the resolution of the Gram, the small
-    directions ``V`` are measured by themselves, as the singular values of ``V^T U``: then the
-    error is about ``1e-13 * s_max`` instead of ``1e-8 * s_max``. Narrower members carry more
-    rounding than that themselves, so for them the Gram is enough.
+    The directions ``V`` of values below ``SPLIT`` of the largest are measured as the singular
+    values of ``V^T U``: then the error is about ``1e-13 * s_max`` instead of ``1e-8 * s_max``.
 
     Args:
         units: U.
-        G: its Gram matrix, or dual Gram matrix.
-        overwrite: as in `spectrum`; for float64 members G is kept all the same.
-
-    Returns:
-        (min(m, n),) float64, descending.
+        G: its Gram matrix, or dual Gram matrix if that is smaller.
 
     Example:
         >>> import torch, symfast as sf
-        >>> from symfast.gram import gram, resolved_spectrum
-        >>> units = sf.Units([(torch.diag(torch.tensor([1.0, 1e-12]).double()), 0)])
-        >>> [f"{s:.6g}" for s in resolved_spectrum(units, gram(units))]
-        ['1', '1e-12']
+        >>> from symfast.gram import gram, remeasured
+        >>> units = sf.Units([(torch.diag(torch.tensor([2.0, 1e-12]).double()), 0)])
+        >>> [f"{s:.6g}" for s in remeasured(units, gram(units))]
+        ['2', '1e-12']
     """
-    fine = all(tensor.dtype == torch.float64 for tensor, _ in units)
-    values = spectrum(G, overwrite and not fine)
-    if not fine or not len(values) or values[-1] >= RESOLUTION * values[0]:
-        return values
     squares, V = torch.linalg.eigh(G)
     small = squares < (SPLIT**2) * squares[-1]
     large = squares[~small].sqrt().flip(0)

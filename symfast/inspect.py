@@ -2,17 +2,17 @@
 """Inspect a model or a checkpoint file: one Gram per group, and what it tells."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from symfast.activity import measure_activity
 from symfast.charges import present_groups
 from symfast.checkpoint import (
-    Checkpoint,
     CheckpointError,
     Heads,
     attention_layers,
@@ -20,11 +20,17 @@ from symfast.checkpoint import (
     read_heads,
 )
 from symfast.codes import ACCUMULATE
-from symfast.diagnosis import PAIRS_UP_TO, Diagnosis, diagnose
+from symfast.diagnosis import PAIRS_UP_TO, Diagnosis
+from symfast.inspect_jobs import (
+    Progress,
+    diagnose_each,
+    matrix_group,
+    pending_groups,
+    pending_heads,
+    pending_matrix,
+)
 from symfast.inspect_report import InspectReport
-from symfast.symmetry_group import Member, SymmetryGroup
-
-Progress: TypeAlias = Callable[[int, int], None]
+from symfast.symmetry_group import SymmetryGroup
 
 
 def inspect(
@@ -104,15 +110,13 @@ def _inspect_module(
         groups = find_symmetries(model, example_input)
         notes = groups.notes
     chosen = list(_matrices(model)) if groups is None else present_groups(groups, model)
-    total, done, found = sum(group.m * group.n for group in chosen), 0, []
-    places = [group.where for group in chosen]
-    for group in chosen:
-        if places.count(group.where) > 1:  # the heads of a layer: tell them apart by their rows
-            group = replace(group, where=f"{group.where} [{group.members[0].name}]")
-        found.append(diagnose(group, **options))
-        done += group.m * group.n
-        if progress is not None:
-            progress(done, total)
+    places = Counter(group.where for group in chosen)
+    # the heads of a layer: tell them apart by their rows
+    named = [
+        replace(g, where=f"{g.where} [{g.members[0].name}]") if places[g.where] > 1 else g
+        for g in chosen
+    ]
+    found = diagnose_each(pending_groups(named), progress, **options)
     if example_input is not None:
         _add_activity(model, chosen, example_input, found)
     return found, notes if found else [*notes, "there is no group to inspect"]
@@ -122,11 +126,7 @@ def _matrices(model: nn.Module) -> Iterator[SymmetryGroup]:
     """Every weight as its own unit matrix; nothing is known of its symmetries."""
     for name, parameter in model.named_parameters():
         if parameter.ndim >= 2 and parameter.numel() and parameter.dtype in ACCUMULATE:
-            yield _matrix(name, parameter)
-
-
-def _matrix(name: str, tensor: Tensor) -> SymmetryGroup:
-    return SymmetryGroup((Member(tensor, 0, name, "in"),), (), where=name, activation="unknown")
+            yield matrix_group(name, parameter)
 
 
 def _add_activity(
@@ -161,52 +161,13 @@ def _inspect_file(
         names = [n for n, shape in checkpoint.shapes.items() if len(shape) >= 2 and 0 not in shape]
         if not names:
             raise CheckpointError(path, "holds no floating tensor of two dims or more to inspect")
+        pending = [pending_matrix(checkpoint, name) for name in names]
         layers = attention_layers(names) if heads else {}
-        total = sum(_numel(checkpoint.shapes[name]) for name in names)
-        done, found = 0, []
-        for name in names:
-            found.append(diagnose(_matrix(name, checkpoint.read(name)), **options))
-            done += _numel(checkpoint.shapes[name])
-            if progress is not None:
-                progress(done, total)
         for layer, weights in layers.items():
-            for group in _head_groups(checkpoint, layer, weights, heads):
-                found.append(diagnose(group, **options))
+            assert heads is not None
+            pending += pending_heads(checkpoint, layer, weights, heads)
+        found = diagnose_each(pending, progress, **options)
         notes = [f"skipped {name}: {reason}" for name, reason in checkpoint.skipped.items()]
         flat = sum(len(shape) < 2 for shape in checkpoint.shapes.values())
         notes += [f"{flat} tensors of one dim (biases, gains) have no rows to compare"] * bool(flat)
     return found, notes
-
-
-def _head_groups(
-    checkpoint: Checkpoint, layer: str, weights: tuple[str, ...], heads: Heads | None
-) -> Iterator[SymmetryGroup]:
-    """QK and VO of every head of a layer, by name alone: nothing is proved."""
-    query, key, value, output = (checkpoint.read(name) for name in weights)
-    size = len(query) // heads.query if heads else 0
-    if not heads or not size or len(query) % heads.query or len(key) != size * heads.key_value:
-        return
-    for head in range(heads.query):
-        rows = slice(head * size, (head + 1) * size)
-        shared = head * heads.key_value // heads.query
-        source = slice(shared * size, (shared + 1) * size)
-        pairs = {
-            "QK": ((query[rows], 0, "in"), (key[source], 0, "out")),
-            "VO": ((value[source], 0, "in"), (output[:, rows], 1, "out")),
-        }
-        for kind, sides in pairs.items():
-            names = weights[:2] if kind == "QK" else weights[2:]
-            members = tuple(
-                Member(tensor, dim, name, role)
-                for (tensor, dim, role), name in zip(sides, names, strict=True)
-            )
-            yield SymmetryGroup(
-                members, (), ("rotation",), f"{layer} head {head} {kind}", "unknown"
-            )
-
-
-def _numel(shape: tuple[int, ...]) -> int:
-    size = 1
-    for length in shape:
-        size *= length
-    return size

@@ -16,8 +16,20 @@ def stable_rank(values: Tensor) -> float:
         >>> stable_rank(torch.tensor([2.0, 2.0, 0.0]))
         2.0
     """
-    top = values.max() if values.numel() else torch.zeros(())
-    return float((values / top).square().sum()) if top > 0 else 0.0
+    return float(stable_ranks(values)) if values.numel() else 0.0
+
+
+def stable_ranks(values: Tensor) -> Tensor:
+    """Stable ranks (...) of spectra (..., k), see `stable_rank`.
+
+    Example:
+        >>> import torch
+        >>> from symfast.rank import stable_ranks
+        >>> stable_ranks(torch.tensor([[2.0, 2.0], [0.0, 0.0]])).tolist()
+        [2.0, 0.0]
+    """
+    top = values.amax(-1, keepdim=True)
+    return (values / torch.where(top > 0, top, 1)).square().sum(-1)
 
 
 def effective_rank(values: Tensor) -> float:
@@ -55,7 +67,19 @@ def numerical_rank(values: Tensor, tolerance: float) -> int:
         >>> numerical_rank(torch.tensor([1.0, 1e-3, 1e-9]), 1e-6)
         2
     """
-    return int((values > tolerance * values.max()).sum()) if values.numel() else 0
+    return int(numerical_ranks(values, tolerance)) if values.numel() else 0
+
+
+def numerical_ranks(values: Tensor, tolerance: float) -> Tensor:
+    """Numerical ranks (...) of spectra (..., k), see `numerical_rank`.
+
+    Example:
+        >>> import torch
+        >>> from symfast.rank import numerical_ranks
+        >>> numerical_ranks(torch.tensor([[1.0, 1e-9], [0.0, 0.0]]), 1e-6).tolist()
+        [1, 0]
+    """
+    return (values > tolerance * values.amax(-1, keepdim=True)).sum(-1)
 
 
 def rank_tolerance(units: Units) -> float:

@@ -72,6 +72,11 @@ def unit_squares(members: Iterable[Member]) -> Tensor:
 class SideGrams:
     """Gram matrices of a group by role, each summed once; norms come from them where they are.
 
+    Args:
+        group: the group.
+        grams: those that are known, by role.
+        squares: sums of squares per unit that are known, by role.
+
     Example:
         >>> import torch
         >>> from symfast.sides import SideGrams
@@ -82,14 +87,19 @@ class SideGrams:
         ([[2.0, 1.0], [1.0, 2.0]], [1.0, 1.0])
     """
 
-    def __init__(self, group: SymmetryGroup) -> None:
+    def __init__(
+        self,
+        group: SymmetryGroup,
+        grams: dict[str, Tensor] | None = None,
+        squares: dict[str, Tensor] | None = None,
+    ) -> None:
         self._m = group.m
         self._device = group.members[0].tensor.device
         self._members = {
             role: [member for member in group.members if member.role == role] for role in ROLES
         }
-        self._grams: dict[str, Tensor] = {}
-        self._squares: dict[str, Tensor] = {}
+        self._grams: dict[str, Tensor] = dict(grams or {})
+        self._squares: dict[str, Tensor] = dict(squares or {})
 
     def has(self, *roles: str) -> bool:
         """Whether the group has a member of any of these roles."""

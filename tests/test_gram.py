@@ -10,13 +10,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import symfast as sf
-from symfast.gram import (
-    dual_gram,
-    gram,
-    pair_distances,
-    resolved_spectrum,
-    spectrum,
-)
+from symfast.band import eigenvalues_, reduce_
+from symfast.gram import dual_gram, gram, pair_distances, spectrum
+from symfast.measure import measure
 from symfast.rank import (
     effective_rank,
     numerical_rank,
@@ -24,6 +20,8 @@ from symfast.rank import (
     rank_tolerance,
     stable_rank,
 )
+from symfast.symmetry_group import Member, SymmetryGroup
+from symfast.triangle import Triangle
 
 NEAR = {"rtol": 1e-12, "atol": 1e-12}
 
@@ -44,10 +42,9 @@ def gathered(parts: list[tuple[Tensor, int]]) -> Tensor:
     return torch.cat([t.movedim(d, 0).reshape(t.shape[d], -1).double() for t, d in parts], 1)
 
 
-def singular_values(parts: list[tuple[Tensor, int]], overwrite: bool = False) -> Tensor:
-    units = sf.Units(parts)
-    G = gram(units) if units.m <= units.n else dual_gram(units)
-    return resolved_spectrum(units, G, overwrite)
+def singular_values(parts: list[tuple[Tensor, int]]) -> Tensor:
+    members = tuple(Member(tensor, dim, "", "in") for tensor, dim in parts)
+    return measure([SymmetryGroup(members, ())], ("nothing",), 0.0, 0).values[0]
 
 
 @given(st.integers(1, 17), st.integers(1, 40))
@@ -74,15 +71,59 @@ def test_singular_values(shape: tuple[int, int]) -> None:
     torch.testing.assert_close(singular_values([(U, 0)]), torch.linalg.svdvals(U), **NEAR)
 
 
-@pytest.mark.parametrize("m", [3, 64, 150])
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Matrices from 17 on are kept by blocks of 32 rows."""
+    monkeypatch.setattr("symfast.triangle.WHOLE", 16)
+    monkeypatch.setattr("symfast.triangle.HEIGHT", 32)
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("m", [17, 32, 33, 64, 150, 161])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_spectrum_in_the_memory_of_the_gram(
-    m: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("symfast.gram.IN_PLACE", 10)
-    U = torch.randn(m, m + 7, dtype=dtype)
-    found = singular_values([(U, 0)], overwrite=True)
-    torch.testing.assert_close(found, torch.linalg.svdvals(U.double()), rtol=1e-9, atol=1e-9)
+def test_spectrum_in_the_memory_of_half_a_gram(m: int, dtype: torch.dtype) -> None:
+    for shape in ((m, m + 7), (m + 7, m)):
+        U = torch.randn(shape, dtype=dtype)
+        wanted = torch.linalg.svdvals(U.double())
+        torch.testing.assert_close(singular_values([(U, 0)]), wanted, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("kind", ["zero", "diagonal", "rank 3", "graded", "equal", "band"])
+def test_band_has_the_eigenvalues_of_the_matrix(kind: str) -> None:
+    """Also where columns have nothing to annihilate, and over 30 decades."""
+    m = 100
+    U = torch.randn(m, m, dtype=torch.float64)
+    G = {
+        "zero": torch.zeros(m, m).double(),
+        "diagonal": torch.diag(torch.randn(m).double()),
+        "rank 3": U[:, :3] @ U[:, :3].T,
+        "graded": (U * torch.logspace(0, -15, m).double()) @ U.T,
+        "equal": torch.ones(m, m).double(),
+        "band": torch.triu(torch.tril(U + U.T, 2), -2),
+    }[kind]
+    wanted = torch.linalg.eigvalsh(G)
+    found = eigenvalues_(Triangle.of(torch.stack([G, G.flip(0, 1)])))
+    limit = m * 2.3e-16 * float(G.norm())
+    torch.testing.assert_close(found, wanted.expand(2, m), rtol=0, atol=limit)
+    assert float(reduce_(Triangle.of(G[None])).norm()) <= 1.0001 * float(G.norm())
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("m", [1, 16, 17, 64, 70])
+def test_triangle_is_the_matrix(m: int) -> None:
+    X, Y = torch.randn(2, 2, m, 5, dtype=torch.float64)
+    T = Triangle(2, m)
+    T.add_(X)
+    T.add_(Y)
+    G = X @ X.mT + Y @ Y.mT
+    torch.testing.assert_close(T.full(), G, **NEAR)
+    torch.testing.assert_close(Triangle.of(G).full(), G, rtol=0, atol=0)
+    torch.testing.assert_close(T.diagonal(), G.diagonal(dim1=1, dim2=2), **NEAR)
+    for a in (0, m // 2, m - 1):
+        torch.testing.assert_close(T.row(1, a), G[1, a, a:], **NEAR)
+    kept = sum(block.numel() for block in T.blocks)
+    assert kept <= 2 * (m * m + 32 * m) / 2 or m <= 16
 
 
 @pytest.mark.parametrize("shape", [(40, 60), (60, 40)])

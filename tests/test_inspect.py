@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import symfast as sf
-from symfast.diagnosis import diagnose
+from symfast.diagnosis import diagnose, diagnose_alike
 from symfast.symmetry_group import Member, SymmetryGroup
 
 HIDDEN = 64
@@ -148,6 +148,70 @@ def test_tall_and_wide_groups_find_their_nearest_pair(m: int, n: int) -> None:
     assert found.distances.shape == (min(m, 64), min(m, 64))
     without = diagnose(SymmetryGroup((Member(U, 0, "w", "in"),), ()), pairs_up_to=m - 1)
     assert without.row["to_swap"] is None
+
+
+@pytest.mark.parametrize("m", [60, 64, 65, 100, 192, 500])
+@pytest.mark.parametrize("wide", [True, False])
+def test_map_of_distances_is_the_smallest_of_each_tile(m: int, wide: bool) -> None:
+    """Tiles a with ``a * 64 // m`` equal; the nearest pair is found among equals to rounding."""
+    U = torch.randn(m, m + 9 if wide else m // 2, dtype=torch.float64)
+    U[m // 3] = U[m // 2] + 1e-9
+    found = diagnose(SymmetryGroup((Member(U, 0, "w", "in"),), (), where="w"))
+    assert found.distances is not None
+    exact = torch.cdist(U, U, compute_mode="donot_use_mm_for_euclid_dist").fill_diagonal_(torch.inf)
+    size = min(m, 64)
+    tile = torch.arange(m) * size // m
+    scale = float(U.norm() / m**0.5)
+    wanted = torch.full((size, size), torch.inf, dtype=torch.float64)
+    for a in range(size):
+        rows = exact[tile == a].amin(0)
+        wanted[a] = torch.stack([rows[tile == b].amin() for b in range(size)])
+    wanted = torch.where(wanted.isinf(), 0, wanted) / scale
+    torch.testing.assert_close(found.distances, wanted.float(), rtol=1e-5, atol=1e-6)
+    nearest = float(exact.min()) / 2**0.5 / scale
+    assert found.row["to_swap"] == pytest.approx(nearest, rel=1e-6)
+
+
+def test_groups_measured_together_are_the_groups_alone() -> None:
+    """Also with dead, equal, rank-deficient and broken ones among them."""
+    heads = torch.randn(7, 2, 8, 20)
+    heads[1, 0, 3] = 0
+    heads[2, :, 5] = heads[2, :, 1]
+    heads[3, 0, 4:] = torch.randn(4, 4) @ heads[3, 0, :4]
+    heads[4, 1, 2, 2] = torch.nan
+    heads[5] = 0
+    groups = [
+        SymmetryGroup(
+            (Member(q, 0, "q", "in"), Member(k, 0, "k", "out")),
+            ("rescale", "rotation"),
+            where=f"head {number}",
+        )
+        for number, (q, k) in enumerate(heads)
+    ]
+    together = diagnose_alike(groups)
+    for found, group in zip(together, groups, strict=True):
+        alone = diagnose(group)
+        assert found.name == group.where
+        assert found.units == alone.units
+        for name, value in alone.row.items():
+            same = isinstance(value, float)
+            assert found.row[name] == (pytest.approx(value, rel=1e-9) if same else value), name
+    assert [d.row["status"] for d in together].count("ok") == 6
+
+
+def test_what_is_found_does_not_depend_on_the_number_of_threads() -> None:
+    model = nn.Sequential(*(nn.Linear(n, m) for m, n in [(300, 200), (200, 300), (64, 64)] * 3))
+    before = torch.get_num_threads()
+    texts = []
+    try:
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            facts = json.loads(sf.inspect(model).to_json())
+            texts.append(facts["groups"])
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert texts[0] == texts[1] == texts[2]
 
 
 def test_nan_is_reported_and_the_rest_measured() -> None:
