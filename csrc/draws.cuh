@@ -13,6 +13,14 @@ SF_DEVICE std::uint32_t pick_word(const PhiloxWords<std::uint64_t>& words, int i
   return static_cast<std::uint32_t>(i < 2 ? low : high);
 }
 
+// Number `sample` of the minibatch of a step.
+SF_DEVICE std::int64_t row_of_sample(std::uint64_t seed, std::int64_t step, std::int64_t sample,
+                                     std::int64_t samples) {
+  const auto words = random_block(batch_stream(static_cast<std::int64_t>(seed), step),
+                                  static_cast<std::uint64_t>(sample / 4));
+  return sample_of(pick_word(words, static_cast<int>(sample % 4)), samples);
+}
+
 template <typename T>
 SF_DEVICE T normal_of(std::uint64_t seed, RandomPurpose purpose, std::int64_t cell,
                       std::int64_t step, std::int64_t element) {

@@ -7,6 +7,7 @@
 //   sweep_by_block  larger d, or gates: one block a replica; weights in shared memory, the Gram
 //   matrix from L2,
 //                   factors in global memory, each touched by one thread only
+// Replicas with minibatches or noise are left to the kernel of factor_samples.cuh.
 #pragma once
 #include "device.h"
 #include "factor_sweep.h"
@@ -69,11 +70,25 @@ SF_DEVICE T change_of(T weight, T before) {
   return change + T(0) * weight;
 }
 
-// Factor of the penalty of a replica in a step of the call.
+// Factors of the penalty and of lr of a replica in a step of the call.
 template <typename T>
-SF_DEVICE T penalty_factor(const SweepArguments<T>& a, int64_t b, int64_t step) {
+struct StepFactors {
+  T penalty, lr;
+};
+template <typename T>
+SF_DEVICE StepFactors<T> factors_of(const SweepArguments<T>& a, int64_t b, int64_t step) {
   const int64_t kind = index_within(load_table(a.kind + b), a.kinds);
-  return load_table(a.schedule + kind * a.steps + step);
+  const int64_t lr_kind = index_within(load_table(a.lr_kind + b), a.lr_kinds);
+  return {load_table(a.schedule + kind * a.steps + step),
+          load_table(a.lr_schedule + lr_kind * a.steps + step)};
+}
+
+template <typename T>
+SF_DEVICE GradientSource source_of(const SweepArguments<T>& a, int64_t b) {
+  const SampleArguments<T>& s = a.samples;
+  if (!s.batch) return GradientSource::gram;
+  return gradient_source(load_table(s.batch + b), load_table(s.label_noise + b),
+                         load_table(s.gradient_noise + b));
 }
 
 // How a replica stands after a check; kept alike by all its threads.
@@ -115,7 +130,8 @@ sweep_by_team(SF_ARGUMENT SweepArguments<T> a) {
   const int lane = static_cast<int>(threadIdx.x) % P;
   const int64_t b =
       (static_cast<int64_t>(blockIdx.x) * blockDim.x + static_cast<int64_t>(threadIdx.x)) / P;
-  const bool mine = b < a.replicas && lane < a.d;
+  const bool here = b < a.replicas && source_of(a, b) == GradientSource::gram;
+  const bool mine = here && lane < a.d;
   Coordinate<T, D> c{};
   T row[P], linear = 0;
   if (mine) {
@@ -129,7 +145,7 @@ sweep_by_team(SF_ARGUMENT SweepArguments<T> a) {
     row[j] = mine && partner < a.d ? load_table(a.gram + partner * a.d + lane) : T(0);
   }
   Outcome<T> outcome = begin_outcome(a);
-  outcome.alive = outcome.alive && b < a.replicas;
+  outcome.alive = outcome.alive && here;
   T before = c.weight;
   int64_t done = 0;
   // A replica that ended is written at once; its threads step on until the warp's last one ends.
@@ -141,8 +157,13 @@ sweep_by_team(SF_ARGUMENT SweepArguments<T> a) {
       for (int j = 0; j < P; ++j)
         gradient =
             Arithmetic<T>::multiply_add(row[j], __shfl_xor_sync(kAllLanes, c.weight, j), gradient);
-      const T decay = outcome.alive ? c.decay * penalty_factor(a, b, done + step) : T(0);
-      c.weight = step_coordinate<D>(c.factor, c.velocity, gradient, c.lr, c.momentum, decay);
+      const StepFactors<T> factors =
+          outcome.alive ? factors_of(a, b, done + step) : StepFactors<T>{0, 0};
+      T lr[D];
+#pragma unroll
+      for (int j = 0; j < D; ++j) lr[j] = c.lr[j] * factors.lr;
+      c.weight = step_coordinate<D>(c.factor, c.velocity, gradient, lr, c.momentum,
+                                    c.decay * factors.penalty);
     }
     done += chunk;
     T change = change_of(c.weight, before);
@@ -163,7 +184,7 @@ sweep_by_team(SF_ARGUMENT SweepArguments<T> a) {
     write_factors(a, b, lane, c);
     store(a.weight + b * a.d + lane, c.weight);
   }
-  if (lane == 0 && b < a.replicas) write_outcome(a, b, outcome);
+  if (lane == 0 && here) write_outcome(a, b, outcome);
 }
 
 template <typename T>
@@ -175,37 +196,41 @@ SF_DEVICE T gradient_of(const SweepArguments<T>& a, int64_t i, const T* weight) 
   return gradient;
 }
 
+// Reads a coordinate whose rates are those of a step.
+template <typename T, int D>
+SF_DEVICE void read_scaled(const SweepArguments<T>& a, int64_t b, int64_t i,
+                           const StepFactors<T>& factors, Coordinate<T, D>& c) {
+  read_coordinate(a, b, i, c);
+  c.decay = c.decay * factors.penalty;
+#pragma unroll
+  for (int j = 0; j < D; ++j) c.lr[j] = c.lr[j] * factors.lr;
+}
+
 // One step of every coordinate of this block's replica, from `weight` to `next`.
 template <typename T, int D>
-SF_DEVICE void step_replica(const SweepArguments<T>& a, int64_t b, T penalty, const T* weight,
-                            T* next) {
+SF_DEVICE void step_replica(const SweepArguments<T>& a, int64_t b, const StepFactors<T>& factors,
+                            const T* weight, T* next) {
   for (int64_t i = threadIdx.x; i < a.d; i += blockDim.x) {
     Coordinate<T, D> c;
-    read_coordinate(a, b, i, c);
+    read_scaled(a, b, i, factors, c);
     next[i] = step_coordinate<D>(c.factor, c.velocity, gradient_of(a, i, weight), c.lr, c.momentum,
-                                 c.decay * penalty);
+                                 c.decay);
     write_factors(a, b, i, c);
   }
 }
 
-// The same with gates. All gradients come first: `own` (d) and `gradient` (d) are for them.
+// The same with gates. All gradients come first: `own` (d) has what f_0 was, `gradient` (d) them.
 template <typename T, int D>
-SF_DEVICE void step_gates(const SweepArguments<T>& a, int64_t b, T penalty, const T* weight,
-                          T* next, T* own, T* gradient) {
-  for (int64_t i = threadIdx.x; i < a.d; i += blockDim.x) {
-    gradient[i] = gradient_of(a, i, weight);
-    own[i] = load(a.factors + b * a.max_depth * a.d + i);
-  }
-  __syncthreads();
+SF_DEVICE void step_gates(const SweepArguments<T>& a, int64_t b, const StepFactors<T>& factors,
+                          T* next, const T* own, const T* gradient) {
   for (int64_t i = threadIdx.x; i < a.d; i += blockDim.x) {
     Coordinate<T, D> c;
-    read_coordinate(a, b, i, c);
+    read_scaled(a, b, i, factors, c);
     const int64_t group = load_table(a.group + i);
     T sum = 0;
     for (int64_t j = group < 0 ? 0 : group; j < a.d && load_table(a.group + j) == group; ++j)
       sum = gate_gradient(sum, gradient[j], own[j]);
-    next[i] =
-        step_gated<D>(c.factor, c.velocity, gradient[i], sum, c.lr, c.momentum, c.decay * penalty);
+    next[i] = step_gated<D>(c.factor, c.velocity, gradient[i], sum, c.lr, c.momentum, c.decay);
     write_factors(a, b, i, c);
   }
 }
@@ -225,45 +250,75 @@ SF_DEVICE T worst_of_block(T change) {
   return change;
 }
 
-template <typename T, int D>
-SF_KERNEL(kReplicaBlock, 1)
-sweep_by_block(SF_ARGUMENT SweepArguments<T> a) {
-  SF_DYNAMIC_SHARED(memory);
-  T* weight = reinterpret_cast<T*>(memory);  // (d)
-  T* next = weight + a.d;                    // (d)
-  T* const before = next + a.d;              // (d), at the last check
-  const int64_t b = blockIdx.x;
+// Weights of a block's replica in shared memory, and room for `form_gradients` and gates.
+template <typename T>
+struct BlockWeights {
+  T *weight, *next;   // (d)
+  T* before;          // (d), at the last check
+  T *own, *gradient;  // (d)
+
+  SF_DEVICE BlockWeights(T* memory, int64_t d)
+      : weight(memory),
+        next(memory + d),
+        before(memory + 2 * d),
+        own(memory + 3 * d),
+        gradient(memory + 4 * d) {}
+  SF_DEVICE void swap() {
+    T* const swapped = weight;
+    weight = next;
+    next = swapped;
+  }
+};
+
+// All steps of this block's replica; step(weights, number of the step in the call) does one.
+template <typename T, int D, typename Step>
+SF_DEVICE void sweep_replica(const SweepArguments<T>& a, int64_t b, BlockWeights<T>& w,
+                             const Step& step) {
   for (int64_t i = threadIdx.x; i < a.d; i += blockDim.x) {
     Coordinate<T, D> c;
     read_coordinate(a, b, i, c);
-    weight[i] = before[i] = c.weight;
+    w.weight[i] = w.before[i] = c.weight;
   }
   __syncthreads();
   Outcome<T> outcome = begin_outcome(a);
   while (outcome.done < a.steps && outcome.alive) {
     const int64_t left = a.steps - outcome.done;
     const int64_t chunk = left < a.check_every ? left : a.check_every;
-    for (int64_t step = 0; step < chunk; ++step) {
-      const T penalty = penalty_factor(a, b, outcome.done + step);
-      if (a.group)
-        step_gates<T, D>(a, b, penalty, weight, next, before + a.d, before + 2 * a.d);
-      else
-        step_replica<T, D>(a, b, penalty, weight, next);
+    for (int64_t index = outcome.done; index < outcome.done + chunk; ++index) {
+      step(w, index);
       __syncthreads();
-      T* const swapped = weight;
-      weight = next;
-      next = swapped;
+      w.swap();
     }
     outcome.done += chunk;
     T change = 0;
     for (int64_t i = threadIdx.x; i < a.d; i += blockDim.x) {
-      change = worse(change, change_of(weight[i], before[i]));
-      before[i] = weight[i];
+      change = worse(change, change_of(w.weight[i], w.before[i]));
+      w.before[i] = w.weight[i];
     }
     outcome.alive = !outcome.check(worst_of_block(change), a.tol);
   }
-  for (int64_t i = threadIdx.x; i < a.d; i += blockDim.x) store(a.weight + b * a.d + i, weight[i]);
+  for (int64_t i = threadIdx.x; i < a.d; i += blockDim.x)
+    store(a.weight + b * a.d + i, w.weight[i]);
   if (threadIdx.x == 0) write_outcome(a, b, outcome);
+}
+
+template <typename T, int D>
+SF_KERNEL(kReplicaBlock, 1)
+sweep_by_block(SF_ARGUMENT SweepArguments<T> a) {
+  SF_DYNAMIC_SHARED(memory);
+  const int64_t b = blockIdx.x;
+  if (source_of(a, b) != GradientSource::gram) return;
+  BlockWeights<T> weights(reinterpret_cast<T*>(memory), a.d);
+  sweep_replica<T, D>(a, b, weights, [&](BlockWeights<T>& w, int64_t index) {
+    const StepFactors<T> factors = factors_of(a, b, index);
+    if (!a.group) return step_replica<T, D>(a, b, factors, w.weight, w.next);
+    for (int64_t i = threadIdx.x; i < a.d; i += blockDim.x) {
+      w.gradient[i] = gradient_of(a, i, w.weight);
+      w.own[i] = load(a.factors + b * a.max_depth * a.d + i);
+    }
+    __syncthreads();
+    step_gates<T, D>(a, b, factors, w.next, w.own, w.gradient);
+  });
 }
 
 // progress[0] += amount: a launch reports once, at its end.

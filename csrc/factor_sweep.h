@@ -7,6 +7,9 @@
 // With c = 2 lam / D the factors minimise  loss(w) + lam ||w||_{2/D}^{2/D}; lam may follow a
 // schedule.
 //
+// lr may follow a schedule as well. The gradient is Gram w - linear, or that of a minibatch of
+// samples, whose targets may be noisy; noise may be added to it: factor_samples.h.
+//
 // With gates a group of neighbouring coordinates shares f_1 ... f_{D-1}, so that the penalty is
 // lam ||w_group||_2^{2/D}. Every coordinate keeps a copy of its gates; all copies take the same
 // step, for the sum of their gradients.
@@ -15,6 +18,7 @@
 #include <cstdint>
 
 #include "factor.h"
+#include "factor_samples.h"
 
 namespace symfast {
 
@@ -28,28 +32,32 @@ enum class SweepStatus : std::int64_t { finished = 0, converged = 1, diverged = 
 // and velocity are read and overwritten, the other outputs are only written.
 template <typename T>
 struct SweepArguments {
-  const T* gram;              // (d, d), symmetric
-  const T* linear;            // (d)
-  const bool* factored;       // (d), false: a plain weight without decay
-  const std::int64_t* depth;  // (B), 1..D
-  const T* lr;                // (B)
-  const T* momentum;          // (B)
-  const T* lam;               // (B)
-  const T* schedule;          // (kinds, steps), factors of lam
-  const std::int64_t* kind;   // (B), row of the schedule
-  const std::int64_t* group;  // (d), first coordinate of the group; null without gates
-  T* weight;                  // (B, d)
-  T* factors;                 // (B, D, d)
-  T* velocity;                // (B, D, d)
-  std::int64_t* steps_used;   // (B)
-  T* residual;                // (B), max |dw| over the last interval between two checks
-  std::int64_t* status;       // (B), SweepStatus
-  std::int64_t* progress;     // (2): replica steps done so far; set [1] to cancel
-  std::int64_t kinds, replicas, d, max_depth, steps, check_every;
+  const T* gram;                // (d, d), symmetric
+  const T* linear;              // (d)
+  const bool* factored;         // (d), false: a plain weight without decay
+  const std::int64_t* depth;    // (B), 1..D
+  const T* lr;                  // (B)
+  const T* momentum;            // (B)
+  const T* lam;                 // (B)
+  const T* schedule;            // (kinds, steps), factors of lam
+  const std::int64_t* kind;     // (B), row of the schedule
+  const T* lr_schedule;         // (lr_kinds, steps), factors of lr
+  const std::int64_t* lr_kind;  // (B), row of it
+  const std::int64_t* group;    // (d), first coordinate of the group; null without gates
+  T* weight;                    // (B, d)
+  T* factors;                   // (B, D, d)
+  T* velocity;                  // (B, D, d)
+  std::int64_t* steps_used;     // (B)
+  T* residual;                  // (B), max |dw| over the last interval between two checks
+  std::int64_t* status;         // (B), SweepStatus
+  std::int64_t* progress;       // (2): replica steps done so far; set [1] to cancel
+  SampleArguments<T> samples;
+  std::int64_t kinds, lr_kinds, replicas, d, max_depth, steps, check_every;
   T tol;
 };
 
-// One CPU block of replicas of equal depth, as structure of arrays: lanes are contiguous.
+// One CPU block of replicas of equal depth and schedules, as structure of arrays: lanes are
+// contiguous.
 template <typename T>
 struct FactorBlock {
   const T* gram;
@@ -58,15 +66,17 @@ struct FactorBlock {
   const std::int64_t* group;
   std::int64_t d;
   std::int64_t depth;
-  T* weight;          // (d, lanes)
-  T* next;            // (d, lanes), takes the weights after the step
-  T* gradient;        // (d, lanes), with gates only
-  T* factor;          // (d, depth, lanes)
-  T* velocity;        // (d, depth, lanes)
-  const T* lr;        // (lanes)
-  const T* momentum;  // (lanes)
-  const T* decay;     // (lanes), 2 lam / depth
-  const T* schedule;  // factor of decay of the steps to come
+  T* weight;             // (d, lanes)
+  T* next;               // (d, lanes), takes the weights after the step
+  T* gradient;           // (d, lanes), with gates or random numbers only
+  T* factor;             // (d, depth, lanes)
+  T* velocity;           // (d, depth, lanes)
+  const T* lr;           // (lanes)
+  const T* momentum;     // (lanes)
+  const T* decay;        // (lanes), 2 lam / depth
+  const T* schedule;     // factor of decay of the steps to come
+  const T* lr_schedule;  // factor of lr of the steps to come
+  SampleBlock<T> samples;
 };
 
 // One step on the D factors of one coordinate; returns the new weight. T is a number or a vector

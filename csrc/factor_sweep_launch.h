@@ -4,7 +4,7 @@
 #include <stdexcept>
 #include <string>
 
-#include "factor_sweep.cuh"
+#include "factor_samples.cuh"
 #include "launch.h"
 
 namespace symfast {
@@ -15,24 +15,39 @@ void launch_sweep_teams(const SweepArguments<T>& a, void* stream) {
   launch(sweep_by_team<T, D, P>, {(a.replicas + kTeams - 1) / kTeams, kTeamBlock, 0, stream}, a);
 }
 
-template <typename T, int D>
-void launch_sweep_blocks(const SweepArguments<T>& a, void* stream, int most_shared) {
-  // three buffers of weights; with gates, gradients and own factors
-  const int64_t weight = (a.group ? 5 : 3) * static_cast<int64_t>(sizeof(T));
-  constexpr int64_t kReduction = sizeof(T) * (kReplicaBlock / kWarp);
-  const int64_t most = (most_shared - kReduction) / weight;
+// Bytes of d weights in `buffers` and of `others` more numbers, if a block may have so many.
+template <typename T>
+int block_bytes(const SweepArguments<T>& a, int64_t buffers, int64_t others, int64_t most_shared) {
+  constexpr int64_t kSize = sizeof(T), kStatic = 8 * kReplicaBlock / kWarp + 8 * kSampleTile;
+  const int64_t most = (most_shared - kStatic - others * kSize) / (buffers * kSize);
   if (a.d > most) {
     throw std::runtime_error("symfast: " + std::to_string(a.d) +
                              " weights do not fit this GPU's "
                              "shared memory, which holds " +
                              std::to_string(most));
   }
-  launch(sweep_by_block<T, D>, {a.replicas, kReplicaBlock, static_cast<int>(a.d * weight), stream},
-         a);
+  return static_cast<int>((buffers * a.d + others) * kSize);
+}
+
+template <typename T, int D>
+void launch_sweep_blocks(const SweepArguments<T>& a, void* stream, int most_shared) {
+  // three buffers of weights; with gates, gradients and own factors
+  const int bytes = block_bytes(a, a.group ? 5 : 3, 0, most_shared);
+  launch(sweep_by_block<T, D>, {a.replicas, kReplicaBlock, bytes, stream}, a);
+}
+
+// The replicas with minibatches or noise.
+template <typename T, int D>
+void launch_sweep_samples(const SweepArguments<T>& a, void* stream, int most_shared) {
+  const int64_t outputs = a.samples.shape.outputs;
+  const int bytes = block_bytes(a, 5, samples_of_tile(outputs) * outputs, most_shared);
+  const int threads = a.d <= kWarp ? kWarp : kSampleBlock;
+  launch(sweep_by_samples<T, D>, {a.replicas, threads, bytes, stream}, a);
 }
 
 template <typename T, int D>
 void launch_sweep_depth(const SweepArguments<T>& a, void* stream, int most_shared) {
+  if (a.samples.batch) launch_sweep_samples<T, D>(a, stream, most_shared);
   if (a.group) return launch_sweep_blocks<T, D>(a, stream, most_shared);
   if (a.d <= 8) return launch_sweep_teams<T, D, 8>(a, stream);
   if (a.d <= 16) return launch_sweep_teams<T, D, 16>(a, stream);

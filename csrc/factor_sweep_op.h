@@ -15,9 +15,10 @@ namespace symfast {
 using SweepResult = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
 struct SweepInputs {
-  Tensor gram, linear, factors, velocity, depth, factored, lr, momentum, lam, schedule, kind, group,
-      progress;
-  std::int64_t check_every;
+  Tensor gram, linear, factors, velocity, depth, factored, lr, momentum, lam, schedule, kind,
+      lr_schedule, lr_kind, group, x, y, noise, draws, progress;
+  bool by_output;
+  std::int64_t first_step, check_every;
   double tol;
 };
 
@@ -29,6 +30,40 @@ inline void check_vector(const Tensor& x, const char* name, std::int64_t size, S
           ",), got ", sizes_of(x));
   require(x.scalar_type() == dtype, "factor_sweep: ", name, " has the wrong dtype");
   require(x.device() == like.device(), "factor_sweep: ", name, " must be on the device of factors");
+}
+
+// A schedule (kinds, steps), as many steps as another's.
+inline void check_schedule(const Tensor& x, const char* name, const Tensor& other,
+                           const Tensor& like) {
+  require(x.dim() == 2 && x.size(0) > 0 && other.dim() == 2 && x.size(1) == other.size(1) &&
+              x.scalar_type() == like.scalar_type() && x.device() == like.device(),
+          "factor_sweep: ", name,
+          " must have shape (kinds, steps) and the dtype and device of factors");
+}
+
+inline void check_rows(const Tensor& x, const char* name, std::int64_t rows, std::int64_t columns,
+                       ScalarType dtype, const Tensor& like) {
+  require(x.dim() == 2 && x.size(0) == rows && x.size(1) == columns, "factor_sweep: ", name,
+          " must have shape (", rows, ", ", columns, "), got ", sizes_of(x));
+  require(x.scalar_type() == dtype, "factor_sweep: ", name, " has the wrong dtype");
+  require(x.device() == like.device(), "factor_sweep: ", name, " must be on the device of factors");
+}
+
+inline void check_samples(const SweepInputs& in) {
+  const auto& f = in.factors;
+  const auto dtype = f.scalar_type();
+  require(in.x.dim() == 2 && in.y.dim() == 2 && in.x.size(0) == in.y.size(0) &&
+              in.x.size(1) * in.y.size(1) == f.size(2),
+          "factor_sweep: x (samples, inputs) and y (samples, outputs) must have inputs times "
+          "outputs weights, ",
+          f.size(2));
+  require(in.x.size(0) < (std::int64_t{1} << 31), "factor_sweep: at most 2^31 - 1 samples");
+  check_rows(in.x, "x", in.x.size(0), in.x.size(1), dtype, f);
+  check_rows(in.y, "y", in.x.size(0), in.y.size(1), dtype, f);
+  const auto random = in.noise.dim() == 2 && in.noise.size(1) == 0 ? 0 : f.size(0);
+  check_rows(in.noise, "noise", 2, random, dtype, f);
+  check_rows(in.draws, "draws", 3, random, ScalarType::Long, f);
+  require(in.first_step >= 0, "factor_sweep: first_step must not be negative");
 }
 
 inline void check(const SweepInputs& in) {
@@ -54,17 +89,37 @@ inline void check(const SweepInputs& in) {
   check_vector(in.lr, "lr", replicas, dtype, f);
   check_vector(in.momentum, "momentum", replicas, dtype, f);
   check_vector(in.lam, "lam", replicas, dtype, f);
-  require(
-      in.schedule.dim() == 2 && in.schedule.size(0) > 0 && in.schedule.scalar_type() == dtype &&
-          in.schedule.device() == f.device(),
-      "factor_sweep: schedule must have shape (kinds, steps) and the dtype and device of factors");
+  check_schedule(in.schedule, "schedule", in.schedule, f);
+  check_schedule(in.lr_schedule, "lr_schedule", in.schedule, f);
   check_vector(in.kind, "kind", replicas, ScalarType::Long, f);
+  check_vector(in.lr_kind, "lr_kind", replicas, ScalarType::Long, f);
   check_vector(in.group, "group", in.group.dim() == 1 && in.group.size(0) == 0 ? 0 : d,
                ScalarType::Long, f);
+  check_samples(in);
   check_vector(in.progress, "progress", 2, ScalarType::Long, f);
   require(in.progress.is_contiguous(), "factor_sweep: progress must be contiguous");
   require(in.check_every >= 1, "factor_sweep: check_every must be at least 1, got ",
           in.check_every);
+}
+
+// Rows of noise: labels, gradients. Rows of draws: seed, cell, batch size. No columns: no replica
+// has random numbers.
+template <typename T>
+SampleArguments<T> sample_arguments(const SweepInputs& in, const Tensor& x, const Tensor& y,
+                                    const Tensor& noise, const Tensor& draws) {
+  const auto replicas = noise.size(1);
+  if (replicas == 0) return {nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, {}, 0};
+  const T* const sigma = noise.const_data_ptr<T>();
+  const std::int64_t* const number = draws.const_data_ptr<std::int64_t>();
+  return {x.const_data_ptr<T>(),
+          y.const_data_ptr<T>(),
+          sigma,
+          sigma + replicas,
+          number,
+          number + replicas,
+          number + 2 * replicas,
+          {x.size(0), x.size(1), y.size(1), in.by_output},
+          in.first_step};
 }
 
 template <typename T>
@@ -75,7 +130,10 @@ SweepResult run(const SweepInputs& in, void (*launch)(const SweepArguments<T>&, 
                factored = st::contiguous(in.factored), depth = st::contiguous(in.depth),
                lr = st::contiguous(in.lr), momentum = st::contiguous(in.momentum),
                lam = st::contiguous(in.lam), schedule = st::contiguous(in.schedule),
-               kind = st::contiguous(in.kind), group = st::contiguous(in.group);
+               kind = st::contiguous(in.kind), lr_schedule = st::contiguous(in.lr_schedule),
+               lr_kind = st::contiguous(in.lr_kind), group = st::contiguous(in.group),
+               x = st::contiguous(in.x), y = st::contiguous(in.y), noise = st::contiguous(in.noise),
+               draws = st::contiguous(in.draws);
   // Standard strides even if the inputs are permuted: clone() alone would keep their layout.
   const Tensor factors = st::new_empty(in.factors, in.factors.sizes());
   const Tensor velocity = st::new_empty(in.factors, in.factors.sizes());
@@ -95,6 +153,8 @@ SweepResult run(const SweepInputs& in, void (*launch)(const SweepArguments<T>&, 
                                     lam.const_data_ptr<T>(),
                                     schedule.const_data_ptr<T>(),
                                     kind.const_data_ptr<std::int64_t>(),
+                                    lr_schedule.const_data_ptr<T>(),
+                                    lr_kind.const_data_ptr<std::int64_t>(),
                                     group.size(0) ? group.const_data_ptr<std::int64_t>() : nullptr,
                                     weight.mutable_data_ptr<T>(),
                                     factors.mutable_data_ptr<T>(),
@@ -103,7 +163,9 @@ SweepResult run(const SweepInputs& in, void (*launch)(const SweepArguments<T>&, 
                                     residual.mutable_data_ptr<T>(),
                                     status.mutable_data_ptr<std::int64_t>(),
                                     in.progress.mutable_data_ptr<std::int64_t>(),
+                                    sample_arguments<T>(in, x, y, noise, draws),
                                     schedule.size(0),
+                                    lr_schedule.size(0),
                                     replicas,
                                     d,
                                     in.factors.size(1),

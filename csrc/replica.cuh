@@ -44,10 +44,7 @@ struct Replica {
   }
 
   SF_DEVICE std::int64_t row_of(std::int64_t sample, std::int64_t step) const {
-    if (!draws) return sample;
-    const auto words = random_block(batch_stream(static_cast<std::int64_t>(seed), step),
-                                    static_cast<std::uint64_t>(sample / 4));
-    return sample_of(pick_word(words, static_cast<int>(sample % 4)), a.samples);
+    return draws ? row_of_sample(seed, step, sample, a.samples) : sample;
   }
 
   SF_DEVICE void gather(std::int64_t start, std::int64_t samples, std::int64_t step) const {

@@ -18,12 +18,33 @@ STATUS = ("finished", "converged", "diverged", "cancelled")
 ops.define(
     "factor_sweep",
     "(Tensor gram, Tensor linear, Tensor factors, Tensor velocity, Tensor depth, Tensor factored, "
-    "Tensor lr, Tensor momentum, Tensor lam, Tensor schedule, Tensor kind, Tensor group, "
-    "float tol, int check_every, "
+    "Tensor lr, Tensor momentum, Tensor lam, Tensor schedule, Tensor kind, Tensor lr_schedule, "
+    "Tensor lr_kind, Tensor group, Tensor x, Tensor y, Tensor noise, Tensor draws, "
+    "bool by_output, int first_step, float tol, int check_every, "
     "Tensor(a!) progress) -> (Tensor w, Tensor factors, Tensor velocity, Tensor steps, "
     "Tensor residual, Tensor status)",
     reference.factor_sweep,
 )
+
+
+class RandomSteps(NamedTuple):
+    """Minibatches and noise of a sweep of B replicas over data with d = i o weights.
+
+    A replica with a batch size above 0 or label noise takes the gradient of rows of the data,
+    ``1/B sum_s x_s (x_s . w - y_s - sigma z_s)``, in every step: rows drawn with replacement from
+    (seed, step), or all in order, and z from (seed, cell, step). Gradient noise adds ``sigma' z``
+    to the gradient with respect to w; the factors get it as they get the gradient.
+    """
+
+    x: Tensor  # (n, i), in the dtype of the factors
+    y: Tensor  # (n, o)
+    seed: Tensor  # (B,) int64
+    cell: Tensor  # (B,) int64 in [0, 2^32)
+    batch: Tensor  # (B,) int64, 0 for all samples
+    label_noise: Tensor  # (B,), standard deviations
+    gradient_noise: Tensor  # (B,)
+    first_step: int = 0  # number of the first step, which keys the random numbers
+    by_output: bool = False  # coordinate of feature f and output k: k i + f, otherwise f o + k
 
 
 class FactorSweep(NamedTuple):
@@ -54,6 +75,9 @@ def factor_sweep(
     progress: Tensor | None = None,
     schedule: Tensor | None = None,
     kind: Tensor | None = None,
+    lr_schedule: Tensor | None = None,
+    lr_kind: Tensor | None = None,
+    random: RandomSteps | None = None,
     group: Tensor | None = None,
     operator: Callable[..., tuple[Tensor, ...]] | None = None,
 ) -> FactorSweep:
@@ -64,7 +88,8 @@ def factor_sweep(
     with weight decay 2 lam / D on every factor (Ziyin & Wang 2023; Kolb et al. 2025). With
     ``group`` the coordinates of a group share f_2 ... f_D, their gates, and the penalty is ``lam
     ||w_group||_2^{2/D}`` (D-Gating): every coordinate holds a copy of them, and all copies take the
-    step of the sum of their gradients, so start them equal. A replica alone gives the same bits as
+    step of the sum of their gradients, so start them equal. With ``random`` steps see minibatches
+    and noise. A replica alone gives the same bits as
     in a sweep of the same dtype on the same processor. Inputs are not changed and no gradient
     flows. A CUDA kernel looks at a request to cancel only when it starts.
 
@@ -84,6 +109,9 @@ def factor_sweep(
         progress: (2,) int64; the kernel adds replica steps to [0] and stops if [1] is set.
         schedule: (kinds, steps) factors of lam for the steps to do; constant if left out.
         kind: (B,) int64, row of the schedule; 0 if left out.
+        lr_schedule: (kinds, steps) factors of lr for the steps to do; constant if left out.
+        lr_kind: (B,) int64, row of it; 0 if left out.
+        random: minibatches, label noise and gradient noise; none if left out.
         group: (d,) int64, the first coordinate of each one's group; groups lie together, and a
             coordinate that is not factored is one of its own.
         operator: what computes; `symfast.reference.factor_sweep` to compare it with the kernel.
@@ -115,14 +143,8 @@ def factor_sweep(
         velocity = torch.zeros_like(factors)
     if progress is None:
         progress = depth.new_zeros(2)
-    if schedule is None:
-        schedule = factors.new_ones(1, steps)
-    if kind is None:
-        kind = torch.zeros_like(depth)
     if group is None:
         group = depth.new_zeros(0)
-    if schedule.ndim != 2 or schedule.shape[1] != steps:
-        raise ValueError(f"schedule must have shape (kinds, {steps})")
     with torch.no_grad():
         found = (operator or torch.ops.symfast.factor_sweep.default)(
             gram,
@@ -132,9 +154,10 @@ def factor_sweep(
             depth,
             factored,
             *rates,
-            schedule.to(factors),
-            kind,
+            *_schedule(factors, "schedule", schedule, kind, steps),
+            *_schedule(factors, "lr_schedule", lr_schedule, lr_kind, steps),
             group,
+            *_random(factors, random),
             tol,
             check_every,
             progress,
@@ -192,6 +215,37 @@ def _per_replica(like: Tensor, name: str, x: Tensor | float) -> Tensor:
     return value.expand(len(like))
 
 
+def _schedule(
+    like: Tensor, name: str, schedule: Tensor | None, kind: Tensor | None, steps: int
+) -> tuple[Tensor, Tensor]:
+    """Factors (kinds, steps) of a rate, and the row (B,) of every replica; constant by default."""
+    if schedule is None:
+        schedule = like.new_ones(1, steps)
+    if kind is None:
+        kind = torch.zeros(len(like), dtype=torch.int64, device=like.device)
+    if schedule.ndim != 2 or schedule.shape[1] != steps:
+        raise ValueError(f"{name} must have shape (kinds, {steps})")
+    return schedule.to(like), kind
+
+
+def _random(
+    like: Tensor, random: RandomSteps | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor, bool, int]:
+    """The operator's x, y, noise (2, B), draws (3, B), by_output and first_step."""
+    if random is None:
+        d = like.shape[2]
+        none = torch.zeros(3, 0, dtype=torch.int64, device=like.device)
+        x, y = like.new_zeros(0, d), like.new_zeros(0, 1)
+        return x, y, like.new_zeros(2, 0), none, False, 0
+    noise = [
+        _per_replica(like, name, getattr(random, name))
+        for name in ("label_noise", "gradient_noise")
+    ]
+    draws = torch.stack([random.seed, random.cell, random.batch]).to(like.device)
+    arrays = random.x.to(like), random.y.to(like), torch.stack(noise), draws
+    return *arrays, random.by_output, random.first_step
+
+
 def _factor_sweep_fake(
     gram: Tensor,
     linear: Tensor,
@@ -204,7 +258,15 @@ def _factor_sweep_fake(
     lam: Tensor,
     schedule: Tensor,
     kind: Tensor,
+    lr_schedule: Tensor,
+    lr_kind: Tensor,
     group: Tensor,
+    x: Tensor,
+    y: Tensor,
+    noise: Tensor,
+    draws: Tensor,
+    by_output: bool,
+    first_step: int,
     tol: float,
     check_every: int,
     progress: Tensor,

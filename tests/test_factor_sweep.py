@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Laws of the product-factor sweep: discrete identities, closed forms, kernel = reference."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -32,11 +34,8 @@ def inputs(replicas: int, slots: int, d: int, dtype: torch.dtype) -> dict[str, T
 
 
 def run_reference(x: dict[str, Tensor], steps: int, tol: float, check_every: int) -> FactorSweep:
-    order = ("gram", "linear", "factors", "velocity", "depth", "factored", "lr", "momentum", "lam")
-    progress, none = torch.zeros(2, dtype=torch.int64), torch.zeros(0, dtype=torch.int64)
-    schedule = x.get("schedule", x["lr"].new_ones(1, steps))
-    tables = schedule, x.get("kind", torch.zeros_like(x["depth"])), x.get("group", none)
-    return FactorSweep(*reference(*(x[k] for k in order), *tables, tol, check_every, progress))
+    numbers: dict[str, Any] = {"steps": steps, "tol": tol, "check_every": check_every}
+    return factor_sweep(**x, **numbers, operator=reference)
 
 
 def scalar_problem(z: Tensor, depth: int, lam: float) -> Tensor:
@@ -273,38 +272,3 @@ def test_bad_input_is_refused_in_words(change: dict[str, object], sentence: str)
     arguments = inputs(5, 2, 3, torch.float64) | {"steps": 3} | change
     with pytest.raises(ValueError, match=sentence):
         factor_sweep(**arguments)  # type: ignore[arg-type]
-
-
-@needs_kernels
-@pytest.mark.parametrize(
-    ("position", "value"),
-    [
-        (0, torch.ones(2, 2, dtype=torch.float64)),
-        (3, torch.ones(5, 2, 2, dtype=torch.float64)),
-        (4, torch.full((5,), 9)),
-        (4, torch.ones(5)),
-        (5, torch.ones(3)),
-        (6, torch.ones(4, dtype=torch.float64)),
-        (9, -1),
-        (11, 0),
-        (12, torch.zeros(1, dtype=torch.int64)),
-    ],
-)
-def test_operator_protects_memory(position: int, value: object) -> None:
-    """The operator itself, reached without the public function, raises too."""
-    x, order = inputs(5, 2, 3, torch.float64), "gram linear factors velocity depth factored"
-    arguments: list[object] = [x[k] for k in [*order.split(), "lr", "momentum", "lam"]]
-    arguments += [3, 0.0, 10, torch.zeros(2, dtype=torch.int64)]
-    arguments[position] = value
-    with pytest.raises(RuntimeError, match="factor_sweep"):
-        torch.ops.symfast.factor_sweep.default(*arguments)
-
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_opcheck(dtype: torch.dtype) -> None:
-    x, order = inputs(5, 3, 4, dtype), "gram linear factors velocity depth factored"
-    arguments: list[object] = [x[k] for k in [*order.split(), "lr", "momentum", "lam"]]
-    none = torch.zeros(0, dtype=torch.int64)
-    arguments += [torch.ones(1, 7, dtype=dtype), torch.zeros(5, dtype=torch.int64), none]
-    arguments += [0.0, 3, torch.zeros(2, dtype=torch.int64)]
-    torch.library.opcheck(torch.ops.symfast.factor_sweep.default, tuple(arguments))

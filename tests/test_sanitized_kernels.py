@@ -93,7 +93,7 @@ def test_kernels_are_clean_under(
 
 def test_a_lost_barrier_in_a_recorded_call_is_found(tmp_path: Path) -> None:
     """What keeps the tests above from passing for want of looking."""
-    edit = "factor_sweep.cuh:__syncthreads();\n      T* const swapped=>T* const swapped"
+    edit = "factor_sweep.cuh:__syncthreads();\n      w.swap()=>w.swap()"
     program = emulated.Build(
         ("factor_sweep.cpp", "program.cpp"), sanitizer="thread", program=True, edit=edit
     ).make()

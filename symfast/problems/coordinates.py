@@ -28,6 +28,9 @@ class Coordinates:
     group: Tensor  # (p,) int64, first coordinate of each one's group; (0,) without gates
     rotation: Tensor | None  # (d, d), [O, O_perp]
     order: Tensor  # (p,), which entry of the row-major matrix a coordinate is
+    x: Tensor  # (n, d), data in these coordinates
+    y: Tensor  # (n, o)
+    by_output: bool  # coordinate of feature f and output k: k d + f, otherwise f o + k
 
     def theta(self, w: Tensor) -> Tensor:
         """Weights (B, p), row-major, of coordinates (B, p)."""
@@ -77,7 +80,10 @@ def coordinates(X: Tensor, y: Tensor, frame: Tensor | None, per: Per) -> Coordin
         group = (size.cumsum(0) - size)[number]
     full = torch.kron(gram, torch.eye(o, dtype=gram.dtype))[order][:, order].contiguous()
     factored = torch.arange(d * o) < k * o
-    return Coordinates(full, linear.flatten()[order], factored, group, rotation, order)
+    if per != "element" and not isinstance(per, str):  # labels put the features in another order
+        rotated = rotated[:, order[::o] // o]
+    data = rotated.contiguous(), y.contiguous(), per == "column"
+    return Coordinates(full, linear.flatten()[order], factored, group, rotation, order, *data)
 
 
 def check_data(X: Tensor, y: Tensor) -> None:

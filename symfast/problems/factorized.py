@@ -9,16 +9,17 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from symfast.factor_sweep import MAX_DEPTH, factor_sweep
+from symfast.factor_sweep import MAX_DEPTH
 from symfast.problems.coordinates import Coordinates, Per, check_data, coordinates
-from symfast.problems.factor_start import PENALTIES, Init, first_factors, penalty_schedule
+from symfast.problems.factor_start import Init, first_factors
+from symfast.problems.factor_train import OPTIONS, factor_axes, train_factors
 from symfast.problems.order_parameters import SUPPORT
 from symfast.problems.problem import FINISHED, Axis, Replicas, State, Stretch, data_hash
 
 
 @dataclass(frozen=True, eq=False)
 class Factorized:
-    """Least squares whose weights are products of D factors, trained by SGD with weight decay.
+    """Least squares through products of D factors, trained by SGD with momentum and decay.
 
     ``1/(2n) ||X w - y||^2 + lam ||w||_{2/D}^{2/D}``, w = f_1 ... f_D per coordinate: the Lasso for
     D = 2, ridge for D = 1. With groups the factors f_2 ... f_D are gates, one for each group, and
@@ -30,7 +31,14 @@ class Factorized:
     here, cell by cell. Data are kept in float64.
 
     ``penalty_schedule`` lets lam fade: constant, harmonic, quadratic or geometric in epochs of
-    ``epoch`` steps (PILoT, Jacobs & Burkholz, ICLR 2025).
+    ``epoch`` steps (PILoT, Jacobs & Burkholz, ICLR 2025); ``schedule`` is the learning rate's.
+
+    A step takes all samples through their Gram matrix, or with ``batch_size`` or ``label_noise``
+    rows of the data: minibatches are drawn with replacement from (seed, step) alone, so cells of
+    one seed see the same data, noise from (seed, cell, step). ``label_noise`` is the standard
+    deviation of what is added to the targets, ``gradient_noise`` of what is added to the gradient
+    with respect to the trained coordinates w; the factors receive both through w, so the mirrors
+    stay. The rule is SGD: under AdamW the decay of the factors would be no penalty of w.
 
     Args:
         X: (n, d) data. Columns should be of similar size: standardise them.
@@ -116,15 +124,8 @@ class Factorized:
 
     @property
     def axes(self) -> Mapping[str, Axis]:
-        """Depth, start, step size, momentum, and penalty weight lam with its schedule."""
-        return {
-            "depth": Axis(self.depths, low=1, high=MAX_DEPTH, integer=True),
-            "penalty_schedule": Axis("constant", choices=PENALTIES),
-            "scale": Axis(self.scale),
-            "lr": Axis(0.1),
-            "momentum": Axis(0.9),
-            "weight_decay": Axis(0.0),
-        }
+        """Depth, start, rates with their schedules, batch size (0: all samples), and noise."""
+        return factor_axes(self.depths, self.scale)
 
     @property
     def options(self) -> Mapping[str, Any]:
@@ -133,7 +134,7 @@ class Factorized:
         Once max |dw| between two checks, every ``check_every`` steps, is below ``tol``; steps of an
         ``epoch`` of the schedule; ``ratio`` of a geometric one.
         """
-        return {"tol": 0.0, "check_every": 100, "epoch": 100, "ratio": 0.95}
+        return OPTIONS
 
     @property
     def replica_bytes(self) -> int:
@@ -176,29 +177,9 @@ class Factorized:
         """Run the persistent kernel on the replicas that have neither converged nor diverged."""
         alive = (state["status"] == FINISHED).nonzero().flatten()
         stretch.progress[0] += stretch.steps * (len(replicas) - len(alive))
-        like, cells = state["w"], replicas.select(alive.cpu()).cells
         if len(alive) == 0:
             return state
-        options = {**self.options, **stretch.options}
-        epoch, ratio = options.pop("epoch"), options.pop("ratio")
-        with stretch.counter(like.device) as counter:
-            found = factor_sweep(
-                self.gram.to(like),
-                self.linear.to(like),
-                state["factors"][alive],
-                velocity=state["velocity"][alive],
-                depth=cells["depth"].to(like.device, torch.int64),
-                factored=self.factored.to(like.device),
-                group=self.at.group.to(like.device),
-                lr=cells["lr"].to(like),
-                momentum=cells["momentum"].to(like),
-                lam=cells["weight_decay"].to(like),
-                schedule=penalty_schedule(stretch, epoch, ratio).to(like),
-                kind=cells["penalty_schedule"].to(like.device, torch.int64),
-                steps=stretch.steps,
-                progress=counter,
-                **options,
-            )
+        found = train_factors(self.at, state, replicas.select(alive.cpu()), stretch, alive)
         state["steps"][alive] += found.steps
         names = {"w": found.weight, "factors": found.factors, "velocity": found.velocity}
         for name, x in (names | {"residual": found.residual, "status": found.status}).items():

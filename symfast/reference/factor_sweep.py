@@ -4,6 +4,8 @@
 import torch
 from torch import Tensor
 
+from symfast.reference.factor_samples import Gradients, Samples
+
 #: Values of the ``status`` output, as in csrc/factor_sweep.h.
 FINISHED, CONVERGED, DIVERGED, CANCELLED = range(4)
 
@@ -44,7 +46,15 @@ def factor_sweep(
     lam: Tensor,
     schedule: Tensor,
     kind: Tensor,
+    lr_schedule: Tensor,
+    lr_kind: Tensor,
     group: Tensor,
+    x: Tensor,
+    y: Tensor,
+    noise: Tensor,
+    draws: Tensor,
+    by_output: bool,
+    first_step: int,
     tol: float,
     check_every: int,
     progress: Tensor,
@@ -53,7 +63,9 @@ def factor_sweep(
 
     With w = prod_j f_j, g = Gram w - c and c_j = 2 lam / D, every step does for every factor
     ``v_j = m v_j + g prod_{e != j} f_e + c_j f_j``, ``f_j = f_j - lr v_j``: torch's SGD with
-    coupled decay on ``1/2 w^T Gram w - c^T w + lam ||w||_{2/D}^{2/D}``, lam times the schedule.
+    coupled decay on ``1/2 w^T Gram w - c^T w + lam ||w||_{2/D}^{2/D}``, lam and lr times their
+    schedules. With a batch size or label noise the gradient is that of rows of the data, ``1/B
+    sum_s x_s (x_s . w - y_s - sigma z_s)``, and gradient noise adds ``sigma' z`` to it.
     With gates a group of coordinates has f_1 .. f_{D-1} in common: all its copies take the step of
     the sum of their gradients. See `symfast.factor_sweep.factor_sweep` for the arguments. Source:
     Ziyin & Wang 2023 (D = 2), Kolb et al. 2025 (D > 2).
@@ -70,7 +82,15 @@ def factor_sweep(
         lam: (B,).
         schedule: (kinds, steps), factors of lam.
         kind: (B,) int64, row of the schedule.
+        lr_schedule: (kinds, steps), factors of lr.
+        lr_kind: (B,) int64, row of it.
         group: (d,) int64, first coordinate of the group; (0,) without gates.
+        x: (n, i) data in these coordinates, d = i o; looked at by replicas with samples only.
+        y: (n, o).
+        noise: (2, B), standard deviations of label and gradient noise, or (2, 0) without any.
+        draws: (3, B) int64: seed, cell, batch size, 0 for all samples in order; or (3, 0).
+        by_output: whether coordinate (f, o) is o i + f instead of f o + o'.
+        first_step: number of the first step, which keys the random numbers.
         tol: stop a replica when max |dw| between two checks is below it; 0 never stops.
         check_every: steps between two checks.
         progress: (2,) int64; [0] grows by the replica steps done, [1] != 0 cancels.
@@ -88,18 +108,23 @@ def factor_sweep(
     w = leave_one_out(f)[1]
     out_w, out_f, out_v = w.clone(), factors.clone(), velocity.clone()
     residual, status, used = torch.full_like(lr, torch.inf), depth * 0 + FINISHED, depth * 0
+    if noise.shape[1] == 0:
+        noise, draws = lr.new_zeros(2, len(lr)), depth.new_zeros(3, len(lr))
+    samples = Samples(x, y, noise, draws, by_output)
     alive, done, steps = torch.arange(len(lr), device=lr.device), 0, schedule.shape[1]
     while done < steps and len(alive):
         if progress[1]:
             status[alive] = CANCELLED
             break
         before, chunk = w, min(check_every, steps - done)
-        eta, inertia = lr[alive][:, None, None], momentum[alive][:, None, None]
+        eta, inertia = lr[alive], momentum[alive][:, None, None]
         mask, coupled = active[alive], decay[alive][:, None, :]
+        gradients = Gradients(gram, linear, samples.select(alive))
         for step in range(done, done + chunk):
             factor = schedule[kind[alive], step][:, None, None]
-            gradient = (w @ gram - linear)[:, None, :]
-            f, v, w = _step(gradient, f, v, group, mask, eta, inertia, coupled * factor)
+            rate = (eta * lr_schedule[lr_kind[alive], step])[:, None, None]
+            gradient = gradients(w, first_step + step)[:, None, :]
+            f, v, w = _step(gradient, f, v, group, mask, rate, inertia, coupled * factor)
         done += chunk
         progress[0] += chunk * len(lr)
         residual[alive], status[alive] = _judge(w, before, tol)

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from symfast.extras import need
-from symfast.problems.problem import Axis, Problem, Replicas
+from symfast.problems.problem import Problem, Replicas
 from symfast.problems.theory import predictions
-from symfast.sweep.grid import Grid, Values, grid_of
+from symfast.sweep.grid import Grid, Values, axis_name, grid_of
 from symfast.sweep.result import SweepResult
 from symfast.sweep.train import Progress, Trainer
 
@@ -127,7 +127,7 @@ def split_keywords(
     """
     axes, options, given = problem.axes, dict(problem.options), {}
     for name, value in keywords.items():
-        known = _alias(axes, name)
+        known = axis_name(axes, name)
         if known in given:
             raise TypeError(f"{name} and {known} are the same axis; give one of them")
         if known in axes:
@@ -139,12 +139,6 @@ def split_keywords(
             kind = type(problem).__name__
             raise TypeError(f"{kind} has no axis or option called {name!r}; it has {there}")
     return given, options
-
-
-def _alias(axes: Mapping[str, Axis], name: str) -> str:
-    """What ``noise`` means for a problem."""
-    kinds = [kind for kind in ("label_noise", "gradient_noise") if kind in axes]
-    return kinds[0] if name == "noise" and kinds else name
 
 
 def _option(name: str, value: Any, default: Any) -> Any:

@@ -2,7 +2,7 @@
 """The cells of a sweep: every combination of hyperparameters, each with every seed."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -83,6 +83,22 @@ class Grid:
     def describe(self) -> dict[str, list[Any]]:
         """Axes as plain lists, for a manifest."""
         return {name: list(axis) for name, axis in self.axes.items()} | {"seeds": list(self.seeds)}
+
+
+def axis_name(axes: Collection[str], name: str) -> str:
+    """Return the axis a name means: ``noise`` is label noise, or gradient noise without labels'.
+
+    Args:
+        axes: names of a problem's axes.
+        name: what a user wrote.
+
+    Example:
+        >>> from symfast.sweep.grid import axis_name
+        >>> axis_name(["lr", "gradient_noise"], "noise"), axis_name(["lr"], "lr")
+        ('gradient_noise', 'lr')
+    """
+    kinds = [kind for kind in ("label_noise", "gradient_noise") if kind in axes]
+    return kinds[0] if name == "noise" and kinds else name
 
 
 def grid_of(

@@ -6,6 +6,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from symfast.sweep.grid import axis_name
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -111,7 +113,8 @@ class SweepResult:
     ) -> "Figure":
         """Draw one column over one hyperparameter (seeds as a band) or over two (a heat map).
 
-        What theory predicts in closed form is drawn dashed into curves.
+        What theory predicts in closed form is drawn dashed into curves. "noise" names the axis that
+        it is in `symfast.sweep`.
 
         Args:
             metric: a column of the table, such as "sparsity".
@@ -133,10 +136,11 @@ class SweepResult:
         """
         from symfast.sweep.plot import curves, heat_map
 
-        x = x or self._across()
+        x = axis_name(self.axes, x) if x else self._across()
         if y is not None:
-            return heat_map(self.table, metric, x, y)
-        return curves(self.table, metric, x, hue or self._hue(x), self.theory)
+            return heat_map(self.table, metric, x, axis_name(self.axes, y))
+        hue = axis_name(self.axes, hue) if hue else self._hue(x)
+        return curves(self.table, metric, x, hue, self.theory)
 
     def _across(self) -> str:
         """What the horizontal axis shows unless told otherwise."""

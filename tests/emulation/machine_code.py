@@ -80,6 +80,7 @@ KERNELS: dict[str, Callable[[list[str]], Traits]] = {
     "update_kernel": _update,
     "sweep_by_team": lambda _: Traits(threads=128),
     "sweep_by_block": lambda _: Traits(),
+    "sweep_by_samples": lambda _: Traits(threads=128),
     "train_replica": lambda _: Traits(threads=128),
     "sum_partials": lambda _: Traits(),
     "write_table": lambda _: Traits(),
@@ -93,6 +94,7 @@ PARAMETERS: dict[str, tuple[Callable[[int], str], ...]] = {
     "factor_multiply": ("depth {}".format, ("", "gradients").__getitem__),
     "sweep_by_team": (str, str),  # depth, threads of a team
     "sweep_by_block": (str,),
+    "sweep_by_samples": (str,),
     "train_replica": (("global", "shared").__getitem__,),
     "update_kernel": (("sgd", "adam").__getitem__,),
 }

@@ -11,16 +11,26 @@ from family import Call, Family, Tensors, structure, untouched
 from symfast.reference.factor_sweep import factor_sweep
 
 POINTERS = (
-    "gram", "linear", "factored", "depth", "lr", "momentum", "lam", "schedule", "kind", "group",
-    "weight", "factors", "velocity", "steps_used", "residual", "status", "progress",
+    "gram", "linear", "factored", "depth", "lr", "momentum", "lam", "schedule", "kind",
+    "lr_schedule", "lr_kind", "group", "weight", "factors", "velocity", "steps_used", "residual",
+    "status", "progress", "x", "y", "label_noise", "gradient_noise", "seed", "cell", "batch",
 )  # fmt: skip
-SIZES = ("kinds", "replicas", "d", "max_depth", "steps", "check_every")
+#: Null pointers where there are no gates, and no random numbers.
+GATES, RANDOM = ("group",), ("x", "y", "label_noise", "gradient_noise", "seed", "cell", "batch")
+FIRST_STEP = 5
+SHAPE = ("samples", "inputs", "outputs", "by_output", "first_step")  # by_output: a byte, padded
+SIZES = ("kinds", "lr_kinds", "replicas", "d", "max_depth", "steps", "check_every")
 WRITTEN = ("weight", "factors", "velocity", "steps_used", "residual", "status")
 SHARED = 48 * 1024
 
 
-def problem(replicas: int, slots: int, d: int, dtype: torch.dtype, gated: bool = False) -> Tensors:
-    """Random depths, rates and two schedules of 200 steps; gated in groups of about three."""
+def problem(
+    replicas: int, slots: int, d: int, dtype: torch.dtype, gated: bool = False, random: bool = False
+) -> Tensors:
+    """Random depths, rates and schedules of 200 steps; gated in groups of about three.
+
+    If random, every third replica has no random numbers, the others minibatches, noise or both.
+    """
     X = torch.randn(4 * d + 1, d, dtype=torch.float64)
     x = {
         "gram": X.T @ X / len(X),
@@ -31,11 +41,15 @@ def problem(replicas: int, slots: int, d: int, dtype: torch.dtype, gated: bool =
         "factors": 0.5 + 0.5 * torch.randn(replicas, slots, d, dtype=torch.float64),
         "velocity": 0.01 * torch.randn(replicas, slots, d, dtype=torch.float64),
     }
-    x = {name: value.to(dtype) for name, value in x.items()}
+    if random:
+        x |= samples(replicas, d)
+    x = {name: v.to(dtype) if v.is_floating_point() else v for name, v in x.items()}
     x["factored"] = torch.rand(d) > 0.3
     x["depth"] = torch.randint(1, slots + 1, (replicas,))
     x["schedule"] = torch.stack([torch.ones(200), torch.linspace(2, 0, 200)]).to(dtype)
     x["kind"] = torch.arange(replicas) % 2
+    x["lr_schedule"] = torch.stack([torch.ones(200), torch.linspace(1, 0, 200)]).to(dtype)
+    x["lr_kind"] = torch.arange(replicas) // 2 % 2
     x["group"] = torch.zeros(0, dtype=torch.int64)
     if gated:
         begins = torch.rand(d) < 0.3
@@ -47,20 +61,35 @@ def problem(replicas: int, slots: int, d: int, dtype: torch.dtype, gated: bool =
     return x
 
 
+def samples(replicas: int, d: int) -> Tensors:
+    """Data of as many outputs as divide d, at most three, and the draws of every replica."""
+    outputs = max(o for o in (1, 2, 3) if d % o == 0)
+    number = torch.arange(replicas)
+    return {
+        "x": torch.randn(37, d // outputs, dtype=torch.float64),
+        "y": torch.randn(37, outputs, dtype=torch.float64),
+        "label_noise": torch.tensor([0.0, 0.5], dtype=torch.float64)[number // 3 % 2],
+        "gradient_noise": torch.tensor([0.0, 0.0, 0.3], dtype=torch.float64)[number % 3],
+        "seed": number % 4 + 2**40,
+        "cell": number * 11,
+        "batch": torch.tensor([0, 7, 0, 0, 40, 3])[number % 6],
+    }
+
+
 def launch(x: Tensors, steps: int, tol: float, emulator: emulated.Emulator) -> None:
     """One sweep on the tensors given."""
     (replicas, slots, d), dtype = x["factors"].shape, x["factors"].dtype
     kind = ctypes.c_double if dtype == torch.float64 else ctypes.c_float
     fields = [(name, ctypes.c_void_p) for name in POINTERS]
-    fields += [(name, ctypes.c_int64) for name in SIZES]
+    fields += [(name, ctypes.c_int64) for name in (*SHAPE, *SIZES)]
     emulator.start()
-    schedule = x["schedule"][:, :steps].contiguous()
-    pointed = x | {"schedule": schedule}
-    addresses = [emulator.allow(name, pointed[name]) for name in POINTERS]
-    if len(x["group"]) == 0:
-        addresses[POINTERS.index("group")] = 0
-    sizes = len(schedule), replicas, d, slots, steps, 10
-    call = structure([*fields, ("tol", kind)])(*addresses, *sizes, tol)
+    pointed = x | {k: x[k][:, :steps].contiguous() for k in ("schedule", "lr_schedule")}
+    absent = (() if len(x["group"]) else GATES) + (() if "x" in x else RANDOM)
+    addresses = [0 if name in absent else emulator.allow(name, pointed[name]) for name in POINTERS]
+    shape = (len(x["x"]), x["x"].shape[1], x["y"].shape[1]) if "x" in x else (0, 0, 0)
+    shape += (int("by_output" in x), FIRST_STEP)
+    sizes = len(x["schedule"]), len(x["lr_schedule"]), replicas, d, slots, steps, 10
+    call = structure([*fields, ("tol", kind)])(*addresses, *shape, *sizes, tol)
     emulator.call("emulated_factor_sweep", call, SHARED)
 
 
@@ -81,8 +110,15 @@ def expected(x: Tensors, steps: int, tol: float) -> Tensors:
     """The same by the reference."""
     order = ("gram", "linear", "factors", "velocity", "depth", "factored", "lr", "momentum", "lam")
     progress, schedule = torch.zeros(2, dtype=torch.int64), x["schedule"][:, :steps]
-    tables = schedule, x["kind"], x["group"]
-    found = factor_sweep(*(x[k] for k in order), *tables, tol, 10, progress)
+    tables = schedule, x["kind"], x["lr_schedule"][:, :steps], x["lr_kind"], x["group"]
+    if "x" in x:
+        noise = torch.stack([x["label_noise"], x["gradient_noise"]])
+        random = x["x"], x["y"], noise, torch.stack([x["seed"], x["cell"], x["batch"]])
+    else:
+        none = x["gram"].new_zeros(2, 0), torch.zeros(3, 0, dtype=torch.int64)
+        random = x["gram"], x["linear"][:, None], *none
+    numbers = "by_output" in x, FIRST_STEP, tol, 10
+    found = factor_sweep(*(x[k] for k in order), *tables, *random, *numbers, progress)
     return dict(zip(WRITTEN, found, strict=True)) | {"progress": progress}
 
 
@@ -93,11 +129,13 @@ def widened(x: Tensors) -> Tensors:
 
 def call(
     shape: tuple[int, int, int], steps: int, dtype: torch.dtype, offset: int, lr: float = 0,
-    gated: bool = False,
+    gated: bool = False, random: bool = False, by_output: bool = False,
 ) -> Call:  # fmt: skip
     """Replicas, slots and weights of each; a large ``lr`` for the third replica, which diverges."""
     torch.manual_seed(sum(shape))
-    x = problem(*shape, dtype, gated)
+    x = problem(*shape, dtype, gated, random)
+    if by_output:
+        x["by_output"] = torch.ones(1)
     if lr:
         x["lr"][2], x["depth"][2] = lr, 2
     for name in POINTERS:
@@ -108,7 +146,7 @@ def call(
     return Call(
         partial(run, x, steps, tol),
         lambda: {k: v for k, v in expected(widened(x), steps, tol).items() if k in wanted},
-        2,
+        3 if random else 2,
     )
 
 
@@ -119,8 +157,9 @@ def huge() -> Call:
     some = problem(4, slots, d, torch.float32)  # a block holds four
 
     def launched(emulator: emulated.Emulator) -> Tensors:
-        x = {k: some[k] for k in ("gram", "linear", "factored", "schedule", "group")}
-        whole_numbers = ("depth", "kind", "steps_used", "status")
+        shared = ("gram", "linear", "factored", "schedule", "lr_schedule", "group")
+        x = {k: some[k] for k in shared}
+        whole_numbers = ("depth", "kind", "lr_kind", "steps_used", "status")
         for name in ("lr", "momentum", "lam", "residual", *whole_numbers):
             whole = name in whole_numbers
             x[name] = untouched(replicas, dtype=torch.int64 if whole else torch.float32)
@@ -128,7 +167,8 @@ def huge() -> Call:
         for name in ("factors", "velocity"):
             x[name] = untouched(replicas, slots, d, dtype=torch.float32)
         first = (replicas - 1) // 4 * 4
-        for name in ("lr", "momentum", "lam", "depth", "kind", "factors", "velocity"):
+        per = "lr", "momentum", "lam", "depth", "kind", "lr_kind", "factors", "velocity"
+        for name in per:
             x[name][first:] = some[name][: replicas - first]
         x["progress"] = torch.zeros(2, dtype=torch.int64)
         launch(x, 10, 0.0, emulator)
@@ -142,6 +182,8 @@ def huge() -> Call:
 
 FEW = [(9, 4, 13), (5, 3, 32), (5, 1, 8), (2, 4, 100)]
 GATED = [(5, 2, 1), (3, 4, 13), (2, 6, 40), (2, 2, 271)]
+RANDOM_SHAPES = [(1, 2, 1), (13, 4, 13), (9, 3, 32), (6, 5, 40), (6, 2, 270)]
+RANDOM_FEW = [(9, 4, 13), (6, 2, 100)]
 SHAPES = [(1, 2, 1), (33, 4, 13), (7, 6, 3), (9, 3, 32), (5, 1, 8), (3, 2, 40), (2, 4, 270)]
 FAMILY = Family(
     source="factor_sweep.cpp",
@@ -150,16 +192,28 @@ FAMILY = Family(
     | {f"gated {s}": partial(call, s, 15 if s[2] > 100 else 45, gated=True) for s in GATED}
     | {f"few steps {s}": partial(call, s, 3) for s in FEW}
     | {"few steps, gated": partial(call, (2, 2, 100), 3, gated=True)}
+    | {f"random {s}": partial(call, s, 15, random=True) for s in RANDOM_SHAPES}
+    | {f"random {s} by output": partial(call, s, 15, random=True, by_output=True)
+       for s in RANDOM_SHAPES[3:]}
+    | {f"random, gated {s}": partial(call, s, 15, random=True, gated=True) for s in GATED}
+    | {f"random, few steps {s}": partial(call, s, 3, random=True) for s in RANDOM_FEW}
+    | {"random, few steps, gated": partial(call, (6, 2, 100), 3, random=True, gated=True)}
     | {f"diverging, d = {d}": partial(call, (5, 2, d), 40, lr=1e3) for d in (10, 40)},
     tolerance={torch.float64: 5000, torch.float32: 300},
     planted=(
-        ("factor_sweep.cuh:__syncthreads();\n      T* const swapped=>T* const swapped",
-         "(2, 4, 270)"),
-        ("factor_sweep.cuh:  }\n  __syncthreads();\n  for=>  }\n  for", "gated (2, 2, 271)"),
+        ("factor_sweep.cuh:__syncthreads();\n      w.swap()=>w.swap()", "(2, 4, 270)"),
+        ("factor_sweep.cuh:  }\n    __syncthreads();\n    step_gates=>  }\n    step_gates",
+         "gated (2, 2, 271)"),
+        ("factor_samples.cuh:__syncthreads();\n      add_tile=>add_tile", "random (6, 2, 270)"),
+        ("factor_samples.cuh:rows[s] * inputs=>rows[0] * inputs", "random (13, 4, 13)"),
+        ("factor_samples.cuh:start * shape.outputs + i=>i", "random (6, 2, 270)"),
         ("factor_sweep.cuh:lane < a.d;=>true;", "(33, 4, 13)"),
         ("factor_sweep.cuh:lane ^ j;=>j;", "(33, 4, 13)"),
     ),
     huge=huge,
-    sanitized=(*(f"few steps {s}" for s in FEW), "few steps, gated"),
+    sanitized=(
+        *(f"few steps {s}" for s in FEW), "few steps, gated",
+        *(f"random, few steps {s}" for s in RANDOM_FEW), "random, few steps, gated",
+    ),
     threads=(128, 256),  # the grid of teams is made for at least 128
 )  # fmt: skip
