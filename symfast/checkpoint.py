@@ -167,7 +167,7 @@ def _open_pickle(path: Path) -> Checkpoint:
             "holds more than tensors, and symfast never runs code of a file; save "
             f"model.state_dict() instead ({str(error).splitlines()[0]})",
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # damaged bytes fail in as many ways as there are bytes
         raise CheckpointError(path, f"is no readable torch.save file: {error}") from error
     tensors = _tensors(stored)
     if not tensors:

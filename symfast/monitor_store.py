@@ -73,6 +73,7 @@ def read_monitor(directory: str | Path) -> "pd.DataFrame":
 
     Raises:
         FileNotFoundError: if the directory holds no rows.
+        ValueError: if a file is damaged, or holds no rows of a monitored training.
 
     Example:
         >>> import tempfile
@@ -89,9 +90,26 @@ def read_monitor(directory: str | Path) -> "pd.DataFrame":
     files = [table] * table.exists() + _parts(directory)
     if not files:
         raise FileNotFoundError(f"{directory} holds neither {TABLE} nor parts of it")
-    rows = pd.concat([pd.read_parquet(file) for file in files], ignore_index=True)
+    rows = pd.concat([_read(file) for file in files], ignore_index=True)
     rows = rows.drop_duplicates(KEYS, keep="last")
     return rows.sort_values("step", kind="stable").reset_index(drop=True)
+
+
+def _read(path: Path) -> "pd.DataFrame":
+    """One file of rows, or an error that says which file it is."""
+    import pandas as pd
+    import pyarrow as pa
+
+    try:
+        rows = pd.read_parquet(path)
+    except FileNotFoundError:
+        raise
+    except (OSError, pa.ArrowException) as error:
+        raise ValueError(f"{path} is damaged ({error}); delete it to go on without it") from error
+    missing = [name for name in KEYS if name not in rows]
+    if missing:
+        raise ValueError(f"{path} has no column {missing[0]!r}: it is no file of monitored rows")
+    return rows
 
 
 def _parts(directory: Path) -> list[Path]:

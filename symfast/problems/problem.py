@@ -50,12 +50,14 @@ class Axis:
         """Return the value in its type.
 
         Raises:
-            ValueError: if it is out of range, not finite, or not one of the choices.
+            ValueError: if it is no number, out of range, not finite, or not one of the choices.
         """
         if self.choices:
             if value not in self.choices:
                 raise ValueError(f"{name} must be one of {', '.join(self.choices)}, not {value!r}")
             return str(value)
+        if isinstance(value, str):
+            raise ValueError(f"{name} must be a number, not {value!r}")
         number = float(value)
         if not math.isfinite(number) or number < 0 <= self.low:
             raise ValueError(f"{name} must be finite and not negative, got {value}")
@@ -127,6 +129,11 @@ class Problem(Protocol):
     other replicas, on their number or order, nor on how the steps are cut into stretches (bit for
     bit on one device and dtype). A replica that diverged keeps its last state, with status DIVERGED
     in ``state["status"]`` and the steps it took in ``state["steps"]``.
+
+    Example:
+        >>> import torch, symfast as sf
+        >>> isinstance(sf.problems.Factorized(torch.eye(2), torch.ones(2)), sf.problems.Problem)
+        True
     """
 
     @property

@@ -77,6 +77,9 @@ def read_sweep_file(path: str | Path) -> SweepFile:
     if strange:
         known = ", ".join(sorted(_SETTINGS | set(problem.options)))
         raise ValueError(f"{path}: [sweep] has no setting {strange[0]!r}; it has {known}")
+    for name in {"steps", "every", "chunk"} & set(settings):
+        if type(settings[name]) is not int:
+            raise ValueError(f"{path}: {name} must be a whole number, not {settings[name]!r}")
     if "dtype" in settings:
         settings["dtype"] = _dtype(settings["dtype"])
     axes = {name: _values(name, values) for name, values in content.get("axes", {}).items()}
@@ -95,7 +98,7 @@ def _problem(path: str, table: dict[str, Any]) -> Problem:
             f"{path}: kind must be one of {', '.join(kinds)}, not {kind!r}; "
             "a Module needs Python: use symfast.sweep"
         )
-    if data is None:
+    if not isinstance(data, str):
         raise ValueError(f'{path}: [problem] needs data, such as data = "diabetes"')
     if isinstance(table.get("depth"), list):
         table["depth"] = tuple(table["depth"])
@@ -125,7 +128,10 @@ def _values(name: str, values: Any) -> Any:
         return values
     if set(values) - {"scale"} != {"start", "stop", "count"}:
         raise ValueError(f"the range of {name} needs start, stop and count, and may have a scale")
-    start, stop, count = float(values["start"]), float(values["stop"]), int(values["count"])
+    numbers = [values[part] for part in ("start", "stop", "count")]
+    if any(isinstance(x, bool) or not isinstance(x, int | float) for x in numbers):
+        raise ValueError(f"the range of {name} needs numbers, not {numbers}")
+    start, stop, count = float(numbers[0]), float(numbers[1]), int(numbers[2])
     scale = values.get("scale", "linear")
     if scale not in ("linear", "log") or count < 1 or (scale == "log" and min(start, stop) <= 0):
         raise ValueError(f"the range of {name} must be linear, or log between positive numbers")

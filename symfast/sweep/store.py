@@ -44,7 +44,8 @@ class Store:
         >>> from symfast.sweep.store import Store
         >>> from symfast.sweep.train import Part
         >>> store = Store(tempfile.mkdtemp(), {"steps": 10}, rows=1, chunk=1)
-        >>> store.write(0, Part(pd.DataFrame({"loss": [0.5]}), None, None))
+        >>> rows = pd.DataFrame({"cell": [0], "seed": [0], "loss": [0.5]})
+        >>> store.write(0, Part(rows, None, None))
         >>> store.join()
         True
         >>> store.table().loss.tolist()
@@ -157,7 +158,7 @@ class Store:
 
     def _frame(self, whole: str, part: Any) -> pd.DataFrame:
         sources = self._sources(whole, part)
-        tables = [_without_weights(_read(path)) for path in sources]
+        tables = [_without_weights(_checked(path)) for path in sources]
         return pa.concat_tables(tables).to_pandas() if tables else self._empty()
 
     def _empty(self) -> pd.DataFrame:
@@ -215,6 +216,18 @@ def _read(path: Path) -> pa.Table:
         raise ValueError(
             f"{path} is damaged ({error}); delete it, and a rerun will compute it anew"
         ) from error
+
+
+def _checked(path: Path) -> pa.Table:
+    """One parquet file with the columns that every table of a sweep has."""
+    table = _read(path)
+    missing = [name for name in ("cell", "seed") if name not in table.column_names]
+    if missing:
+        raise ValueError(
+            f"{path} has no column {missing[0]!r}: it is no table of this sweep; delete it, and a "
+            "rerun will compute it anew"
+        )
+    return table
 
 
 def _without_weights(table: pa.Table) -> pa.Table:
