@@ -256,13 +256,14 @@ def write_outputs(result: "SweepResult", out: Path) -> None:
         >>> sorted(path.name for path in out.iterdir())
         ['report.html', 'sparsity.png']
     """
+    from symfast.files import write_whole
     from symfast.report.page import png_bytes
     from symfast.sweep.result import metrics
 
     out.mkdir(parents=True, exist_ok=True)
     there = metrics(result.table, result.axes)
     metric = "sparsity" if "sparsity" in there else there[0]
-    (out / f"{metric}.png").write_bytes(png_bytes(result.plot(metric)))
+    write_whole(out / f"{metric}.png", png_bytes(result.plot(metric)))
     result.to_html(out / "report.html")
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Files that appear whole or not at all."""
 
+import glob
 import json
 import math
 import os
@@ -38,6 +39,31 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     finally:
         fresh.unlink(missing_ok=True)
     _sync(path.parent)
+
+
+def write_whole(path: str | Path, content: str | bytes) -> None:
+    """Write a file, or replace it: whole or not at all, whenever the process is killed.
+
+    What killed processes of this machine left beside it is removed. What is no file (a device, a
+    pipe) is written to as it is.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> from symfast.files import write_whole
+        >>> path = pathlib.Path(tempfile.mkdtemp()) / "a"
+        >>> write_whole(path, "one")
+        >>> write_whole(path, b"two")
+        >>> path.read_text(), len(list(path.parent.iterdir()))
+        ('two', 1)
+    """
+    path, data = Path(path), content.encode() if isinstance(content, str) else content
+    if path.exists() and not path.is_file():
+        path.write_bytes(data)
+        return
+    path = path.resolve()  # a link stays a link
+    remove_orphans(path.parent, path.name)
+    with replacing(path) as file:
+        file.write(data)
 
 
 def create(path: Path, facts: dict[str, Any]) -> bool:
@@ -86,15 +112,16 @@ def read_json(path: Path) -> Any:
         raise ValueError(f"{path} cannot be read: {error}") from error
 
 
-def remove_orphans(directory: Path) -> None:
-    """Remove neighbour files whose process, on this machine, is dead.
+def remove_orphans(directory: Path, name: str | None = None) -> None:
+    """Remove neighbour files, of all files or of one, whose process on this machine is dead.
 
     Example:
         >>> import pathlib, tempfile
         >>> from symfast.files import remove_orphans
         >>> remove_orphans(pathlib.Path(tempfile.mkdtemp()))
     """
-    for path in directory.glob(f"*.{socket.gethostname()}.*{SUFFIX}"):
+    beginning = "*" if name is None else glob.escape(name)
+    for path in directory.glob(f"{beginning}.{socket.gethostname()}.*{SUFFIX}"):
         number = path.name.removesuffix(SUFFIX).rsplit(".", 1)[-1]
         if number.isdigit() and not _alive(int(number)):
             path.unlink(missing_ok=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from symfast.diagnosis import Diagnosis
 from symfast.extras import need
-from symfast.files import json_value
+from symfast.files import json_value, write_whole
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -82,7 +82,7 @@ class InspectReport:
         facts: dict[str, Any] = {"model": self.title, "seconds": self.seconds, "notes": self.notes}
         text = json.dumps(facts | {"groups": groups}, allow_nan=False)
         if path is not None:
-            Path(path).write_text(text, encoding="utf-8")
+            write_whole(path, text)
         return text
 
     def to_html(self, path: str | Path) -> Path:

@@ -14,7 +14,7 @@ from torch import nn
 from symfast.compress.record import CompressionProof
 from symfast.compress.workbench import first_line
 from symfast.extras import need
-from symfast.files import replacing
+from symfast.files import write_whole
 from symfast.find.graph import as_arguments
 
 
@@ -78,8 +78,7 @@ def write_weights(path: str | Path, model: nn.Module) -> None:
         name: value.detach().cpu().contiguous().clone()
         for name, value in model.state_dict().items()
     }
-    with replacing(Path(path)) as file:
-        file.write(save(state))
+    write_whole(path, save(state))
 
 
 def _write_program(path: Path, model: nn.Module, example_input: Any) -> list[str]:

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
+from symfast.files import write_whole
 from symfast.problems import SUPPORT
 from symfast.report.page import FigurePart, Part, TablePart, TextPart, facts, png_bytes, write_page
 from symfast.sweep.plot import COLOURS, band, new_figure
@@ -36,8 +37,8 @@ def write_demo(
 ) -> None:
     """Write ``sweep.png``, ``threshold.png`` and ``report.html`` into ``out``."""
     path, constraint = path_figure(result, lasso, names), threshold_figure(mirror)
-    (out / "sweep.png").write_bytes(png_bytes(path))
-    (out / "threshold.png").write_bytes(png_bytes(constraint))
+    write_whole(out / "sweep.png", png_bytes(path))
+    write_whole(out / "threshold.png", png_bytes(constraint))
     seeds = result.table.seed.nunique()
     verdicts = pd.DataFrame([vars(check) for check in checks])
     verdicts["holds"] = ["holds" if check.holds else "FAILS" for check in checks]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
+from symfast.files import write_whole
 from symfast.report.hover import HoverPart
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def write_page(
     page = environment.get_template("page.html.jinja").render(title=title, facts=facts, parts=parts)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page, encoding="utf-8")
+    write_whole(path, page)
     return path
 
 
