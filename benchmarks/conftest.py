@@ -1,9 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes what the benchmarks of a run found, and the limits of the machine, to results/."""
+"""Writes what the benchmarks of a run found, and the limits of the machine, to results/.
+
+After every file, so that whatever happens to the rest of a run takes nothing away. The seconds each
+file took are printed at the end.
+"""
 
 import json
 import re
+import time
+from collections.abc import Iterator
 from datetime import datetime, timezone
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +22,8 @@ from tables import FOUND
 from symfast.build import build_info
 
 RESULTS = Path(__file__).parent / "results"
+#: What each file of this run took.
+SECONDS: dict[str, float] = {}
 
 
 def processor() -> str:
@@ -24,8 +33,9 @@ def processor() -> str:
     return found[1].strip() if found else "unknown processor"
 
 
+@cache
 def machine() -> dict[str, Any]:
-    """The machine and its limits, measured now."""
+    """The machine and its limits, measured once in a run."""
     facts, threads = build_info(), torch.get_num_threads()
     stream = {f"{reads} read per written": stream_bandwidth(160, reads) for reads in (1, 2, 5)}
     peak = {
@@ -43,26 +53,48 @@ def machine() -> dict[str, Any]:
     }
 
 
-def merge(path: Path, found: dict[str, dict[str, Any]], facts: dict[str, Any], now: str) -> None:
-    """Put the tables of this run in place of those with the same title, and keep the others."""
+def results() -> Path:
+    """The file for runs on this machine."""
+    facts = machine()
+    words = f"{facts['processor']} {facts['instructions']} {facts['threads']} threads"
+    return RESULTS / (re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-") + ".json")
+
+
+def merge(path: Path, stem: str, record: dict[str, Any], seconds: float) -> None:
+    """Put what a file found in place of what it had found before, and keep the other files.
+
+    A run that was narrowed to some tests of a file keeps the file's other tables.
+    """
     content: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"files": {}}
-    content["machine"] = facts
-    for stem, record in found.items():
-        old = content["files"].setdefault(stem, {"tables": {}, "roofline": {}, "scaling": {}})
-        for kind, parts in record.items():
-            old[kind].update(parts)
-        old["measured"] = now
+    content["machine"] = machine()
+    old = content["files"].setdefault(stem, {"tables": {}, "roofline": {}, "scaling": {}})
+    for kind, parts in record.items():
+        old[kind].update(parts)
+    old["measured"] = datetime.now(timezone.utc).isoformat(timespec="minutes")
+    old["seconds"] = round(seconds, 1)
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
 
 
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Write the results, unless nothing was measured."""
-    found = {stem: record for stem, record in FOUND.items() if any(record.values())}
-    if not found:
+@pytest.fixture(scope="module", autouse=True)
+def written(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Write what a file found when it is done, also if some of its tests failed."""
+    start = time.perf_counter()
+    yield
+    seconds = time.perf_counter() - start
+    stem = request.path.stem
+    SECONDS[stem] = seconds
+    record = FOUND.get(stem, {})
+    if any(record.values()):
+        merge(results(), stem, record, seconds)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """The seconds of every file, and where the results are."""
+    if not SECONDS:
         return
-    facts = machine()
-    words = f"{facts['processor']} {facts['instructions']} {facts['threads']} threads"
-    path = RESULTS / (re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-") + ".json")
-    merge(path, found, facts, datetime.now(timezone.utc).isoformat(timespec="minutes"))
-    print(f"\nwritten: {path}")
+    terminalreporter.section("seconds of every file")
+    for stem, seconds in SECONDS.items():
+        terminalreporter.write_line(f"{stem:24} {seconds:7.1f}")
+    terminalreporter.write_line(f"{'all':24} {sum(SECONDS.values()):7.1f}")
+    terminalreporter.write_line(f"written: {results()}")

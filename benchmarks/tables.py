@@ -46,6 +46,15 @@ def tables() -> tuple[Callable[..., None], Any]:
     return note, report
 
 
+def note_ratios(
+    note: Callable[..., None], title: str, times: dict[str, float], **columns: Any
+) -> None:
+    """Add a row: columns, then how many times faster the first contender is than each other."""
+    first, *others = times
+    ratios = {name: f"{times[name] / times[first]:.2f}x" for name in others}
+    note(title, **columns, **ratios)
+
+
 def point(name: str, *, flops: float, moved: float, seconds: float) -> None:
     """Add a point to the roofline: operations, bytes that must move, and the time taken."""
     _found()["roofline"][name] = {"flops": flops, "bytes": moved, "seconds": seconds}
