@@ -225,6 +225,9 @@ def plain_groups(model: torch.nn.Module) -> list[dict[str, Any]]:
 
     Norm layers' parameters are plain whatever their shape.
 
+    Args:
+        model: whose parameters are to be grouped; each is in one group, once.
+
     Example:
         >>> import symfast as sf, torch
         >>> [len(group["params"]) for group in sf.plain_groups(torch.nn.Linear(3, 2))]

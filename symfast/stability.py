@@ -39,6 +39,13 @@ class StabilityReport:
         critical_decay: ``max(0, -curvature)``: above it gradient descent is drawn to the plane.
         exponent: largest ``E log|1 - eta (h_b + lam)|`` over the measured modes; negative: SGD
             collapses onto the plane.
+
+    Example:
+        >>> import symfast as sf, torch
+        >>> one = torch.ones(1)
+        >>> found = sf.StabilityReport(("u",), -2.0 * one, 2.0 * one, -0.1 * one)
+        >>> found.attractive.tolist()
+        [True]
     """
 
     names: tuple[str, ...]

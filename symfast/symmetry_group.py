@@ -88,6 +88,15 @@ class Member:
             statistics that only a permutation moves, ``"out"`` reads them. In a QK group Q is
             ``"in"`` and K is ``"out"``.
         source: where ``tensor`` lies in the model.
+
+    Raises:
+        SymmetryGroupError: (a ValueError) if the role is none of these.
+
+    Example:
+        >>> import symfast as sf, torch
+        >>> fc = torch.nn.Linear(3, 4)
+        >>> sf.Member(fc.weight, 0, "fc.weight", "in").role
+        'in'
     """
 
     tensor: Tensor

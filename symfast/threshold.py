@@ -23,6 +23,12 @@ class PenaltyThreshold:
         residual: largest entry of the gradient along the plane at theta_c; 0 at a minimum.
         steps: L-BFGS iterations used.
         converged: whether the residual fell below the tolerance; gamma means nothing otherwise.
+
+    Example:
+        >>> import symfast as sf
+        >>> found = sf.PenaltyThreshold(0.5, 1.0, residual=0.0, steps=3, converged=True)
+        >>> float(found)
+        0.5
     """
 
     gamma: float

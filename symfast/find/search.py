@@ -18,6 +18,13 @@ class SymmetryGroups(list[SymmetryGroup]):
     Attributes:
         notes: sentences on operators that are not followed, uneven gains, and the like.
         runs: how often the model was run for the proofs.
+
+    Example:
+        >>> import symfast as sf, torch
+        >>> layers = torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 2)
+        >>> groups = sf.find_symmetries(torch.nn.Sequential(*layers), torch.ones(5, 3))
+        >>> len(groups), groups[0].m, groups.notes
+        (1, 4, [])
     """
 
     def __init__(self, groups: Iterable[SymmetryGroup], notes: Iterable[str], runs: int) -> None:

@@ -80,7 +80,7 @@ def violation(net: TwoLayerWeights, symmetries: Sequence[Symmetry]) -> Tensor:
         >>> from symfast.problems.order_parameters import TwoLayerWeights, violation
         >>> W1, rest = torch.eye(2)[None], (torch.zeros(1, 1, 2), torch.zeros(1, 1))
         >>> net = TwoLayerWeights(W1, torch.zeros(1, 2), *rest, "relu")
-        >>> violation(net, [sf.Swap([0], [1])]).tolist()
+        >>> violation(net, [sf.Swap([0], [1])]).round(decimals=5).tolist()
         [1.0]
     """
     U = unit_matrix(net)

@@ -34,6 +34,9 @@ class SweepResult:
         store: reads table, series and weights.
         theory: what theory predicts, for figures.
 
+    Raises:
+        ValueError: unless there is either a table or a store.
+
     Example:
         >>> import torch
         >>> from symfast.problems import Factorized

@@ -49,6 +49,12 @@ class VerifyReport:
     Attributes:
         outcomes: one per case, by number.
         quick: whether the small sizes ran.
+
+    Example:
+        >>> import symfast as sf
+        >>> report = sf.verify(only=1, quick=True)
+        >>> report.passed, report.rows[0]["verdict"]
+        (True, 'passed')
     """
 
     outcomes: tuple[Outcome, ...]
