@@ -175,3 +175,24 @@ def test_bad_arguments_are_refused(tmp_path: Path) -> None:
         read_monitor(tmp_path)
     with pytest.raises(ValueError, match="no parameter of this model"):
         sf.monitor(nn.Linear(2, 2), [group])
+
+
+def test_tensorboard_reads_what_a_directory_holds(tmp_path: Path) -> None:
+    """Where TensorBoard is installed, the same numbers are in its events and in the table."""
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    layer = nn.Linear(3, 2)
+    group = SymmetryGroup((Member(layer.weight, 0, "weight", "in"),), (), where="fc")
+    log = sf.monitor(layer, [group], out=tmp_path, every=1)
+    for _ in range(3):
+        with torch.no_grad():
+            layer.weight.mul_(0.5)
+        log.step()
+    log.close()
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    logged = [(event.step, event.value) for event in events.Scalars("fc/norm")]
+    table = read_monitor(tmp_path)
+    assert [step for step, _ in logged] == table.step.tolist()
+    assert [value for _, value in logged] == pytest.approx(table.norm.tolist())

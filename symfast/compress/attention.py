@@ -117,14 +117,15 @@ def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
 def split_attention_(model: nn.Module) -> dict[str, nn.MultiheadAttention]:
     """Put a `SlimAttention` in the place of every ``nn.MultiheadAttention`` that it can stand for.
 
-    Left alone are those with extra keys (``add_bias_kv``, ``add_zero_attn``) and those whose
-    parameters are tied to others. Returns what was replaced, by name.
+    Left alone are those with extra keys (``add_bias_kv``, ``add_zero_attn``), those whose
+    parameters are tied to others, and a model that is one itself. Returns what was replaced, by
+    name.
     """
     uses = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
     found: dict[str, nn.MultiheadAttention] = {}
     for name, module in list(model.named_modules()):
-        if type(module) is not nn.MultiheadAttention:
-            continue
+        if type(module) is not nn.MultiheadAttention or not name:
+            continue  # the model itself has no place that another could take
         extra = module.bias_k is not None or module.add_zero_attn
         if not extra and all(uses[id(p)] == 1 for p in module.parameters()):
             found[name] = module

@@ -38,6 +38,7 @@ def merge_duplicates(bench: Workbench, hidden: HiddenUnits, tol: float) -> int:
 
 
 def _merge(hidden: HiddenUnits, pairs: list[tuple[int, int, float, float]]) -> float:
+    """Merge; return how far ``B^T A`` moves at most, readers times writers."""
     bound = 0.0
     drop = torch.zeros(hidden.m, dtype=torch.bool)
     reading = rows(hidden.readers, hidden.m).norm(dim=1)
@@ -51,19 +52,7 @@ def _merge(hidden: HiddenUnits, pairs: list[tuple[int, int, float, float]]) -> f
             if distance > 1e-6:  # closer rows are equal up to rounding
                 bound += distance * float(reading[gone] * writing[gone])
     hidden.erase_(drop)
-    if bound == 0:
-        return 0.0
-    return _slope(hidden) * bound
-
-
-def _slope(hidden: HiddenUnits) -> float:
-    """Return the largest slope of the activation: 1, or 1.13 for gelu, silu and their like.
-
-    Units that are multiplied by a gate or normed have no slope known beforehand.
-    """
-    if hidden.fixed:
-        return float("inf")
-    return 1.0 if hidden.group.activation in ("identity", "relu", "leaky_relu", "tanh") else 1.13
+    return bound
 
 
 def _pairs(hidden: HiddenUnits, limit: float) -> list[tuple[int, int, float, float]]:

@@ -28,7 +28,9 @@ def truncate_rank(bench: Workbench, hidden: HiddenUnits, tol: float) -> int:
     if foldable:
         writers = [member for member in writers if member.role == "in"]
     A, B = rows(writers, hidden.m), rows(hidden.readers, hidden.m)
-    X, S, Y, dropped = _factors(A, B, max(16 * max(*A.shape, *B.shape) * bench.eps, tol))
+    rounding = 16 * max(*A.shape, *B.shape) * bench.eps
+    X, S, Y, dropped = _factors(A, B, max(rounding, tol))
+    gap = dropped if len(S) and dropped > rounding * float(S[0]) else 0.0
     alive = hidden.m - int(hidden.gone.sum())
     removed = alive - len(S)
     if removed <= 0:
@@ -42,7 +44,7 @@ def truncate_rank(bench: Workbench, hidden: HiddenUnits, tol: float) -> int:
         _scatter(writers, root * Y, hidden.m)
         _scatter(hidden.readers, root * X, hidden.m)
         hidden.gone = torch.arange(hidden.m) >= max(len(S), 1)
-        return dropped if tol else 0.0
+        return gap
 
     if bench.attempt("rank", [hidden.group], removed, rewrite, tol):
         return removed

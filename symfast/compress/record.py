@@ -17,10 +17,13 @@ class Step:
         where: the group, in words.
         units: units it made removable (parameters for a bias).
         error: change of the outputs after it, relative to the largest output, in float64.
-        bound: for approximate merges, a bound on the change of what reads the units, for inputs
-            of the size seen; 0 for exact steps.
+        bound: for approximate merges, a bound on the change of the outputs, for every input of the
+            example's shape: ``|f'(x) - f(x)| <= bound sqrt(|x|^2 + 1)``, norms over all numbers of
+            inputs and outputs. Infinite where no slope is known (``note`` says of what); 0 for
+            exact steps.
         kept: whether the change was kept; otherwise everything was put back.
         note: why it was put back, or what is special.
+        local: the same for what reads the units, per norm of what writes them with a 1 appended.
     """
 
     action: str
@@ -30,6 +33,7 @@ class Step:
     bound: float = 0.0
     kept: bool = True
     note: str = ""
+    local: float = 0.0
 
     def __str__(self) -> str:
         state = "" if self.kept else " PUT BACK"
@@ -78,7 +82,11 @@ class CompressionProof:
 
     @property
     def bound(self) -> float:
-        """Sum of the bounds of the approximate merges that were kept."""
+        """Bound on the change of the outputs by all approximate merges, for every input.
+
+        ``|f'(x) - f(x)| <= bound sqrt(|x|^2 + 1)`` for inputs of the example's shape, in exact
+        arithmetic, norms over all numbers of inputs and outputs; 0 if every step was exact.
+        """
         return sum(step.bound for step in self.steps if step.kept)
 
     def summary(self) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from symfast.compress.bound import Bound, Bounds
 from symfast.compress.record import Step
 from symfast.find.graph import Exact, exact_arithmetic, floating_outputs, make_exact
 from symfast.find.proof import relative_change
@@ -39,6 +40,7 @@ class Workbench:
         self.groups: list[SymmetryGroup] = []
         self.limit, self.eps = rounding_limit(model), weight_eps(model)
         self.steps: list[Step] = []
+        self._known: Bounds | None = None
         generator = torch.Generator().manual_seed(seed)
         self.inputs = [(self.exact.args, self.exact.kwargs)]
         for _ in range(RANDOM_INPUTS):
@@ -79,17 +81,29 @@ class Workbench:
         rewrite: Callable[[], float],
         tol: float = 0.0,
     ) -> bool:
-        """Rewrite values in place; put all back unless the outputs stay within the limit."""
+        """Rewrite values in place; put all back unless the outputs stay within the limit.
+
+        ``rewrite`` returns how far it moves the product of readers and writers, 0 if exact.
+        """
         saved = self._save(groups)
-        bound = rewrite()
+        gap = rewrite()
         error = self.change(self.model)
         kept = error <= max(self.limit, tol)
         if not kept:
             self._put_back(saved)
         where = groups[0].where if len(groups) == 1 else f"{len(groups)} groups"
         note = "" if kept else "the outputs changed"
-        self.steps.append(Step(action, where, units, error, bound, kept, note))
+        bound = Bound(0.0, 0.0)
+        if kept and gap:
+            bound = self._bounds().of(groups[0], gap)
+            note = f"no bound on the outputs: {bound.reason}" if bound.reason else ""
+        self.steps.append(Step(action, where, units, error, bound.output, kept, note, bound.local))
         return kept
+
+    def _bounds(self) -> Bounds:
+        if self._known is None or self._known.model is not self.model:
+            self._known = Bounds(self.model, self.exact)
+        return self._known
 
     def _save(self, groups: Sequence[SymmetryGroup]) -> dict[str, Tensor | None]:
         """Copy what a rewrite of the groups may touch: members, and biases of their readers."""
