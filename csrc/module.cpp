@@ -50,7 +50,9 @@ py::typing::Dict<py::str, py::object> build_info() {
 }  // namespace
 }  // namespace symfast
 
-PYBIND11_MODULE(_C, module) {
+// What is shared is atomic or behind a mutex, so an interpreter without the GIL need not take it
+// back.
+PYBIND11_MODULE(_C, module, py::mod_gil_not_used()) {
   module.doc() = "Compiled kernels of symfast: importing this module registers them with torch.";
   module.def("build_info", &symfast::build_info, "How this binary was compiled.");
   module.def("cpu_capability", &symfast::active_isa_name, "Instruction set the kernels use now.");
