@@ -158,6 +158,24 @@ def test_fold_gives_exact_structure() -> None:
     assert torch.linalg.matrix_rank(sf.fold(layer).weight) == 4
 
 
+@pytest.mark.parametrize("depth", [2, 4])
+def test_gates_of_convolution_filters(depth: int) -> None:
+    """One gate a filter: the function stays, and a vanished gate folds to a filter of zeros."""
+    layer, x = nn.Conv2d(4, 6, 3, bias=False), torch.randn(2, 4, 5, 5)
+    before = layer(x)
+    sf.factorize(layer, "weight", depth=depth, per="filter")
+    weight, *gates = next(attached(layer)).factors
+    assert weight.shape == (6, 4, 3, 3)
+    assert [tuple(g.shape) for g in gates] == [(6, 1, 1, 1)] * (depth - 1)
+    assert_close(layer(x), before, rtol=1e-5, atol=1e-6)
+    with torch.no_grad():
+        gates[0][2] = 1e-9
+    got = sf.fold(layer)(x)
+    assert (got[:, 2] == 0).all()
+    kept = [0, 1, 3, 4, 5]
+    assert_close(got[:, kept], before[:, kept], rtol=1e-5, atol=1e-6)
+
+
 def test_training_folds_to_a_sparse_module() -> None:
     torch.manual_seed(1)
     X, truth = torch.randn(200, 20), torch.zeros(20)

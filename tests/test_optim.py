@@ -221,7 +221,7 @@ def test_versions_count() -> None:
 
 
 def test_parameters_with_gaps() -> None:
-    """A parameter that is a slice of memory is none the kernels take; say so and change nothing."""
+    """A parameter that is a slice of memory steps as a copy and is written back."""
     w = Parameter(torch.zeros(4, 6)[:, :3])
     w.grad = torch.ones(4, 3)
     optimizer = sf.optim.SGD([w], lr=0.1)
