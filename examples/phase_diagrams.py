@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Four phase diagrams over weight decay and noise, for three mirror symmetries of a network.
+"""Five phase diagrams over weight decay and noise, for three mirror symmetries.
 
-    python examples/phase_diagrams.py            # all four, 32 x 32 cells x 8 seeds each
+    python examples/phase_diagrams.py            # all five, 32 x 32 cells x 8 seeds each
     python examples/phase_diagrams.py rank --size 8 --out runs/mine
 
-sparsity: units of a ReLU network that vanish (rescaling). rank: singular values of a linear
+sparsity: units of a ReLU network that vanish (rescaling). product: weights that are products of
+two factors and vanish (rescaling of single numbers). rank: singular values of a linear
 network that vanish (rotation). factorisation: the same for a matrix V U^T. distinct: hidden units
 of a tanh student that remain different (permutation). Data ship with scikit-learn.
 docs/phase_diagrams.md tells theory and measurement.
@@ -26,7 +27,7 @@ from symfast.sweep.data import load
 class Diagram:
     """One phase diagram: what is trained, over which ranges, and what is drawn."""
 
-    problem: sf.problems.TwoLayer
+    problem: sf.problems.TwoLayer | sf.problems.Factorized
     metric: str
     weight_decay: tuple[float, float]  # logarithmic
     label_noise: float  # linear from 0
@@ -34,6 +35,8 @@ class Diagram:
     batch_size: int
     steps: int
     predict: Callable[[float], float] | None = None  # the metric without noise, of weight decay
+    # what decay without noise equals decay with label noise
+    effective: Callable[[float, float], float] | None = None
 
 
 def sparsity() -> Diagram:
@@ -41,6 +44,39 @@ def sparsity() -> Diagram:
     X, y, _ = load("diabetes")
     problem = sf.problems.TwoLayer(X, y, hidden=16, activation="relu")
     return Diagram(problem, "units", (1e-3, 1.0), 4.0, lr=0.05, batch_size=8, steps=10_000)
+
+
+def product() -> Diagram:
+    """The diabetes regression with weights u v: the share of weights that vanish.
+
+    Without noise that is the Lasso with penalty lam. With noise, log |u + v| of a weight that stays
+    has no drift, E log|1 - eta lam - eta g| = 0, so E g = -(lam + eta E[g^2] / 2) to second order:
+    the conditions of a Lasso with penalty lam + eta Var(y - x w + noise) / (2 B), for features of
+    variance 1 and minibatches of B.
+    """
+    X, y, _ = load("diabetes")
+    problem, lr, batch = sf.problems.Factorized(X, y, depth=2), 0.02, 8
+
+    def predict(lam: float) -> float:
+        return float((lasso(problem, lam).abs() <= 1e-4).double().mean())
+
+    def effective(lam: float, noise: float) -> float:
+        penalty = lam
+        for _ in range(20):  # the residuals depend on the weights
+            loss = float(problem.loss(lasso(problem, penalty)[None]))
+            penalty = lam + lr * (2 * loss + noise**2) / (2 * batch)
+        return penalty
+
+    return Diagram(problem, "sparsity", (2e-3, 1.0), 8.0, lr, batch, 20_000, predict, effective)
+
+
+def lasso(problem: sf.problems.Factorized, lam: float) -> Tensor:
+    """The Lasso's weights (d,) by proximal gradient descent."""
+    w, rate = torch.zeros_like(problem.linear), 1 / torch.linalg.eigvalsh(problem.gram)[-1]
+    for _ in range(1000):
+        z = w - rate * (problem.gram @ w - problem.linear)
+        w = z.sign() * (z.abs() - rate * lam).clamp_min(0)
+    return w
 
 
 def rank() -> Diagram:
@@ -99,6 +135,7 @@ def digits(components: int) -> tuple[Tensor, Tensor]:
 
 DIAGRAMS = {
     "sparsity": sparsity,
+    "product": product,
     "rank": rank,
     "factorisation": factorisation,
     "distinct": distinct,
@@ -115,6 +152,7 @@ def run(
         weight_decay=torch.logspace(low, high, size, dtype=torch.float64),
         label_noise=torch.linspace(0, diagram.label_noise, size, dtype=torch.float64),
         lr=diagram.lr,
+        momentum=0.0,
         batch_size=diagram.batch_size,
         seeds=seeds,
         steps=steps or diagram.steps,
@@ -130,10 +168,14 @@ def report(name: str, diagram: Diagram, result: sf.SweepResult) -> None:
     print(f"{name}: {result}, {result.seconds:.1f} s in the kernel")
     columns = means.columns[:: max(1, len(means.columns) // 8)]
     print("weight decay  " + "".join(f"{x:9.2g}" for x in columns))
+    predict, effective = diagram.predict, diagram.effective
     for noise in means.index[:: max(1, len(means) // 4)]:
         print(f"noise {noise:6.2f}  " + "".join(f"{means.loc[noise, x]:9.2f}" for x in columns))
-    if diagram.predict is not None:
-        print("theory, none  " + "".join(f"{diagram.predict(x):9.2f}" for x in columns))
+        if predict is not None and effective is not None:
+            there = [predict(effective(x, noise)) for x in columns]
+            print("theory        " + "".join(f"{x:9.2f}" for x in there))
+    if predict is not None and effective is None:
+        print("theory, none  " + "".join(f"{predict(x):9.2f}" for x in columns))
 
 
 def main() -> None:
@@ -154,7 +196,7 @@ def main() -> None:
             diagram, arguments.size, arguments.seeds, arguments.out / name, arguments.steps
         )
         report(name, diagram, result)
-        figure = result.plot(diagram.metric, x="weight_decay", y="label_noise")
+        figure = result.plot(diagram.metric, x="weight_decay", y="noise")
         figure.savefig(arguments.out / name / f"{diagram.metric}.png")
         result.to_html(arguments.out / name / "report.html", [diagram.metric, "loss"])
 

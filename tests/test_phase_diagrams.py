@@ -35,7 +35,7 @@ def corners(
     d = diagram
     result = sf.sweep(
         d.problem, weight_decay=decay, label_noise=noise, lr=d.lr, batch_size=d.batch_size,  # type: ignore[attr-defined]
-        seeds=4, steps=steps, dtype=torch.float32,
+        momentum=0.0, seeds=4, steps=steps, dtype=torch.float32,
     )  # fmt: skip
     means = result.table.groupby(["weight_decay", "label_noise"])[d.metric].mean()  # type: ignore[attr-defined]
     return {key: float(value) for key, value in means.items()}  # type: ignore[misc]
@@ -52,6 +52,16 @@ def test_rank_follows_singular_values(examples: ModuleType) -> None:
         assert abs(found[lam, 0.0] - diagram.predict(lam)) <= 1
     assert found[decay[3], 0.0] == 0
     assert found[decay[2], 6.0] < found[decay[2], 0.0]
+
+
+def test_noise_is_a_penalty_of_products(examples: ModuleType) -> None:
+    """Sparsity is that of the Lasso at the effective penalty, within one weight of ten."""
+    diagram = examples.product()
+    decay, noise = [0.05, 0.18, 0.4], [0.0, 4.0, 8.0]
+    found = corners(diagram, decay, noise, 20_000)
+    for (lam, sigma), share in found.items():
+        assert abs(share - diagram.predict(diagram.effective(lam, sigma))) <= 0.1
+    assert found[0.05, 0.0] + 0.1 < found[0.05, 8.0]
 
 
 def test_decay_and_noise_remove_units(examples: ModuleType) -> None:
