@@ -5,26 +5,27 @@ Source: Ziyin, "Symmetry Induces Structure and Constraint of Learning", ICML 202
 the section on SGD near the plane.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad, vmap
+from torch.utils._pytree import tree_leaves
 
+from symfast.curvature import Curvature, Loss, grouped, stack
 from symfast.extras import need
 from symfast.lanczos import lowest_modes
 from symfast.lyapunov import lyapunov_exponent
 from symfast.mirror_index import MirrorIndex, index_mirrors
 from symfast.plan import Plan
 from symfast.symmetry import Symmetry
+from symfast.tangent import growth
 from symfast.units import Units
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Loss: TypeAlias = Callable[[Callable[..., Any], Any], Tensor]
 #: Modes of each mirror whose exponent is measured: the lowest ones and the highest.
 LOWEST = 3
 
@@ -37,13 +38,14 @@ class StabilityReport:
         names: the parameters and units of each mirror.
         curvature: lowest eigenvalue of ``O^T H O`` of the undecayed loss on the plane, float64.
         critical_decay: ``max(0, -curvature)``: above it gradient descent is drawn to the plane.
-        exponent: largest ``E log|1 - eta (h_b + lam)|`` over the measured modes; negative: SGD
-            collapses onto the plane.
+        exponent: log growth per step of the distance from the plane; negative: SGD collapses.
+            Without ``follow`` the largest ``E log|1 - eta (h_b + lam)|`` over the measured modes.
+        error: standard error of the exponent over chains; 0 without ``follow``.
 
     Example:
         >>> import symfast as sf, torch
         >>> one = torch.ones(1)
-        >>> found = sf.StabilityReport(("u",), -2.0 * one, 2.0 * one, -0.1 * one)
+        >>> found = sf.StabilityReport(("u",), -2.0 * one, 2.0 * one, -0.1 * one, 0.0 * one)
         >>> found.attractive.tolist()
         [True]
     """
@@ -52,6 +54,7 @@ class StabilityReport:
     curvature: Tensor
     critical_decay: Tensor
     exponent: Tensor
+    error: Tensor
 
     @property
     def attractive(self) -> Tensor:
@@ -69,6 +72,7 @@ class StabilityReport:
             "curvature": self.curvature.tolist(),
             "critical_decay": self.critical_decay.tolist(),
             "exponent": self.exponent.tolist(),
+            "error": self.error.tolist(),
             "attractive": self.attractive.tolist(),
         })  # fmt: skip
 
@@ -83,6 +87,9 @@ def stability(
     weight_decay: float = 0.0,
     iterations: int = 20,
     chunk: int = 32,
+    follow: int = 0,
+    chains: int = 16,
+    seed: int = 0,
 ) -> StabilityReport:
     """Predict for every mirror whether SGD collapses onto its plane from nearby.
 
@@ -90,7 +97,13 @@ def stability(
     eigenvalues of ``O^T H O`` come from Lanczos steps with Hessian-vector products, batched over
     mirrors; for the lowest modes and the highest the curvature ``h_b`` of every minibatch is
     measured, and the exponent ``E log|1 - lr (h_b + weight_decay)|`` of plain SGD is the verdict.
-    The verdict is local: it holds as long as the curvature on the plane stays what it is.
+    The verdict is local: it holds as long as the curvature on the plane stays what it is, and it
+    is exact where the minibatches' ``O^T H_b O`` commute.
+
+    ``follow`` drops both restrictions: SGD runs on the plane, in ``chains`` independent runs from
+    the projected parameters, and carries a small displacement from the plane along by the Hessian
+    of every minibatch it meets. The mean log growth of the displacement is the exponent; first as
+    many steps as are measured are left for settling.
 
     Args:
         model: its parameters are read, never changed; the loss sees it in its present mode.
@@ -102,11 +115,16 @@ def stability(
         weight_decay: the gradient becomes g + weight_decay * theta.
         iterations: Lanczos steps; exact when a mirror has no more coefficients than that.
         chunk: mirrors at a time; memory grows as chunk * iterations * parameters of a mirror, and
-            chunk * parameters of the model.
+            chunk * parameters of the model (times ``chains`` if ``follow``).
+        follow: measured steps of SGD on the plane, 0 to stay at the projected parameters. The
+            batches must then have equal shapes, and an exponent is NaN where SGD diverges on the
+            plane.
+        chains: independent runs per mirror.
+        seed: of the batches drawn.
 
     Raises:
         ValueError: if there is no batch or no mirror, a tensor of the plan is no parameter of the
-            model, or the loss is not finite.
+            model, the loss is not finite, or batches to be followed differ in shape.
 
     Example:
         >>> import symfast as sf, torch
@@ -125,85 +143,103 @@ def stability(
     mirrors = index_mirrors(entries, parameters)
     if not batches or not mirrors:
         raise ValueError(f"there are {len(batches)} batches and {len(mirrors)} mirrors; give both")
-    measure = _Curvature(model, parameters, loss)
-    parts = [
-        _judge(measure, mirrors[i : i + chunk], batches, lr, weight_decay, iterations)
-        for i in range(0, len(mirrors), chunk)
-    ]
-    curvature, exponent = (torch.cat(column) for column in zip(*parts, strict=True))
-    return StabilityReport(
-        tuple(mirror.name for mirror in mirrors), curvature, (-curvature).clamp_min(0), exponent
-    )
+    measure = Curvature(model, parameters, loss)
+    groups, stacked = grouped(batches), stack(batches) if follow else None
+    parts = []
+    for i in range(0, len(mirrors), chunk):
+        planes = _Planes(mirrors[i : i + chunk], measure.theta)
+        curvature, exponent = _judge(measure, planes, groups, lr, weight_decay, iterations)
+        error = torch.zeros_like(exponent)
+        if follow:
+            runs = _follow(measure, planes, stacked, lr, weight_decay, follow, chains, seed + i)
+            exponent = runs.mean(1)
+            error = (
+                runs.std(1) / chains**0.5 if chains > 1 else torch.full_like(exponent, torch.nan)
+            )
+        parts.append((curvature, exponent, error))
+    curvature, exponent, error = (torch.cat(column) for column in zip(*parts, strict=True))
+    names = tuple(mirror.name for mirror in mirrors)
+    return StabilityReport(names, curvature, (-curvature).clamp_min(0), exponent, error)
 
 
-class _Curvature:
-    """Hessian-vector products at flat parameters (mirrors, d), by two reverse passes."""
+class _Planes:
+    """Points (mirrors, d) on the planes, and coefficients as displacements from them."""
 
-    def __init__(self, model: nn.Module, parameters: dict[str, nn.Parameter], loss: Loss) -> None:
-        self.shapes = {name: p.shape for name, p in parameters.items()}
-        self.sizes = [p.numel() for p in parameters.values()]
-        self.theta = torch.cat([p.detach().flatten() for p in parameters.values()])
-        self.model, self.loss = model, loss
+    def __init__(self, mirrors: Sequence[MirrorIndex], theta: Tensor) -> None:
+        self.mirrors = mirrors
+        self.sizes = torch.tensor([mirror.size for mirror in mirrors], device=theta.device)
+        self.theta = theta.expand(len(mirrors), -1).clone()
+        self.project_(self.theta)
 
-    def _loss(self, theta: Tensor, batch: Any) -> Tensor:
-        pieces = theta.split(self.sizes)
-        weights = {
-            name: piece.view(shape)
-            for (name, shape), piece in zip(self.shapes.items(), pieces, strict=True)
-        }
+    def project_(self, rows: Tensor) -> None:
+        """Project (mirrors * chains, d) in place; the chains of a mirror are neighbours."""
+        chains = len(rows) // len(self.mirrors)
+        for i, row in enumerate(rows):
+            self.mirrors[i // chains].project_(row)
 
-        def net(*args: Any, **kwargs: Any) -> Any:
-            return functional_call(self.model, weights, args, kwargs)
+    def embed(self, c: Tensor) -> Tensor:
+        """Coefficients (mirrors, widest) as displacements (mirrors, d)."""
+        v = torch.zeros_like(self.theta)
+        for mirror, coordinates, row in zip(self.mirrors, c, v, strict=True):
+            mirror.scatter_(row, coordinates.to(row.dtype))
+        return v
 
-        return self.loss(net, batch)
-
-    def product(self, theta: Tensor, v: Tensor, batch: Any) -> Tensor:
-        """``H_b(theta_i) v_i`` for every mirror i."""
-
-        def slope_along(theta: Tensor, v: Tensor) -> Tensor:
-            slope: Tensor = grad(self._loss)(theta, batch)
-            return (slope * v).sum()
-
-        found: Tensor = vmap(grad(slope_along))(theta, v)
-        return found
+    def read(self, v: Tensor) -> Tensor:
+        """Coefficients (mirrors, widest) of displacements (mirrors, d), float64."""
+        c = torch.zeros(len(v), int(self.sizes.max()), dtype=torch.float64, device=v.device)
+        for mirror, row, out in zip(self.mirrors, v, c, strict=True):
+            out[: mirror.size] = mirror.gather(row)
+        return c
 
 
 def _judge(
-    measure: _Curvature,
-    mirrors: Sequence[MirrorIndex],
-    batches: Sequence[Any],
+    measure: Curvature,
+    planes: _Planes,
+    groups: Sequence[Any],
     lr: float,
     weight_decay: float,
     iterations: int,
 ) -> tuple[Tensor, Tensor]:
     """Lowest curvature and largest exponent (mirrors,) of one chunk."""
-    theta = measure.theta.expand(len(mirrors), -1).clone()
-    for mirror, row in zip(mirrors, theta, strict=True):
-        mirror.project_(row)
-
-    def embed(c: Tensor) -> Tensor:
-        v = torch.zeros_like(theta)
-        for mirror, coordinates, row in zip(mirrors, c, v, strict=True):
-            mirror.scatter_(row, coordinates.to(row.dtype))
-        return v
-
-    def read(v: Tensor) -> Tensor:
-        widest = max(mirror.size for mirror in mirrors)
-        c = torch.zeros(len(mirrors), widest, dtype=torch.float64, device=v.device)
-        for mirror, row, out in zip(mirrors, v, c, strict=True):
-            out[: mirror.size] = mirror.gather(row)
-        return c
+    counts = [len(tree_leaves(group)[0]) for group in groups]
 
     def apply(c: Tensor) -> Tensor:
-        v = embed(c)
-        total = sum((measure.product(theta, v, batch) for batch in batches), torch.zeros_like(v))
-        return read(total) / len(batches)
+        v = planes.embed(c)
+        total = torch.zeros_like(v)
+        for group, count in zip(groups, counts, strict=True):
+            total += count * measure.product(planes.theta, v, group)
+        return planes.read(total) / sum(counts)
 
-    sizes = torch.tensor([mirror.size for mirror in mirrors], device=theta.device)
-    values, modes = lowest_modes(apply, sizes, iterations, LOWEST)
+    values, modes = lowest_modes(apply, planes.sizes, iterations, LOWEST)
     exponents = []
     for mode in modes:  # (mirrors, widest)
-        v = embed(mode)
-        h = torch.stack([(v * measure.product(theta, v, b)).sum(-1) for b in batches]).double()
+        v = planes.embed(mode)
+        h = torch.cat([measure.along(planes.theta, v, group) for group in groups]).double()
         exponents.append(lyapunov_exponent(h, lr, weight_decay))
     return values, torch.stack(exponents).amax(0)
+
+
+def _follow(
+    measure: Curvature,
+    planes: _Planes,
+    batches: Any,
+    lr: float,
+    weight_decay: float,
+    steps: int,
+    chains: int,
+    seed: int,
+) -> Tensor:
+    """Exponents (mirrors, chains) along SGD on the planes."""
+    generator = torch.Generator().manual_seed(seed)
+    widest = int(planes.sizes.max())
+    start = [
+        planes.embed(torch.randn(len(planes.mirrors), widest, generator=generator))
+        for _ in range(chains)
+    ]
+    v = torch.stack(start, 1).flatten(0, 1)
+    theta = planes.theta.repeat_interleave(chains, 0)
+    found = growth(
+        measure.derivatives, theta, v, planes.project_, batches,
+        lr=lr, weight_decay=weight_decay, steps=steps, seed=seed,
+    )  # fmt: skip
+    return found.view(-1, chains)

@@ -17,10 +17,10 @@ LAYERS = {
         units views""",
     "training": """anchor artificial dcs factor_init factor_sgd factorize fold low_rank optim
         removal schedule threshold tucker""",
-    "models": """activity align alignment balance band charges checkpoint compress diagnosis
-        duplicates find gauge gram head_match inspect inspect_jobs inspect_report lanczos lyapunov
-        measure model_source monitor monitor_store nearest noise_balance order_parameters rank sides
-        stability symmetry_group triangle unit_match workers""",
+    "models": """activity align alignment balance band charges checkpoint compress curvature
+        diagnosis duplicates find gauge gram head_match inspect inspect_jobs inspect_report lanczos
+        lyapunov measure model_source monitor monitor_store nearest noise_balance order_parameters
+        rank sides stability symmetry_group tangent triangle unit_match workers""",
     "experiments": "problems sweep verify",
     "report": "report",
     "command": "__init__ cli cli_compress cli_inspect cli_sweep cli_verify demo",

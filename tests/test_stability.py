@@ -94,3 +94,64 @@ def test_refusals(model: nn.Sequential) -> None:
     broken = (batch[0], batch[1] * torch.nan)
     with pytest.raises(ValueError, match="not finite"):
         sf.stability(model, loss, entries, [broken], lr=0.1)
+
+
+class Pair(nn.Module):
+    """``u w x`` for one number x: SGD near u = w = 0 multiplies u + w and u - w by themselves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.u, self.w = (nn.Parameter(torch.zeros(1).double()) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.u * self.w
+
+
+def test_followed_exponent_is_exact_where_nothing_moves() -> None:
+    """All of the plane is one point; curvatures are +-g_b with g_b the slopes of the product."""
+    net, lr, lam = Pair(), 0.2, 0.05
+    batches = [(torch.tensor([x]).double(), torch.tensor([y]).double())
+               for x, y in ((1.0, 1.0), (1.0, -2.0), (2.0, 0.1))]  # fmt: skip
+    plan = [(sf.Units([(net.u, 0), (net.w, 0)]), sf.SignFlip())]
+    still = sf.stability(net, loss, plan, batches, lr=lr, weight_decay=lam)
+    found = sf.stability(
+        net, loss, plan, batches, lr=lr, weight_decay=lam, follow=1500, chains=8, seed=1
+    )
+    g = torch.tensor([-2 * float(x) * float(y) for x, y in batches], dtype=torch.float64)
+    exact = max(float((1 - lr * (lam + s * g)).abs().log().mean()) for s in (1, -1))
+    assert float(still.exponent) == pytest.approx(exact, abs=1e-12)
+    assert float(still.error) == 0.0
+    assert 0 < float(found.error) < 0.01
+    assert abs(float(found.exponent) - exact) < 4 * float(found.error)
+    again = sf.stability(
+        net, loss, plan, batches, lr=lr, weight_decay=lam, follow=1500, chains=8, seed=1
+    )
+    assert torch.equal(found.exponent, again.exponent)
+    assert "error" in found.table
+
+
+def test_followed_gradient_descent_ends_at_the_lowest_mode(model: nn.Sequential) -> None:
+    """With one batch and a rate so small that the plane stands still: log(1 - lr (mu + lam))."""
+    batch = (torch.randn(6, 3).double(), torch.randn(6, 2).double())
+    plan = [(units_of(model), sf.SignFlip([1])), (units_of(model), sf.Swap([0], [2]))]
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, weight_decay=0.5)
+    for _ in range(600):  # decay takes everything to the plane of both mirrors
+        optimizer.zero_grad()
+        loss(model, batch).backward()
+        optimizer.step()
+    model.requires_grad_(False)
+    still = sf.stability(model, loss, plan, [batch], lr=0.05, weight_decay=0.5)
+    found = sf.stability(
+        model, loss, plan, [batch], lr=0.05, weight_decay=0.5, follow=400, chains=2
+    )
+    torch.testing.assert_close(found.exponent, still.exponent, atol=2e-3, rtol=0.05)
+
+
+def test_what_cannot_be_followed(model: nn.Sequential) -> None:
+    entries = [(units_of(model), sf.SignFlip())]
+    ragged = [(torch.randn(n, 3).double(), torch.randn(n, 2).double()) for n in (6, 6, 5)]
+    sf.stability(model, loss, entries, ragged, lr=0.1)
+    with pytest.raises(ValueError, match="same shapes"):
+        sf.stability(model, loss, entries, ragged, lr=0.1, follow=3)
+    with pytest.raises(TypeError, match="convert it first"):
+        sf.stability(model, loss, entries, [("words", ragged[0][1])], lr=0.1)

@@ -36,6 +36,7 @@ MODULES: tuple[str, ...] = (
     "width",
     "layers",
     "pricing",
+    "sgd_verdict",
 )
 
 
