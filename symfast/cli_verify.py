@@ -30,9 +30,10 @@ def verify_command(
     only: Annotated[
         list[int] | None, typer.Option(help="Number of a case; repeatable.  [default: all]")
     ] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Small sizes, about 2 minutes.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Small sizes, 1 to 2 minutes.")] = False,
     html: Annotated[Path | None, typer.Option(help="Write one page, a figure per case.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    jobs: Annotated[int, typer.Option(help="Cases at a time, one core each.")] = 2,
 ) -> None:
     """Run the truth cases: every system of the field against its closed form.
 
@@ -44,7 +45,7 @@ def verify_command(
 
     try:
         with progress_bar(not as_json, "verify") as progress:
-            report = verify(only or None, quick, progress=progress)
+            report = verify(only or None, quick, jobs=jobs, progress=progress)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     if as_json:
@@ -69,10 +70,12 @@ def print_report(report: "VerifyReport") -> None:
     from rich.table import Table
 
     table = Table(title="symfast verify")
-    names = ("case", "claim", "source", "expected", "measured", "tolerance", "verdict")
+    names = ("case", "seconds", "claim", "source", "expected", "measured", "tolerance", "verdict")
     for name in names:
         table.add_column(name, overflow="fold")
+    seconds = {x.case.number: f"{x.seconds:.1f}" for x in report.outcomes}
     for row in report.rows:
+        row["seconds"] = seconds.pop(row["case"], "")  # beside the first check of a case
         measured = row["measured"]
         row["measured"] = f"{measured:.4g}" if isinstance(measured, float) else str(measured)
         style = None if row["verdict"] == "passed" else "bold red"

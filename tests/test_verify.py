@@ -112,6 +112,19 @@ def test_random_state_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_processes_change_nothing() -> None:
+    seen: list[tuple[int, int]] = []
+    beside = sf.verify(
+        only=(3, 9), quick=True, jobs=2, progress=lambda done, total, _: seen.append((done, total))
+    )
+    assert beside.facts["jobs"] == 2
+    assert beside.rows == sf.verify(only=(3, 9), quick=True).rows
+    assert seen == [(0, 2), (1, 2), (2, 2), (2, 2)]
+    assert "with 2 processes" in str(beside)
+    with pytest.raises(ValueError, match="jobs must be at least 1"):
+        sf.verify(only=3, jobs=0)
+
+
 def test_progress(monkeypatch: pytest.MonkeyPatch) -> None:
     use(monkeypatch, one(GOOD))
     seen: list[tuple[int, int, str]] = []

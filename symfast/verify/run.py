@@ -5,8 +5,10 @@ import json
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,7 +23,10 @@ from symfast.verify.case import Case, CaseResult
 if TYPE_CHECKING:
     import pandas as pd
 
-#: Called before each case with (cases done, cases in all, name of the next), and at the end.
+#: Cases that take longest, first: several processes then end at about the same time.
+LONGEST = (20, 25, 1, 10, 11, 24, 14, 18, 21, 7)
+#: Called before each case with (cases done, cases in all, name of the next), and at the end. With
+#: several processes, before the first case and after each.
 Progress = Callable[[int, int, str], None]
 
 
@@ -111,9 +116,11 @@ class VerifyReport:
         failed = sum(row["verdict"] != "passed" for row in self.rows)
         size = "quick" if self.quick else "full"
         seconds = sum(x.seconds for x in self.outcomes)
+        took = f"{seconds:.0f} s"
+        if self.facts.get("jobs", 1) > 1:
+            took = f"{self.facts['wall']:.0f} s with {self.facts['jobs']} processes ({took} in all)"
         return (
-            f"{len(self.outcomes)} cases ({size}), {len(self.rows)} checks, {failed} failed, "
-            f"{seconds:.0f} s"
+            f"{len(self.outcomes)} cases ({size}), {len(self.rows)} checks, {failed} failed, {took}"
         )
 
 
@@ -121,21 +128,25 @@ def verify(
     only: Iterable[int] | int | None = None,
     quick: bool = False,
     *,
+    jobs: int = 1,
     progress: Progress | None = None,
 ) -> VerifyReport:
     """Run the truth cases: every system of the field against its closed form.
 
-    A case that raises is reported as an error, the others still run. Everything runs on one
-    thread; the random state and the number of threads are left as they were.
+    A case that raises is reported as an error, the others still run. Every case runs on one
+    thread and seeds itself, so that results do not depend on ``jobs``; the random state and the
+    number of threads are left as they were.
 
     Args:
         only: numbers of the cases to run; all of them if left out.
         quick: smaller sizes that still prove the claims, about 2 minutes of one core.
+        jobs: cases at a time, each in a process of its own. They are spawned: a script that asks
+            for more than one needs ``if __name__ == "__main__":`` around the call.
         progress: called with (cases done, cases in all, name of the next case).
 
     Raises:
         ModuleNotFoundError: without the packages of the extra "demo".
-        ValueError: if ``only`` names a case that does not exist, or none.
+        ValueError: if ``only`` names a case that does not exist, or none; if jobs < 1.
 
     Example:
         >>> import symfast as sf
@@ -144,17 +155,48 @@ def verify(
         (True, 19)
     """
     need("verify", "demo", "sklearn", "scipy", "pandas")
-    chosen = _choose(only)
-    outcomes: list[Outcome] = []
-    with torch.random.fork_rng(devices=[]), _one_thread():
-        for number, case in enumerate(chosen):
-            if progress is not None:
-                progress(number, len(chosen), case.name)
-            outcomes.append(_run(case, quick))
-    if progress is not None:
-        progress(len(chosen), len(chosen), "done")
-    facts = {"torch": torch.__version__, "kernels": has_kernels()}
+    if jobs < 1:
+        raise ValueError(f"jobs must be at least 1, got {jobs}")
+    chosen, start = _choose(only), time.perf_counter()
+    told = progress or (lambda done, total, name: None)
+    jobs = min(jobs, len(chosen))
+    if jobs > 1:
+        outcomes = _beside(chosen, quick, jobs, told)
+    else:
+        outcomes = []
+        with torch.random.fork_rng(devices=[]), _one_thread():
+            for number, case in enumerate(chosen):
+                told(number, len(chosen), case.name)
+                outcomes.append(_run(case, quick))
+    told(len(chosen), len(chosen), "done")
+    facts = {"torch": torch.__version__, "kernels": has_kernels(), "jobs": jobs,
+             "wall": round(time.perf_counter() - start, 1)}  # fmt: skip
     return VerifyReport(tuple(outcomes), quick, facts)
+
+
+def _beside(chosen: list[Case], quick: bool, jobs: int, told: Progress) -> list[Outcome]:
+    """Run cases in processes of their own; one that dies is an error of its case."""
+    order = sorted(chosen, key=lambda c: LONGEST.index(c.number) if c.number in LONGEST else 99)
+    found: dict[int, Outcome] = {}
+    told(0, len(chosen), order[0].name)
+    context = get_context("spawn")
+    with ProcessPoolExecutor(jobs, context, torch.set_num_threads, (1,)) as pool:
+        futures = {pool.submit(_run_number, case.number, quick): case for case in order}
+        for future in as_completed(futures):
+            case = futures[future]
+            try:
+                result, seconds, error = future.result()
+            except Exception as broken:  # the process died: its case has no verdict
+                result, seconds, error = None, 0.0, f"{type(broken).__name__}: {broken}"
+            found[case.number] = Outcome(case, result, seconds, error)
+            told(len(found), len(chosen), case.name)
+    return [found[case.number] for case in chosen]
+
+
+def _run_number(number: int, quick: bool) -> tuple[CaseResult | None, float, str]:
+    (case,) = _choose(number)
+    outcome = _run(case, quick)
+    return outcome.result, outcome.seconds, outcome.error
 
 
 @contextmanager
