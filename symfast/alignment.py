@@ -64,7 +64,7 @@ def alignments(h: Tensor, g: Tensor, W: Tensor, *, centred: bool = False) -> Ali
     G_a, G_b = _gram(g_b @ W, centred), _gram(g_b, centred)
     Z_a, Z_b = W.mT @ W, W @ W.mT
     pairs = ((H_a, G_a), (H_a, Z_a), (G_a, Z_a), (H_b, G_b), (H_b, Z_b), (G_b, Z_b))
-    return Alignments(*(_pearson(a, b) for a, b in pairs))
+    return Alignments(*(correlation(a, b) for a, b in pairs))
 
 
 def _gram(x: Tensor, centred: bool) -> Tensor:
@@ -74,8 +74,16 @@ def _gram(x: Tensor, centred: bool) -> Tensor:
     return x.mT @ x / x.shape[-2]
 
 
-def _pearson(a: Tensor, b: Tensor) -> Tensor:
-    """Correlation (...) over all entries of two matrices."""
+def correlation(a: Tensor, b: Tensor) -> Tensor:
+    """Pearson correlation (...) over all entries of two matrices (..., d, d).
+
+    Example:
+        >>> import torch
+        >>> from symfast.alignment import correlation
+        >>> a = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+        >>> round(float(correlation(a, 5 - a)), 4)
+        -1.0
+    """
     a, b = a.flatten(-2), b.flatten(-2)
     a, b = a - a.mean(-1, keepdim=True), b - b.mean(-1, keepdim=True)
     found: Tensor = (a * b).sum(-1) / (a.norm(dim=-1) * b.norm(dim=-1))

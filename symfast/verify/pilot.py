@@ -61,7 +61,7 @@ def train(
 def run_signs(quick: bool) -> CaseResult:
     """PILoT recovers a 5-sparse vector; balanced spred cannot change a sign."""
     steps = 40_000 if quick else 60_000
-    short = steps // 4  # enough for what does not converge to the truth
+    short = steps // 4 if quick else steps  # enough for what does not converge to the truth
     X, y, truth, start = regressions(5)
     pilot, _ = train(X, y, start, 1.0, 1.0, 1e-4 ** (1 / steps), steps)
     constant, _ = train(X, y, start, 1.0, 0.02, 1.0, short)

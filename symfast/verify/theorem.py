@@ -10,7 +10,7 @@ from torch.func import grad, jacrev, vmap
 
 from symfast.mirror import coefficients, project, reflect
 from symfast.sweep.data import load
-from symfast.verify.case import Case, CaseResult, Check, Curves, Series, at_most, near
+from symfast.verify.case import Case, CaseResult, Check, Curves, Series, at_least, at_most, near
 
 SOURCE = "Ziyin 2024, Theorem 1"
 #: Decay of part 4: above every pointwise threshold of part 3 met on the nets below (< 1).
@@ -146,14 +146,18 @@ def _threshold(net: Net, sizes: Tensor) -> tuple[Tensor, float]:
     return ratios, float(-n @ jacrev(grad(net.loss))(plane) @ n / 2)
 
 
-def _minimum(net: Net, steps: int) -> tuple[float, float]:
-    """||O^T theta|| of gradient descent under strong decay, at the start and at the end."""
+def _minimum(net: Net, steps: int, gam: float, everywhere: bool) -> tuple[float, float]:
+    """||O^T theta|| and ||(I - P) theta|| where gradient descent under a decay ends.
+
+    The decay is ``gam ||theta||^2``, or ``gam ||O^T theta||^2``: then nothing but the loss forms
+    what is on the plane.
+    """
     slope = grad(net.loss)
     theta = torch.randn(len(net.O), dtype=torch.float64)
-    start = float(coefficients(theta, net.O).norm())
     for _ in range(steps):
-        theta = theta - 0.1 * (slope(theta) + 2 * STRONG * theta)
-    return start, float(coefficients(theta, net.O).norm())
+        shrunk = theta if everywhere else theta - project(theta, net.O)
+        theta = theta - 0.1 * (slope(theta) + 2 * gam * shrunk)
+    return float(coefficients(theta, net.O).norm()), float(project(theta, net.O).norm())
 
 
 def run(quick: bool) -> CaseResult:
@@ -164,7 +168,10 @@ def run(quick: bool) -> CaseResult:
     for net in nets():
         symmetry, slope, cross = _parts_one_two(net, 2 if quick else 20)
         ratios, limit = _threshold(net, sizes)
-        _, end = _minimum(net, 100 if quick else 1000)
+        steps = 100 if quick else 1000
+        end, _ = _minimum(net, steps, STRONG, True)
+        alone, rest = _minimum(net, steps, STRONG, False)
+        free, _ = _minimum(net, steps, 0.0, False)
         name = net.name
         checks += [
             at_most(f"{name}: loss is mirror symmetric", SOURCE, symmetry, 1e-12),
@@ -179,6 +186,9 @@ def run(quick: bool) -> CaseResult:
                 1e-5,
             ),
             at_most(f"{name}: 4 minima under gam = 2 lie on the plane", SOURCE, end, 1e-8),
+            at_most(f"{name}: 4 ... decay of O^T theta alone", SOURCE, alone, 1e-8),
+            at_least(f"{name}: ... what is on the plane lives", "control", rest, 0.5, "> 0"),
+            at_least(f"{name}: without decay off the plane by", "control", free, 1e-2, "> 0"),
         ]
         curves.append(Series(name, sizes.tolist(), ratios.tolist()))
     caption = "Decay gam above which the plane is preferred, by distance: finite at the plane."
