@@ -186,3 +186,41 @@ def test_smaller_attention_exports_to_onnx() -> None:
     (name,) = [item.name for item in session.get_inputs()]
     out = torch.from_numpy(session.run(None, {name: x.numpy()})[0])
     torch.testing.assert_close(out, small(x).detach(), rtol=1e-4, atol=1e-5)
+
+
+class OneSize(nn.Module):
+    """Attention as many libraries write it: one head size for queries, keys and values."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads, self.head_size = heads, dim // heads
+        self.scaling = self.head_size**-0.5
+        self.query, self.key, self.value, self.out = (nn.Linear(dim, dim) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        shape = (*x.shape[:-1], self.heads, self.head_size)
+        q, k, v = (f(x).view(shape).transpose(1, 2) for f in (self.query, self.key, self.value))
+        h = (q @ k.mT * self.scaling).softmax(-1) @ v
+        return self.out(h.transpose(1, 2).reshape(*x.shape[:-1], self.heads * self.head_size))
+
+
+def test_one_head_size_loses_what_queries_and_values_both_can() -> None:
+    """In one of two layers, which are told apart: queries could lose 5 of 8 dims, values 3."""
+    model = nn.Sequential(OneSize(16, 2), OneSize(16, 2)).double()
+    with torch.no_grad():
+        for first in (0, 8):
+            rows = slice(first, first + 8)
+            low = torch.randn(8, 3).double() @ torch.randn(3, 17).double()
+            model[1].query.weight[rows], model[1].query.bias[rows] = low[:, :16], low[:, 16]
+            model[1].value.weight[first + 5 : first + 8] = 0
+            model[1].value.bias[first + 5 : first + 8] = 0
+    x = torch.randn(2, 6, 16, dtype=torch.float64)
+    small, proof = sf.compress(model, x)
+    assert [layer.head_size for layer in small] == [8, 5]
+    assert small[1].query.out_features == small[1].value.out_features == 10
+    assert small[0].query.out_features == 16
+    assert proof.max_error <= 1e-12
+    with torch.no_grad():
+        y = torch.randn(3, 4, 16, dtype=torch.float64)
+        torch.testing.assert_close(small(y), model(y), rtol=1e-11, atol=1e-11)
+    assert torch.export.export(small, (x,)).module()(x).shape == x.shape

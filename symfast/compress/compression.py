@@ -15,7 +15,7 @@ from symfast.compress.gauge import drop_gauge_biases
 from symfast.compress.norms import fold_norms
 from symfast.compress.rank import truncate_rank
 from symfast.compress.record import CompressionProof, Step
-from symfast.compress.surgery import Cut, patch_sizes_, plan_cuts, shrink_
+from symfast.compress.surgery import Cut, equal_cuts, patch_sizes_, plan_cuts, shrink_
 from symfast.compress.units import HiddenUnits
 from symfast.compress.workbench import Workbench
 from symfast.find import find_symmetries
@@ -169,15 +169,20 @@ def _cut(
         return small, cuts
     kept: list[Cut] = []
     best = bench.copy()
-    for cut in cuts:
-        small, error, note = _try_cut(bench, [*kept, cut], tol)
-        if small is None:
-            where = cut.hidden[0].group.where
-            bench.steps.append(Step("cut", where, cut.count, error, 0.0, False, note))
+    for together in [[cut] for cut in cuts] + equal_cuts(cuts):
+        if any(
+            set(map(id, cut.hidden)) & {id(h) for c in kept for h in c.hidden} for cut in together
+        ):
             continue
-        kept.append(cut)
+        small, error, note = _try_cut(bench, [*kept, *together], tol)
+        if small is None:
+            for cut in together:
+                where = cut.hidden[0].group.where
+                bench.steps.append(Step("cut", where, cut.count, error, 0.0, False, note))
+            continue
+        kept += together
         best = small
-        _log(bench, [cut], error, note)
+        _log(bench, together, error, note)
     return best, kept
 
 
@@ -192,13 +197,13 @@ def _try_cut(
 ) -> tuple[nn.Module | None, float, str]:
     """Return the cut model, its error and a note; no model if it does not compute the same."""
     error, note = float("inf"), ""
-    for patch in (False, True):
+    for patch in ("", "near", "everywhere"):
         for widen in (False, True):
             small = bench.copy()
             if widen and not _keep_scale_(small, cuts):
                 continue
             sizes = shrink_(small, cuts)
-            words = patch_sizes_(small, sizes) if patch else []
+            words = patch_sizes_(small, sizes, patch == "everywhere") if patch else []
             error, reason = bench.try_change(small)
             if reason:
                 note = f"the model does not run without them: {reason}"

@@ -33,6 +33,20 @@ class Cut:
         """Number of units that go."""
         return sum(int(units.sum()) for units in self.units)
 
+    def parameters(self) -> set[str]:
+        """Return the names of the parameters that become smaller."""
+        members = [member for hidden in self.hidden for member in hidden.group.members]
+        return {member.source.parameter for member in members if member.source is not None}
+
+    def at_most(self, count: int) -> "Cut":
+        """Return a cut that takes only ``count`` units of each group, the last ones."""
+        fewer = []
+        for units in self.units:
+            chosen = torch.zeros_like(units)
+            chosen[units.nonzero().flatten()[-count:]] = True
+            fewer.append(chosen)
+        return Cut(self.hidden, fewer)
+
     def removals(self) -> dict[Axis, set[int]]:
         """Return which indices of which parameter dims go."""
         gone: dict[Axis, set[int]] = defaultdict(set)
@@ -72,15 +86,46 @@ def plan_cuts(spaces: Sequence[HiddenUnits]) -> list[Cut]:
     return cuts
 
 
-def shrink_(model: nn.Module, cuts: Sequence[Cut]) -> dict[int, int]:
-    """Cut in place; return how sizes changed (sizes that changed in two ways are left out)."""
+def equal_cuts(cuts: Sequence[Cut]) -> list[list[Cut]]:
+    """Pairs of cuts in one module, made equally deep.
+
+    Attention with a single head size can lose dims of queries and keys only with as many of its
+    values, whatever more either could lose.
+    """
+    found = []
+    for number, first in enumerate(cuts):
+        for second in cuts[number + 1 :]:
+            near = [
+                {place for name in cut.parameters() for place in _around(name)[-2:]}
+                for cut in (first, second)
+            ]
+            alike = first.hidden[0].m == second.hidden[0].m and near[0] & near[1]
+            if alike and len(first.hidden) == len(second.hidden):
+                count = min(int(units.sum()) for units in (*first.units, *second.units))
+                found.append([first.at_most(count), second.at_most(count)])
+    return found
+
+
+def _around(name: str) -> list[str]:
+    """Names of the modules that a parameter is in, from the model to the layer that owns it."""
+    parts = name.split(".")[:-1]
+    return [".".join(parts[:depth]) for depth in range(len(parts) + 1)]
+
+
+#: How sizes changed, old to new, per module that has a smaller parameter in it.
+Sizes = dict[str, dict[int, set[int]]]
+
+
+def shrink_(model: nn.Module, cuts: Sequence[Cut]) -> Sizes:
+    """Cut in place; return how sizes changed."""
     gone: dict[Axis, set[int]] = defaultdict(set)
-    changes: dict[int, set[int]] = defaultdict(set)
+    changes: Sizes = defaultdict(lambda: defaultdict(set))
     for cut in cuts:
         for axis, indices in cut.removals().items():
             gone[axis] |= indices
         for size, rest in cut.sizes().items():
-            changes[size].add(rest)
+            for place in {place for name in cut.parameters() for place in _around(name)}:
+                changes[place][size].add(rest)
         for hidden, units in zip(cut.hidden, cut.units, strict=True):
             if "heads" in hidden.group.activation:
                 _count_heads_(model, hidden, int(units.sum()))
@@ -92,10 +137,11 @@ def shrink_(model: nn.Module, cuts: Sequence[Cut]) -> dict[int, int]:
             if parameter == name:
                 keep = [i for i in range(old.shape[dim]) if i not in indices]
                 tensor = tensor.index_select(dim, torch.tensor(keep, device=tensor.device))
-                changes[old.shape[dim]].add(len(keep))
+                for place in _around(name):
+                    changes[place][old.shape[dim]].add(len(keep))
         smaller[id(old)] = tensor.detach().clone()
     _replace_(model, smaller)
-    return {old: min(new) for old, new in changes.items() if len(new) == 1}
+    return changes
 
 
 def _count_heads_(model: nn.Module, hidden: HiddenUnits, count: int) -> None:
@@ -154,15 +200,20 @@ def _describe_(module: nn.Module) -> None:
         module.input_size = int(module.get_parameter("weight_ih_l0").shape[1])
 
 
-def patch_sizes_(model: nn.Module, sizes: dict[int, int]) -> list[str]:
-    """Replace old sizes in whole-number attributes of the user's own modules."""
+def patch_sizes_(model: nn.Module, sizes: Sizes, everywhere: bool = False) -> list[str]:
+    """Replace old sizes in whole-number attributes of the user's own modules.
+
+    In the modules that have a smaller parameter in them, or in all modules; sizes that changed in
+    two ways stay.
+    """
     patched = []
     for name, module in model.named_modules():
         if type(module).__module__.startswith(("torch.nn", "symfast.")):
             continue
+        changes = sizes.get("" if everywhere else name, {})
         for attribute, value in list(vars(module).items()):
-            if _is_size(value) and value in sizes:
-                setattr(module, attribute, sizes[value])
+            if _is_size(value) and len(changes.get(value, ())) == 1:
+                setattr(module, attribute, min(changes[value]))
                 patched.append(f"{name}.{attribute}".lstrip("."))
     return patched
 

@@ -19,9 +19,10 @@ VIEWS_REST = ("slice", "narrow", "expand", "expand_as", "repeat", "repeat_interl
 MOVES = ("roll", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "chunk")
 MOVES_MORE = ("split", "split_with_sizes", "unbind", "tensor_split", "unfold", "view_as", "tile")
 MOVES_REST = ("diagonal", "unsafe_chunk", "unsafe_split", "reshape_as", "swapdims", "moveaxis")
+MOVES_LAST = ("mT", "mH", "adjoint", "matrix_H")
 
 
-@rule(*VIEWS, *VIEWS_MORE, *VIEWS_REST, *MOVES, *MOVES_MORE, *MOVES_REST)
+@rule(*VIEWS, *VIEWS_MORE, *VIEWS_REST, *MOVES, *MOVES_MORE, *MOVES_REST, *MOVES_LAST)
 def _move(tracer: Tracer, node: fx.Node, args: dict[str, Any]) -> Any:
     """Run the operator itself on labels: the label of an entry moves with the entry."""
     found: list[Value] = []
