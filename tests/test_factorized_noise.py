@@ -98,6 +98,8 @@ def test_the_promised_call() -> None:
     figure = result.plot("sparsity", x="weight_decay", y="noise")
     assert figure.axes[0].get_ylabel() == "label noise σ"
     assert result.plot("loss", x="noise", hue="noise").axes[0].get_xlabel() == "label noise σ"
+    assert result.theory == []
+    assert sweep(problem, weight_decay=[0.01, 0.1], steps=5).theory
     pieces = sweep(problem, noise=[0.0, 0.1], every=17, **given)
     assert (pieces.weights == result.weights).all()
     alone = sweep(problem, noise=0.1, **(given | {"weight_decay": 0.1, "schedule": "cosine"}))

@@ -13,6 +13,8 @@ from symfast.problems.problem import Problem
 
 #: A Gram matrix this close to diagonal, relative to its diagonal, is a soft-threshold problem.
 DIAGONAL = 1e-9
+#: Axes of `Factorized` that make a run random unless they are 0.
+RANDOM = ("batch_size", "label_noise", "gradient_noise")
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,8 @@ def predictions(problem: Problem, axes: dict[str, tuple[Any, ...]]) -> list[Pred
     For `Factorized`: the largest useful Lasso penalty ``max|X^T y|/n`` (a mark), and, where the
     Gram matrix is diagonal, the sparsity that the ``L_{2/D}`` law predicts for every depth: soft
     threshold ``|z| <= lam`` for D = 2, the local minimum's disappearance ``|z| <= z_min`` for D > 2
-    (Kolb et al. 2025), z the least-squares weights. For other problems nothing.
+    (Kolb et al. 2025), z the least-squares weights. These are laws of gradient descent: nothing for
+    a sweep with minibatches or noise, which act as a further penalty, nor for other problems.
 
     Args:
         problem: what was trained.
@@ -48,7 +51,8 @@ def predictions(problem: Problem, axes: dict[str, tuple[Any, ...]]) -> list[Pred
         [0.0, 0.5, 1.0]
     """
     lam = sorted(float(x) for x in axes.get("weight_decay", ()))
-    if not isinstance(problem, Factorized) or len(lam) < 2:
+    random = any(x != 0 for name in RANDOM for x in axes.get(name, ()))
+    if not isinstance(problem, Factorized) or len(lam) < 2 or random:
         return []
     top = problem.threshold()
     found = []
