@@ -189,6 +189,37 @@ def test_bound_on_the_outputs_of_a_residual_network() -> None:
     assert_output_bound(model, torch.randn(2, 2, 8, 8).double(), 1e-3)
 
 
+class Stream(nn.Module):
+    """A residual stream: what reads it writes to it again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Linear(5, 8), nn.Linear(8, 3)
+        self.down = nn.ModuleList(nn.Linear(8, 6) for _ in range(3))
+        self.up = nn.ModuleList(nn.Linear(6, 8) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.stem(x)
+        for down, up in zip(self.down, self.up, strict=True):
+            h = h + up(torch.tanh(down(h)))
+        return self.head(h)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_bound_on_the_outputs_of_a_residual_stream(seed: int) -> None:
+    """Readers that cancel where two units are equal: after the merge they carry nothing on."""
+    torch.manual_seed(seed)
+    model = Stream().double()
+    with torch.no_grad():
+        for layer in (model.stem, *model.up):
+            layer.weight[7] = layer.weight[0] + 1e-6 * torch.randn_like(layer.weight[0])
+            layer.bias[7] = layer.bias[0]
+        for layer in model.down:
+            layer.weight[:, 7] = -layer.weight[:, 0] * 5
+            layer.weight[:, 0] *= 5
+    assert_output_bound(model, torch.randn(4, 5).double(), 1e-3)
+
+
 def test_bound_on_a_truncated_pair() -> None:
     model = nn.Sequential(nn.Linear(9, 7), nn.Linear(7, 8), nn.ReLU(), nn.Linear(8, 2)).double()
     with torch.no_grad():

@@ -2,6 +2,7 @@
 """A bound on what an approximate merge does to the outputs, for every input."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -40,27 +41,38 @@ class Bounds:
     norms: Norms = field(default_factory=dict)
     _program: tuple[tuple[str, ...], torch.export.ExportedProgram] | None = None
 
-    def of(self, group: SymmetryGroup, gap: float) -> Bound:
-        """Bound of a merge in ``group`` that moves ``B^T A`` by at most ``gap`` (2-norm).
-
-        A (m, p) are the rows of the writers, B (m, q) those of the readers. What lies between
-        them, before and after has the slopes of `analyse`.
-        """
-        names = tuple(named_tensors(self.model))
+    def sizes(self) -> dict[str, Size]:
+        """Sizes of all values as the model stands, by the names of their nodes."""
         try:
-            if self._program is None or self._program[0] != names:
-                self._program = names, export(Exact(self.model, self.exact.args, self.exact.kwargs))
-            exact = Exact(self.model, self.exact.args, self.exact.kwargs)
-            return _bound(analyse(exact, self._program[1], self.norms), group, gap)
+            return {node.name: size for node, size in self._analyse().size.items()}
+        except TraceError:
+            return {}
+
+    def of(self, group: SymmetryGroup, gap: float, before: Mapping[str, Size]) -> Bound:
+        """Bound of a merge in ``group`` that moved ``B^T A`` by at most ``gap`` (2-norm).
+
+        A (m, p) are the rows of the writers, B (m, q) those of the readers. What the readers see
+        changes by ``B'^T A' (u' - u) + (B'^T A' - B^T A) u``: the first by the slopes of the model
+        as it is now, the second by the sizes it had ``before``.
+        """
+        try:
+            return _bound(self._analyse(), group, gap, before)
         except TraceError as error:
             return Bound(math.inf, math.inf, str(error).splitlines()[0])
 
+    def _analyse(self) -> Model:
+        names = tuple(named_tensors(self.model))
+        exact = Exact(self.model, self.exact.args, self.exact.kwargs)
+        if self._program is None or self._program[0] != names:
+            self._program = names, export(exact)
+        return analyse(exact, self._program[1], self.norms)
 
-def _bound(model: Model, group: SymmetryGroup, gap: float) -> Bound:
+
+def _bound(model: Model, group: SymmetryGroup, gap: float, before: Mapping[str, Size]) -> Bound:
     writers, readers, reason = _places(model, group)
     if reason:
         return Bound(math.inf, math.inf, reason)
-    written = _written(model, group, writers)
+    written = _written(before, group, writers)
     between = model.carry({node: (0.0, 1.0) for node in writers})
     changes: dict[fx.Node, Size] = {}
     local = 0.0
@@ -108,11 +120,11 @@ def _input(node: fx.Node) -> fx.Node:
     return given
 
 
-def _written(model: Model, group: SymmetryGroup, writers: list[fx.Node]) -> Size:
+def _written(before: Mapping[str, Size], group: SymmetryGroup, writers: list[fx.Node]) -> Size:
     """Size of the windows that the writers see, side by side, with a 1 for each bias."""
     slope = offset = 0.0
     for node in writers:
-        size = scaled(model.size[_input(node)], overlap(node))
+        size = scaled(before.get(_input(node).name, (0.0, math.inf)), overlap(node))
         slope, offset = slope + size[0], offset + size[1]
         out = node.meta["val"]
         channels = out.shape[-1] if operator_name(node) == "linear" else out.shape[1]

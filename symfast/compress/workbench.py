@@ -86,6 +86,7 @@ class Workbench:
         ``rewrite`` returns how far it moves the product of readers and writers, 0 if exact.
         """
         saved = self._save(groups)
+        before = self._bounds().sizes() if tol else {}
         gap = rewrite()
         error = self.change(self.model)
         kept = error <= max(self.limit, tol)
@@ -95,7 +96,7 @@ class Workbench:
         note = "" if kept else "the outputs changed"
         bound = Bound(0.0, 0.0)
         if kept and gap:
-            bound = self._bounds().of(groups[0], gap)
+            bound = self._bounds().of(groups[0], gap, before)
             note = f"no bound on the outputs: {bound.reason}" if bound.reason else ""
         self.steps.append(Step(action, where, units, error, bound.output, kept, note, bound.local))
         return kept
