@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from machine import fma_peak
+from machine import best_cpu, fma_peak
 from tables import cost, point, tables
 from torch import Tensor
 from torch.func import functional_call, grad, vmap
@@ -61,18 +61,6 @@ def flops(sizes: tuple[int, int, int], batch: int = BATCH) -> float:
     """Of one step of one replica: two products forward, three backward."""
     i, h, o = sizes
     return 2.0 * batch * (2 * h * i + 3 * h * o)
-
-
-def best_cpu(call: Callable[[], object], seconds: float = 3.0) -> float:
-    """The least CPU seconds of several runs, all threads together; the first does not count."""
-    call()
-    times: list[float] = []
-    stop = time.perf_counter() + seconds
-    while len(times) < 3 or time.perf_counter() < stop:
-        begin = time.process_time()
-        call()
-        times.append(time.process_time() - begin)
-    return min(times)
 
 
 @pytest.fixture(scope="module")

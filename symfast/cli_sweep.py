@@ -2,20 +2,17 @@
 """The commands ``symfast sweep`` and ``symfast demo``."""
 
 import json
-import time
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from symfast.progress import progress_bar
+from symfast.progress import progress_bar, with_speed
 
 if TYPE_CHECKING:
     from symfast.problems import Problem
-    from symfast.progress import Move
     from symfast.sweep.result import SweepResult
-    from symfast.sweep.train import Progress
 
 
 #: Longer tables of cells are cut on the terminal.
@@ -182,38 +179,6 @@ def demo_command(
 
     if not run(out):
         raise typer.Exit(1)
-
-
-def with_speed(move: "Move | None", steps: int | None = None) -> "Progress | None":
-    """Return a callback (steps done, in all) that also tells the speed; None for None.
-
-    Args:
-        move: what `symfast.progress.progress_bar` yields.
-        steps: steps of one run; the speed in cells then stands beside the one in steps.
-
-    Example:
-        >>> from symfast.cli_sweep import with_speed
-        >>> seen = []
-        >>> tell = with_speed(lambda done, total, words="": seen.append((done, total)))
-        >>> tell(5, 10)
-        >>> seen
-        [(5, 10)]
-    """
-    if move is None:
-        return None
-    start = time.perf_counter()
-    before: list[int] = []
-
-    def tell(done: int, total: int) -> None:
-        before.append(done)
-        del before[1:]  # what was on disk at the first call cost no time
-        seconds = time.perf_counter() - start
-        speed = (done - before[0]) / max(seconds, 1e-9)
-        cells = f"{speed / steps:,.1f} cells/s, " if steps else ""
-        words = f"{cells}{speed / 1e6:,.1f}M steps/s" if seconds > 0.2 else ""
-        move(done, total, words)
-
-    return tell
 
 
 def summary(result: "SweepResult") -> dict[str, Any]:

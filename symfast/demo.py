@@ -18,10 +18,9 @@ from rich.table import Table
 from torch import Tensor
 
 from symfast import ops
-from symfast.cli_sweep import with_speed
 from symfast.factor_sweep import factor_sweep
 from symfast.problems import SUPPORT, Factorized
-from symfast.progress import progress_bar
+from symfast.progress import progress_bar, with_speed
 from symfast.reference import factor_sweep as reference
 from symfast.sweep import SweepResult, sweep
 from symfast.sweep.data import load

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Charges: closed forms, conservation by gradient flow, sign-locked neurons."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -14,13 +14,7 @@ from symfast.symmetry_group import Member, SymmetryGroup
 GL = ("permutation", "sign_flip", "rescale", "rotation", "scale")
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Matrices of a few numbers: a second thread only waits."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def layer_group(

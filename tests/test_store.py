@@ -8,7 +8,6 @@ import random
 import resource
 import signal
 import time
-from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -52,15 +51,6 @@ def live(out: Path, reports: int, seconds: float) -> bool:
         os.kill(child.pid, signal.SIGKILL)
     child.join()
     return finished
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """A forked child has no thread pool."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.mark.usefixtures("one_thread")
