@@ -88,7 +88,7 @@ def _control() -> list[Check]:
     spread = float(ratios[0] / ratios[1])
     return [
         at_least("GD: ratio depends on the init (quotient of two)", SOURCE, spread, 50, "large"),
-        at_most("GD: drift of |u|^2 - |w|^2", SOURCE, float(drift.max()), 0.02, "O(eta)"),
+        at_most("GD: drift of |u|^2 - |w|^2", SOURCE, float(drift.max()), 3e-3, "O(eta)"),
     ]
 
 
