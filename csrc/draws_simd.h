@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Normal numbers of draws.h on lanes of replicas: lane l of number i is drawn from (seed, cell of
-// l, step, i), four numbers from a block of random words.
+// Minibatches and normal numbers of draws.h on lanes of replicas: the rows of a minibatch are drawn
+// from (seed, step), lane l of normal number i from (seed, cell of l, step, i), four from a block of
+// words.
 #pragma once
 #include "draws.h"
 #include "philox_simd.h"
@@ -10,6 +11,26 @@ namespace SYMFAST_ISA {
 namespace {
 
 constexpr int kHalf = kVectorBytes / 8;  // words a vector of 64-bit lanes holds
+
+// Calls take(s, row) for every sample s of the minibatch of a step, several blocks of words at
+// once.
+template <typename Take>
+SF_INLINE void draw_rows(std::int64_t seed, std::int64_t step, std::int64_t samples,
+                         std::int64_t batch, const Take& take) {
+  Words64 block;
+  for (int l = 0; l < kHalf; ++l) block[l] = static_cast<std::uint64_t>(l);
+  const RandomStream stream = batch_stream(seed, step);
+  for (std::int64_t start = 0; start < batch; start += 4 * kHalf) {
+    const auto words = random_block(stream, block + static_cast<std::uint64_t>(start / 4));
+    alignas(kVectorBytes) std::uint64_t row[4][kHalf];
+    for (int i = 0; i < 4; ++i)
+      *reinterpret_cast<Words64*>(row[i]) =
+          ((words.word[i] & 0xffffffffu) * static_cast<std::uint64_t>(samples)) >> 32;
+    const std::int64_t count = batch - start < 4 * kHalf ? batch - start : 4 * kHalf;
+    for (std::int64_t s = 0; s < count; ++s)
+      take(start + s, static_cast<std::int64_t>(row[s % 4][s / 4]));
+  }
+}
 
 // The counter of every second lane of a vector of floats, or of all lanes of one of doubles.
 SF_INLINE Words64 cells_of(const std::int64_t* cell, int start, int step) {

@@ -23,8 +23,14 @@ namespace symfast {
 // Integers of the size of A, as many as V has numbers; for vectors in elementary_simd.h.
 template <typename V>
 struct Lanes;
+// a > b ? a : b and a < b ? a : b, so b where one is NaN.
+template <typename A>
+struct NumberOrder {
+  SYMFAST_SWEEP_INLINE static A larger(A a, A b) { return a > b ? a : b; }
+  SYMFAST_SWEEP_INLINE static A smaller(A a, A b) { return a < b ? a : b; }
+};
 template <>
-struct Lanes<float> {
+struct Lanes<float> : NumberOrder<float> {
   using Number = float;
   using Integer = std::int32_t;
   SYMFAST_SWEEP_INLINE static float root(float x) {
@@ -36,7 +42,7 @@ struct Lanes<float> {
   }
 };
 template <>
-struct Lanes<double> {
+struct Lanes<double> : NumberOrder<double> {
   using Number = double;
   using Integer = std::int64_t;
   SYMFAST_SWEEP_INLINE static double root(double x) {
@@ -55,9 +61,8 @@ SYMFAST_SWEEP_INLINE V fill(typename Lanes<V>::Number x) {
 
 template <typename V>
 SYMFAST_SWEEP_INLINE V clamp(V x, typename Lanes<V>::Number low, typename Lanes<V>::Number high) {
-  const V least = fill<V>(low), most = fill<V>(high);
-  const V above = x < least ? least : x;  // NaN stays NaN
-  return above > most ? most : above;
+  const V above = Lanes<V>::larger(fill<V>(low), x);  // NaN stays NaN
+  return Lanes<V>::smaller(fill<V>(high), above);
 }
 
 // coefficients[0] + coefficients[1] x + ...
@@ -101,6 +106,24 @@ SYMFAST_SWEEP_INLINE V exp_tail(V r) {
   }
 }
 
+// 2^n of n + magic.
+template <typename V>
+SYMFAST_SWEEP_INLINE V power_of_bits(V shifted) {
+  using A = typename Lanes<V>::Number;
+  using I = typename Lanes<V>::Integer;
+  return __builtin_bit_cast(V, (__builtin_bit_cast(I, shifted) << Exponential<A>::mantissa) +
+                                   __builtin_bit_cast(I, fill<V>(A(1))));
+}
+
+// A size, not negative, with the sign of another number.
+template <typename V>
+SYMFAST_SWEEP_INLINE V with_sign(V size, V sign) {
+  using A = typename Lanes<V>::Number;
+  using I = typename Lanes<V>::Integer;
+  const I mask = __builtin_bit_cast(I, fill<V>(A(-0.0)));
+  return __builtin_bit_cast(V, __builtin_bit_cast(I, size) | (__builtin_bit_cast(I, sign) & mask));
+}
+
 // exp(x) = power (1 + fraction), power a power of two, for least <= x <= 0.
 template <typename V>
 struct ExpParts {
@@ -109,15 +132,12 @@ struct ExpParts {
 template <typename V>
 SYMFAST_SWEEP_INLINE ExpParts<V> split_exp(V x) {
   using A = typename Lanes<V>::Number;
-  using I = typename Lanes<V>::Integer;
   using E = Exponential<A>;
   using Math = Arithmetic<V>;
   const V shifted = Math::multiply_add(x, fill<V>(A(0x1.71547652b82fep0)), fill<V>(E::magic));
   const V n = shifted - fill<V>(E::magic);
   const V r = Math::multiply_add(n, fill<V>(-E::low), Math::multiply_add(n, fill<V>(-E::high), x));
-  const I bits =
-      (__builtin_bit_cast(I, shifted) << E::mantissa) + __builtin_bit_cast(I, fill<V>(A(1)));
-  return {__builtin_bit_cast(V, bits), Math::multiply_add(r * r, exp_tail(r), r)};
+  return {power_of_bits(shifted), Math::multiply_add(r * r, exp_tail(r), r)};
 }
 
 template <typename V>
@@ -129,36 +149,54 @@ SYMFAST_SWEEP_INLINE V exp_of(V x) {
   return x < fill<V>(least) ? V{} : value;
 }
 
+// tanh as a quotient, so that several can share one division.
+template <typename V>
+struct Quotient {
+  V top, bottom;  // bottom within [1, 2^12]
+};
+
 // Rational minimax fit of relative error 0.4 2^-24 on [-9.02, 9.02], beyond which tanh rounds to 1.
 template <typename V>
-SYMFAST_SWEEP_INLINE V tanh_rational(V x) {
+SYMFAST_SWEEP_INLINE Quotient<V> tanh_rational(V x) {
   constexpr float top[] = {0x1p0f, 0x1.120442p-3f, 0x1.c9f85ap-9f, 0x1.595564p-16f,
                            0x1.c9a3d4p-27f};
   constexpr float bottom[] = {0x1p0f, 0x1.de576ap-2f, 0x1.a7df26p-6f, 0x1.5841dcp-12f,
                               0x1.a0b868p-21f};
   const V inside = clamp(x, -9.02f, 9.02f);
   const V square = inside * inside;
-  return clamp(inside * polynomial(square, top) / polynomial(square, bottom), -1.0f, 1.0f);
+  return {inside * polynomial(square, top), polynomial(square, bottom)};
 }
 
 // With e = exp(-2|x|) - 1: tanh|x| = -e / (2 + e).
 template <typename V>
-SYMFAST_SWEEP_INLINE V tanh_by_exp(V x) {
+SYMFAST_SWEEP_INLINE Quotient<V> tanh_by_exp(V x) {
   using A = typename Lanes<V>::Number;
-  const V size = clamp(x < V{} ? -x : x, A(0), A(20));
+  const V size = Lanes<V>::smaller(fill<V>(A(20)), Lanes<V>::larger(-x, x));
   const ExpParts<V> s = split_exp(fill<V>(A(-2)) * size);
   const V e = Arithmetic<V>::multiply_add(s.power, s.fraction, s.power - fill<V>(A(1)));
-  const V value = -e / (fill<V>(A(2)) + e);
-  return x < V{} ? -value : value;
+  return {with_sign(fill<V>(A(0)) - e, x), fill<V>(A(2)) + e};
 }
 
 template <typename V>
-SYMFAST_SWEEP_INLINE V tanh_of(V x) {
+SYMFAST_SWEEP_INLINE Quotient<V> tanh_quotient(V x) {
   if constexpr (sizeof(typename Lanes<V>::Number) == 4) {
     return tanh_rational(x);
   } else {
     return tanh_by_exp(x);
   }
+}
+
+// What rounding has put beyond 1.
+template <typename V>
+SYMFAST_SWEEP_INLINE V within_one(V x) {
+  using A = typename Lanes<V>::Number;
+  return clamp(x, A(-1), A(1));
+}
+
+template <typename V>
+SYMFAST_SWEEP_INLINE V tanh_of(V x) {
+  const Quotient<V> q = tanh_quotient(x);
+  return within_one(q.top / q.bottom);
 }
 
 }  // namespace symfast

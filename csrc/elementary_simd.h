@@ -40,6 +40,44 @@ SF_INLINE Vec<double> root(Vec<double> x) {
 #endif
 }
 
+// a > b ? a : b and a < b ? a : b: one instruction, where a comparison and a choice are two.
+SF_INLINE Vec<float> larger(Vec<float> a, Vec<float> b) {
+#if defined(__AVX512F__)
+  return (Vec<float>)_mm512_max_ps((__m512)a, (__m512)b);
+#elif defined(__AVX2__)
+  return (Vec<float>)_mm256_max_ps((__m256)a, (__m256)b);
+#else
+  return a > b ? a : b;
+#endif
+}
+SF_INLINE Vec<double> larger(Vec<double> a, Vec<double> b) {
+#if defined(__AVX512F__)
+  return (Vec<double>)_mm512_max_pd((__m512d)a, (__m512d)b);
+#elif defined(__AVX2__)
+  return (Vec<double>)_mm256_max_pd((__m256d)a, (__m256d)b);
+#else
+  return a > b ? a : b;
+#endif
+}
+SF_INLINE Vec<float> smaller(Vec<float> a, Vec<float> b) {
+#if defined(__AVX512F__)
+  return (Vec<float>)_mm512_min_ps((__m512)a, (__m512)b);
+#elif defined(__AVX2__)
+  return (Vec<float>)_mm256_min_ps((__m256)a, (__m256)b);
+#else
+  return a < b ? a : b;
+#endif
+}
+SF_INLINE Vec<double> smaller(Vec<double> a, Vec<double> b) {
+#if defined(__AVX512F__)
+  return (Vec<double>)_mm512_min_pd((__m512d)a, (__m512d)b);
+#elif defined(__AVX2__)
+  return (Vec<double>)_mm256_min_pd((__m256d)a, (__m256d)b);
+#else
+  return a < b ? a : b;
+#endif
+}
+
 }  // namespace SYMFAST_ISA
 
 template <>
@@ -48,6 +86,8 @@ struct Lanes<SYMFAST_ISA::Vec<float>> {
   using Number = float;
   using Integer = SYMFAST_ISA::Integers32;
   SYMFAST_SWEEP_INLINE static V root(V x) { return SYMFAST_ISA::root(x); }
+  SYMFAST_SWEEP_INLINE static V larger(V a, V b) { return SYMFAST_ISA::larger(a, b); }
+  SYMFAST_SWEEP_INLINE static V smaller(V a, V b) { return SYMFAST_ISA::smaller(a, b); }
 };
 template <>
 struct Lanes<SYMFAST_ISA::Vec<double>> {
@@ -55,6 +95,8 @@ struct Lanes<SYMFAST_ISA::Vec<double>> {
   using Number = double;
   using Integer = SYMFAST_ISA::Integers64;
   SYMFAST_SWEEP_INLINE static V root(V x) { return SYMFAST_ISA::root(x); }
+  SYMFAST_SWEEP_INLINE static V larger(V a, V b) { return SYMFAST_ISA::larger(a, b); }
+  SYMFAST_SWEEP_INLINE static V smaller(V a, V b) { return SYMFAST_ISA::smaller(a, b); }
 };
 
 }  // namespace symfast

@@ -6,7 +6,7 @@
 #include "replica.h"
 
 #include "draws_simd.h"
-#include "elementary_simd.h"
+#include "pack_simd.h"
 #include "replica_tiles_simd.h"
 
 namespace symfast {
@@ -34,7 +34,9 @@ class Trainer {
       draw_noise(b_.noise, b_.seed, b_.cell, RandomPurpose::kGradientNoise, first_step + index,
                  shape_.parameters());
     for (std::int64_t o = 0; shape_.bias && o < shape_.outputs; ++o) step_output_bias(o);
-    for (std::int64_t j = 0; j < shape_.hidden; j += kUnitBlock) backward(j, units_from(j));
+    // The last units first: their values are still in the first cache.
+    for (std::int64_t j = (shape_.hidden - 1) / kUnitBlock * kUnitBlock; j >= 0; j -= kUnitBlock)
+      backward(j, units_from(j));
     if (b_.constraint != Constraint::none) constrain();
   }
 
@@ -70,56 +72,55 @@ class Trainer {
 
   // Rows of the minibatch side by side. Once is enough for a batch of all samples.
   void gather(std::int64_t step) {
-    if (!b_.draws && gathered_) return;
-    gathered_ = true;
-    PhiloxWords<std::uint64_t> words{};
-    for (std::int64_t s = 0; s < b_.batch; ++s) {
-      if (b_.draws && s % 4 == 0)
-        words = random_block(batch_stream(b_.seed, step), static_cast<std::uint64_t>(s / 4));
-      const std::int64_t row =
-          b_.draws ? sample_of(static_cast<std::uint32_t>(words.word[s % 4]), b_.samples) : s;
-      __builtin_memcpy(b_.batch_x + s * shape_.inputs, b_.x + row * shape_.inputs,
-                       sizeof(T) * static_cast<std::size_t>(shape_.inputs));
-      __builtin_memcpy(b_.batch_y + s * shape_.outputs, b_.y + row * shape_.outputs,
-                       sizeof(T) * static_cast<std::size_t>(shape_.outputs));
+    if (b_.draws) {
+      draw_rows(b_.seed, step, b_.samples, b_.batch,
+                [&](std::int64_t s, std::int64_t row) SF_LAMBDA { copy_sample(s, row); });
+    } else if (!gathered_) {
+      gathered_ = true;
+      for (std::int64_t s = 0; s < b_.batch; ++s) copy_sample(s, s);
     }
+  }
+  void copy_sample(std::int64_t s, std::int64_t row) {
+    copy_numbers(b_.batch_x + s * shape_.inputs, b_.x + row * shape_.inputs, shape_.inputs);
+    copy_numbers(b_.batch_y + s * shape_.outputs, b_.y + row * shape_.outputs, shape_.outputs);
   }
 
   // Values of `units` units from j on for the whole batch, and their part of every output.
   void forward(std::int64_t j, std::int64_t units) {
-    tile(units, b_.batch, [&]<int R, int C>(std::int64_t r, std::int64_t s) {
+    tile(units, b_.batch, [&]<int R, int C>(std::int64_t r, std::int64_t s) SF_LAMBDA {
       V sum[R][C];
-      for (int p = 0; p < R; ++p) {
+      each<R>([&](auto p) SF_LAMBDA {
         const V bias = shape_.bias ? lanes(b_.theta + (shape_.bias1() + j + r + p) * L) : V{};
-        for (int q = 0; q < C; ++q) sum[p][q] = bias;
-      }
+        each<C>([&](auto q) SF_LAMBDA { sum[p][q] = bias; });
+      });
       multiply<true>(sum, b_.theta + (j + r) * shape_.inputs * L, {shape_.inputs * L, L},
                      b_.batch_x + s * shape_.inputs, {shape_.inputs, 1}, shape_.inputs);
       const bool cuts = b_.model.activation == Activation::relu;
-      for (int p = 0; p < R; ++p)
-        for (int q = 0; q < C; ++q)
-          lanes(active(j + r + p) + (s + q) * L) =
-              cuts ? (sum[p][q] > V{} ? sum[p][q] : V{}) : sum[p][q];
+      each<R, C>([&](auto p, auto q) SF_LAMBDA {
+        lanes(active(j + r + p) + (s + q) * L) =
+            cuts ? Lanes<V>::larger(sum[p][q], V{}) : sum[p][q];
+      });
     });
     if (b_.model.activation == Activation::tanh) {
       T* const values = active(j);
-      for (std::int64_t i = 0; i < units * b_.batch; ++i)
-        lanes(values + i * L) = tanh_of(lanes(values + i * L));
+      std::int64_t i = 0;
+      for (; i + kTanhPack <= units * b_.batch; i += kTanhPack) tanh_of_pack(values + i * L);
+      for (; i < units * b_.batch; ++i) lanes(values + i * L) = tanh_of(lanes(values + i * L));
     }
     add_to_outputs(j, units);
   }
 
   void add_to_outputs(std::int64_t j, std::int64_t units) {
-    tile(shape_.outputs, b_.batch, [&]<int R, int C>(std::int64_t o, std::int64_t s) {
+    tile(shape_.outputs, b_.batch, [&]<int R, int C>(std::int64_t o, std::int64_t s) SF_LAMBDA {
       V sum[R][C];
-      for (int p = 0; p < R; ++p) {
+      each<R>([&](auto p) SF_LAMBDA {
         const V bias = shape_.bias ? lanes(b_.theta + (shape_.bias2() + o + p) * L) : V{};
-        for (int q = 0; q < C; ++q) sum[p][q] = j == 0 ? bias : lanes(output(o + p) + (s + q) * L);
-      }
+        each<C>([&](auto q)
+                    SF_LAMBDA { sum[p][q] = j == 0 ? bias : lanes(output(o + p) + (s + q) * L); });
+      });
       multiply<false>(sum, b_.theta + weight2(o, j) * L, {shape_.hidden * L, L}, active(j) + s * L,
                       {L, b_.batch * L}, units);
-      for (int p = 0; p < R; ++p)
-        for (int q = 0; q < C; ++q) lanes(output(o + p) + (s + q) * L) = sum[p][q];
+      each<R, C>([&](auto p, auto q) SF_LAMBDA { lanes(output(o + p) + (s + q) * L) = sum[p][q]; });
     });
   }
 
@@ -165,46 +166,48 @@ class Trainer {
   }
 
   void step_output_bias(std::int64_t o) {
-    V sum{};
-    for (std::int64_t s = 0; s < b_.batch; ++s) sum = sum + lanes(output(o) + s * L);
-    update(shape_.bias2() + o, sum);
+    V sum[4] = {};  // one sum would wait for each addition
+    std::int64_t s = 0;
+    for (; s + 4 <= b_.batch; s += 4)
+      each<4>([&](auto i) SF_LAMBDA { sum[i] = sum[i] + lanes(output(o) + (s + i) * L); });
+    for (; s < b_.batch; ++s) sum[0] = sum[0] + lanes(output(o) + s * L);
+    update(shape_.bias2() + o, (sum[0] + sum[1]) + (sum[2] + sum[3]));
   }
 
   void backward(std::int64_t j, std::int64_t units) {
     form_unit_errors(j, units);
-    tile(shape_.outputs, units, [&]<int R, int C>(std::int64_t o, std::int64_t c) {
+    tile(shape_.outputs, units, [&]<int R, int C>(std::int64_t o, std::int64_t c) SF_LAMBDA {
       V sum[R][C] = {};
       multiply<false>(sum, output(o), {b_.batch * L, L}, active(j + c), {b_.batch * L, L},
                       b_.batch);
-      for (int p = 0; p < R; ++p)
-        for (int q = 0; q < C; ++q) update(weight2(o + p, j + c + q), sum[p][q]);
+      each<R, C>([&](auto p, auto q) SF_LAMBDA { update(weight2(o + p, j + c + q), sum[p][q]); });
     });
-    tile(units, shape_.inputs, [&]<int R, int C>(std::int64_t r, std::int64_t i) {
+    tile(units, shape_.inputs, [&]<int R, int C>(std::int64_t r, std::int64_t i) SF_LAMBDA {
       V sum[R][C] = {};
       multiply<true>(sum, b_.delta + r * b_.batch * L, {b_.batch * L, L}, b_.batch_x + i,
                      {1, shape_.inputs}, b_.batch);
-      for (int p = 0; p < R; ++p)
-        for (int q = 0; q < C; ++q) update((j + r + p) * shape_.inputs + i + q, sum[p][q]);
+      each<R, C>([&](auto p, auto q)
+                     SF_LAMBDA { update((j + r + p) * shape_.inputs + i + q, sum[p][q]); });
     });
   }
 
   // Errors of the units, with the second layer as it was before this step; then their biases.
   void form_unit_errors(std::int64_t j, std::int64_t units) {
-    cut<kTileRows>(units, [&]<int R>(std::int64_t r) {
+    cut<kTileRows>(units, [&]<int R>(std::int64_t r) SF_LAMBDA {
       V bias[R] = {};
-      cut<4>(b_.batch, [&]<int C>(std::int64_t s) {
+      cut<4>(b_.batch, [&]<int C>(std::int64_t s) SF_LAMBDA {
         V sum[R][C] = {};
         multiply<false>(sum, b_.theta + weight2(0, j + r) * L, {L, shape_.hidden * L},
                         b_.output + s * L, {L, b_.batch * L}, shape_.outputs);
-        for (int p = 0; p < R; ++p)
-          for (int q = 0; q < C; ++q) {
-            const V value = lanes(active(j + r + p) + (s + q) * L);
-            const V error = slope(b_.model.activation, value, sum[p][q]);
-            bias[p] = bias[p] + error;
-            lanes(b_.delta + ((r + p) * b_.batch + s + q) * L) = error;
-          }
+        each<R, C>([&](auto p, auto q) SF_LAMBDA {
+          const V value = lanes(active(j + r + p) + (s + q) * L);
+          const V error = slope(b_.model.activation, value, sum[p][q]);
+          bias[p] = bias[p] + error;
+          lanes(b_.delta + ((r + p) * b_.batch + s + q) * L) = error;
+        });
       });
-      for (int p = 0; shape_.bias && p < R; ++p) update(shape_.bias1() + j + r + p, bias[p]);
+      if (shape_.bias)
+        each<R>([&](auto p) SF_LAMBDA { update(shape_.bias1() + j + r + p, bias[p]); });
     });
   }
 

@@ -3,7 +3,7 @@
 // over k in order whatever the tile, so results do not depend on how a matrix is cut.
 #pragma once
 #include "arithmetic_simd.h"
-#include "simd.h"
+#include "each_simd.h"
 
 namespace symfast {
 namespace SYMFAST_ISA {
@@ -25,6 +25,21 @@ SF_INLINE const Vec<T>& lanes(const T* p) {
   return *reinterpret_cast<const Vec<T>*>(p);
 }
 
+// Rows are short: a call of memcpy would take longer than the copy.
+template <typename T>
+SF_INLINE void copy_numbers(T* to, const T* from, std::int64_t count) {
+  const auto copy = [&]<int size>() SF_LAMBDA {
+    __builtin_memcpy(to, from, size * sizeof(T));
+    to += size;
+    from += size;
+  };
+  for (; count >= 16; count -= 16) copy.template operator()<16>();
+  if (count & 8) copy.template operator()<8>();
+  if (count & 4) copy.template operator()<4>();
+  if (count & 2) copy.template operator()<2>();
+  if (count & 1) copy.template operator()<1>();
+}
+
 // Where entry (row or column, k) of a factor lies, in numbers.
 struct Stride {
   std::int64_t line, k;
@@ -36,13 +51,11 @@ SF_INLINE void multiply(Vec<T> (&sum)[R][C], const T* a, Stride as, const T* b, 
                         std::int64_t length) {
   for (std::int64_t k = 0; k < length; ++k) {
     Vec<T> left[R];
-#pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) {
+    each<R>([&](auto r) SF_LAMBDA {
       left[r] = lanes(a + r * as.line + k * as.k);
       keep(left[r]);
-    }
-#pragma GCC unroll 8
-    for (int c = 0; c < C; ++c) {
+    });
+    each<C>([&](auto c) SF_LAMBDA {
       Vec<T> right;
       if constexpr (kShared) {
         right = b[c * bs.line + k * bs.k] - Vec<T>{};
@@ -50,10 +63,10 @@ SF_INLINE void multiply(Vec<T> (&sum)[R][C], const T* a, Stride as, const T* b, 
         right = lanes(b + c * bs.line + k * bs.k);
       }
       if constexpr (R > 1) keep(right);
-#pragma GCC unroll 8
-      for (int r = 0; r < R; ++r)
+      each<R>([&](auto r) SF_LAMBDA {
         sum[r][c] = Arithmetic<Vec<T>>::multiply_add(left[r], right, sum[r][c]);
-    }
+      });
+    });
   }
 }
 
@@ -83,12 +96,12 @@ SF_INLINE void cut(std::int64_t size, const Body& body) {
 template <int R>
 constexpr int kTileColumns = R == 1 ? 8 : 4;
 
-// Calls body<R, C>(row, column) over a whole matrix.
+// Calls body<R, C>(row, column) over a whole matrix; the columns of some rows are one function.
 template <typename Body>
 SF_INLINE void tile(std::int64_t rows, std::int64_t columns, const Body& body) {
-  cut<kTileRows>(rows, [&]<int R>(std::int64_t row) {
-    cut<kTileColumns<R>>(
-        columns, [&]<int C>(std::int64_t column) { body.template operator()<R, C>(row, column); });
+  cut<kTileRows>(rows, [&]<int R>(std::int64_t row) __attribute__((noinline)) {
+    cut<kTileColumns<R>>(columns, [&]<int C>(std::int64_t column)
+                                      SF_LAMBDA { body.template operator()<R, C>(row, column); });
   });
 }
 
