@@ -141,6 +141,23 @@ def test_stretches_and_batch_sizes_change_nothing(every: int) -> None:
     )
 
 
+def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replicas that do not fit the caches together are trained one block after the other."""
+    problem = Module(make, mse, *data())
+    grid: dict[str, Any] = {"lr": [0.01, 0.02, 0.03, 1e6], "batch_size": [0, 4], "steps": 250}
+    grid |= {"gradient_noise": 0.01, "seeds": 3}
+    whole = sf.sweep(problem, **grid)
+    monkeypatch.setattr("symfast.problems.stacked_data.BLOCK_NUMBERS", 1000)
+    pieces = sf.sweep(problem, **grid)
+    assert pieces.table.status.tolist() == whole.table.status.tolist()
+    assert pieces.table.steps.tolist() == whole.table.steps.tolist()
+    finished = (whole.table.status == "finished").to_numpy()
+    torch.testing.assert_close(
+        torch.tensor(pieces.weights[finished]), torch.tensor(whole.weights[finished]), atol=1e-12,
+        rtol=0.0,
+    )  # fmt: skip
+
+
 def test_divergence_is_a_status() -> None:
     result = sf.sweep(Module(make, mse, *data()), lr=[0.1, 1e6], steps=250)
     assert result.table.status.tolist() == ["finished", "diverged"]

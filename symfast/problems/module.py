@@ -15,7 +15,6 @@ from symfast.problems.module_check import activation_numbers, check_data, check_
 from symfast.problems.order_parameters import SUPPORT
 from symfast.problems.problem import (
     CANCELLED,
-    DIVERGED,
     FINISHED,
     MEASURE_NUMBERS,
     Axis,
@@ -25,13 +24,23 @@ from symfast.problems.problem import (
     data_hash,
 )
 from symfast.problems.schedule import schedule
-from symfast.problems.stacked_data import Minibatches
-from symfast.problems.stacked_step import Rule, StackedModel, StepKind, compiled_step, make_step
+from symfast.problems.stacked_data import Minibatches, block_size, moved
+from symfast.problems.stacked_step import (
+    Rule,
+    StackedModel,
+    StepKind,
+    compiled_step,
+    judge,
+    make_step,
+)
 from symfast.problems.training_axes import training_axes
 from symfast.reference.unit_mirrors import NONE
 
 #: Steps between two looks for divergence and cancelling, counted from step 0.
 CHECK_EVERY = 100
+
+#: More than the number of constraints: none, project, shrink, prox.
+_VERBS = 8
 
 #: Makes the plan that every step applies, of the stacked parameters (R, ...) by name.
 MakePlan = Callable[[dict[str, Tensor], int], Plan]
@@ -148,19 +157,30 @@ class Module:
         """Step all replicas of one batch size and constraint together, one kind after the other."""
         cells = replicas.cells
         constraint = cells.get("constraint", torch.zeros(len(replicas)))
-        kinds = torch.stack([cells["batch_size"].double(), constraint.double()], 1)
-        for kind in kinds.unique(dim=0):
-            chosen = (kinds == kind).all(1).nonzero().flatten()
-            batch, verb = (int(x) for x in kind.tolist())
+        kinds = cells["batch_size"].long() * _VERBS + constraint.long()
+        for kind in kinds.unique().tolist():
+            chosen = (kinds == kind).nonzero().flatten()
+            batch, verb = divmod(kind, _VERBS)
             if len(chosen) == len(replicas):
-                self._train(state, replicas, stretch, batch, verb)
+                self._train_blocks(state, replicas, stretch, batch, verb)
                 continue
             at = chosen.to(state["theta"].device)
             part = {name: x[at] for name, x in state.items()}
-            self._train(part, replicas.select(chosen), stretch, batch, verb)
+            self._train_blocks(part, replicas.select(chosen), stretch, batch, verb)
             for name, x in part.items():
                 state[name][at] = x
         return state
+
+    def _train_blocks(
+        self, state: State, replicas: Replicas, stretch: Stretch, batch: int, verb: int
+    ) -> None:
+        """Train replicas of one kind, so many at a time that they stay in the caches."""
+        numbers = 3 * sum(self.model.sizes) + (batch or len(self.X)) * self.activations
+        on_cpu = state["theta"].device.type == "cpu"
+        size = block_size(len(replicas), numbers) if on_cpu else len(replicas)
+        for rows in torch.arange(len(replicas)).split(size):
+            views = {name: x[rows[0] : rows[0] + size] for name, x in state.items()}
+            self._train(views, replicas.select(rows), stretch, batch, verb)
 
     def _train(
         self, state: State, replicas: Replicas, stretch: Stretch, batch: int, verb: int
@@ -182,7 +202,7 @@ class Module:
             constrain(rates)
             stretch.progress[0] += len(theta)
             if (number + 1) % CHECK_EVERY == 0 or number + 1 == stretch.total:
-                _judge(state, number + 1)
+                judge(state, number + 1)
                 if int(stretch.progress[1]):
                     state["status"][state["status"] == FINISHED] = CANCELLED
                     return
@@ -192,7 +212,7 @@ class Module:
         place = (like.device, like.dtype)
         if place not in self._cast:
             self._cast.clear()
-            self._cast[place] = _moved(self.X, like), _moved(self.Y, like)
+            self._cast[place] = moved(self.X, like), moved(self.Y, like)
         return self._cast[place]
 
     def _step(self, replicas: Replicas) -> Callable[..., Tensor]:
@@ -237,7 +257,7 @@ class Module:
 
     def _losses(self, theta: Tensor, X: Tensor, Y: Tensor, prefix: str) -> dict[str, Tensor]:
         """Loss, and the error rate if targets are classes, on all samples."""
-        X, Y = _moved(X, theta), _moved(Y, theta)
+        X, Y = moved(X, theta), moved(Y, theta)
         classes = not Y.is_floating_point()
 
         def one(row: Tensor) -> tuple[Tensor, Tensor]:
@@ -272,22 +292,9 @@ class Module:
         }
 
 
-def _moved(x: Tensor, like: Tensor) -> Tensor:
-    """On the device, floats in the dtype, of ``like``."""
-    return x.to(like.device, like.dtype if x.is_floating_point() else x.dtype)
-
-
 def _plan_of(problem: Module) -> list[Any]:
     """The symmetries of the plan, as plain data."""
     theta = torch.zeros(1, sum(problem.model.sizes))
     assert problem.make_plan is not None
     plan = problem.make_plan(problem.model.parameters(theta), 1)
     return [symmetry.to_dict() for _, symmetry in plan.entries]
-
-
-def _judge(state: State, steps: int) -> None:
-    """Count steps of the replicas that are alive, and mark those whose weights are not finite."""
-    alive = state["status"] == FINISHED
-    state["steps"][alive] = steps
-    lost = ~state["theta"].isfinite().all(1)
-    state["status"][alive & lost] = DIVERGED

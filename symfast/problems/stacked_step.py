@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.func import functional_call, grad_and_value, vmap
 
 from symfast.problems.draws import GRADIENT_NOISE, LABEL_NOISE, normals
+from symfast.problems.problem import DIVERGED, FINISHED, State
 
 Rule: TypeAlias = Literal["sgd", "adam", "adamw"]
 
@@ -164,3 +165,20 @@ def _step_adam(
     taken = (number + 1).to(theta.dtype)
     scale = (second / (1 - beta2**taken)).sqrt() + rates["eps"]
     theta.sub_(lr / (1 - beta1**taken) * first / scale)
+
+
+def judge(state: State, steps: int) -> None:
+    """Count steps of the replicas that are alive, and mark those whose weights are not finite.
+
+    Example:
+        >>> import torch
+        >>> from symfast.problems.stacked_step import judge
+        >>> state = {"theta": torch.tensor([[1.0], [torch.nan]]), "steps": torch.zeros(2)}
+        >>> judge(state | {"status": (status := torch.zeros(2, dtype=torch.int64))}, 100)
+        >>> status.tolist()
+        [0, 2]
+    """
+    alive = state["status"] == FINISHED
+    state["steps"][alive] = steps
+    lost = ~state["theta"].isfinite().all(1)
+    state["status"][alive & lost] = DIVERGED

@@ -2,6 +2,7 @@
 """Philox4x32-10 and normal numbers from its words, in plain torch: csrc/philox.h bit by bit."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -37,15 +38,30 @@ def philox4x32(counter: Tensor, key: tuple[int, int] | tuple[Tensor, Tensor]) ->
         >>> [hex(w) for w in philox4x32(torch.zeros(4, dtype=torch.int64), (0, 0)).tolist()]
         ['0x6627e8d5', '0xe169c58d', '0xbc57ac4c', '0x9b00dbd8']
     """
-    x0, x1, x2, x3 = counter.unbind(-1)
+    return torch.stack(philox_words(counter.unbind(-1), key), -1)
+
+
+def philox_words(
+    counter: Sequence[Tensor], key: tuple[int, int] | tuple[Tensor, Tensor]
+) -> list[Tensor]:
+    """Return the four words of `philox4x32`, of a counter that is four tensors of one shape.
+
+    Example:
+        >>> import torch
+        >>> from symfast.reference.philox import philox_words
+        >>> hex(philox_words([torch.tensor(0)] * 4, (0, 0))[0].item())
+        '0x6627e8d5'
+    """
+    x0, x1, x2, x3 = counter
     key0, key1 = key
     for _ in range(10):
-        # a product wraps to its low 64 bits, and a shift extends the sign: hence the masks
-        p0, p1 = x0 * _MULTIPLIERS[0], x2 * _MULTIPLIERS[1]
-        x0, x2 = (p1 >> 32) & _LOW ^ x1 ^ key0, (p0 >> 32) & _LOW ^ x3 ^ key1
-        x1, x3 = p1 & _LOW, p0 & _LOW
-        key0, key1 = (key0 + _WEYL[0]) & _LOW, (key1 + _WEYL[1]) & _LOW
-    return torch.stack([x0, x1, x2, x3], -1)
+        # Only the low half of a word is looked at, as in csrc/philox.h: a product wraps to its low
+        # 64 bits, and a shift extends the sign.
+        p0, p1 = (x0 & _LOW) * _MULTIPLIERS[0], (x2 & _LOW) * _MULTIPLIERS[1]
+        x0, x2 = p1 >> 32 ^ x1 ^ key0, p0 >> 32 ^ x3 ^ key1
+        x1, x3 = p1, p0
+        key0, key1 = key0 + _WEYL[0], key1 + _WEYL[1]
+    return [x & _LOW for x in (x0, x1, x2, x3)]
 
 
 def random_block(seed: int, purpose: int, parameter: int, step: int, block: Tensor) -> Tensor:
