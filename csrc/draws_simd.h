@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Minibatches and normal numbers of draws.h on lanes of replicas: the rows of a minibatch are drawn
-// from (seed, step), lane l of normal number i from (seed, cell of l, step, i), four from a block of
-// words.
+// from (seed, step), lane l of normal number i from (seed, cell of l, step, i), four from a block
+// of words.
 #pragma once
 #include "draws.h"
 #include "philox_simd.h"
