@@ -134,7 +134,11 @@ def test_module(count: int, noise: float) -> None:
         for number in range(first, first + STEPS):
             opponent.step(number)
 
-    runs = [lambda first: train(first, STEPS), by_hand, lambda first: eager(first, STEPS)]
+    runs: list[Callable[[int], object]] = [
+        lambda first: train(first, STEPS),
+        by_hand,
+        lambda first: eager(first, STEPS),
+    ]
     ours, theirs, uncompiled = (
         1e3 * seconds / STEPS for seconds in in_turns(*map(counting, runs), seconds=3.0)
     )

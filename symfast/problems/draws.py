@@ -91,7 +91,8 @@ def normals(
         radius = (((a >> 8).to(dtype) + 0.5) * 2.0**-24).log().mul(-2).sqrt()  # never log(0)
         angle = (b >> 8).to(dtype) * (math.pi * 2.0**-23)
         pairs += [radius * angle.cos(), radius * angle.sin()]
-    return torch.ops.symfast.interleave.default(*pairs)[:, :count]
+    z: Tensor = torch.ops.symfast.interleave.default(*pairs)
+    return z[:, :count]
 
 
 def _interleave(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
