@@ -30,7 +30,7 @@ def verify_command(
     only: Annotated[
         list[int] | None, typer.Option(help="Number of a case; repeatable.  [default: all]")
     ] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Small sizes, 1 to 2 minutes.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Small sizes, about a minute.")] = False,
     html: Annotated[Path | None, typer.Option(help="Write one page, a figure per case.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     jobs: Annotated[int, typer.Option(help="Cases at a time, one core each.")] = 2,
