@@ -6,6 +6,7 @@
 #include <optional>
 #include <vector>
 
+#include "chunk_mirrors.h"
 #include "isa.h"
 #include "plan_call.h"
 #include "plan_tables.h"
@@ -59,14 +60,9 @@ void add_up(const PlanTables& plan, const double* partial, double* total) {
   const Chunk* chunks = plan.chunk_rows();
   for (int64_t c = 0; c < plan.chunk_count; ++c) {
     const Chunk& chunk = chunks[c];
-    const Task& task = tasks[chunk.task];
-    const int64_t count = TableCheck::chunk_mirrors(task, chunk);
-    int64_t first = task.mirror + (task.kind == kDense ? 0 : chunk.k0);
-    if (task.kind == kDense) first += chunk.o0 * task.mirror_step;
-    int64_t step = 1;
-    if (task.kind == kDense)
-      step = task.mirror_column_step ? task.mirror_column_step : task.mirror_step;
-    for (int64_t i = 0; i < count; ++i) total[first + i * step] += partial[chunk.partial + i];
+    const ChunkMirrors touched = chunk_mirrors(tasks[chunk.task], chunk);
+    for (int64_t i = 0; i < touched.count; ++i)
+      total[touched.first + i * touched.step] += partial[chunk.partial + i];
   }
 }
 
@@ -88,10 +84,16 @@ Tensor plan_norms(std::vector<Tensor> tensors, int64_t plan) {
   Prepared prepared(tensors, plan, kNorms);
   const PlanTables& tables = *prepared.plan;
   Tensor result = torch::stable::new_zeros(tables.frames, {tables.mirrors}, ScalarType::Double);
+  auto* const total = static_cast<double*>(result.mutable_data_ptr());
+  if (tables.needs.in_place) {
+    prepared.call.partial = total;
+    run(prepared);
+    return result;
+  }
   std::vector<double> partial(tables.needs.partials, 0.0);
   prepared.call.partial = partial.data();
   run(prepared);
-  add_up(tables, partial.data(), static_cast<double*>(result.mutable_data_ptr()));
+  add_up(tables, partial.data(), total);
   return result;
 }
 

@@ -84,12 +84,15 @@ void plan_apply_(std::vector<Tensor> tensors, int64_t plan, int64_t verb, double
 Tensor plan_norms(std::vector<Tensor> tensors, int64_t plan) {
   Prepared prepared(tensors, plan);
   const PlanTables& tables = *prepared.plan;
-  const Tensor partials =
-      torch::stable::new_empty(tables.frames, {tables.needs.partials}, ScalarType::Double);
+  const bool in_place = tables.needs.in_place;
+  const Tensor partials = torch::stable::new_empty(
+      tables.frames, {in_place ? 0 : tables.needs.partials}, ScalarType::Double);
   const Tensor sums = torch::stable::new_empty(tables.frames, {tables.mirrors}, ScalarType::Double);
   prepared.call.partials = static_cast<double*>(partials.mutable_data_ptr());
-  launch_for<kNorms>(prepared.number, prepared.call);
-  launch_sums(prepared.call, tables.mirrors, static_cast<double*>(sums.mutable_data_ptr()));
+  for_number(prepared.number, [&](auto element) {
+    launch_norms<decltype(element)>(prepared.call, tables.mirrors, in_place,
+                                    static_cast<double*>(sums.mutable_data_ptr()));
+  });
   return sums;
 }
 

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "chunk_mirrors.h"
 #include "tensor.h"
 
 namespace symfast {
@@ -24,6 +25,7 @@ struct TableView {
 // partial sums for norms.
 struct PlanNeeds {
   int64_t groups = 0, mirrors = 0, scratch = 0, partials = 0;
+  bool in_place = true;  // every mirror has one partial sum, where the norms have it
 };
 
 // Larger sizes are mistakes; sums and products of those below stay inside __int128.
@@ -66,6 +68,7 @@ class TableCheck {
       require(covered_[t] == whole(t), "the chunks of task ", t,
               " of the plan do not cover it once");
     }
+    needs_.in_place = needs_.in_place && needs_.partials == view_.mirrors;
     return needs_;
   }
 
@@ -217,20 +220,13 @@ class TableCheck {
                             (task.kind == kDense ? 1 : chunk.k1 - chunk.k0);
     require(covered_[chunk.task] <= whole(chunk.task), "the chunks of task ", chunk.task,
             " of the plan do not cover it once");
-    const int64_t size = chunk_mirrors(task, chunk);
-    require(size >= 0 && chunk.partial == needs_.partials && chunk.partial < kHuge, "chunk ", c,
-            " of the plan has its sums in the wrong place");
-    needs_.partials += size;
+    const ChunkMirrors touched = chunk_mirrors(task, chunk);
+    require(touched.count >= 0 && chunk.partial == needs_.partials && chunk.partial < kHuge,
+            "chunk ", c, " of the plan has its sums in the wrong place");
+    needs_.in_place = needs_.in_place && touched.in_place(chunk.partial);
+    needs_.partials += touched.count;
   }
 
- public:
-  // Sums of squares a chunk produces.
-  static int64_t chunk_mirrors(const Task& task, const Chunk& chunk) {
-    if (task.kind != kDense) return chunk.k1 - chunk.k0;
-    return task.mirror_column_step ? task.count : task.mirror_step ? chunk.o1 - chunk.o0 : 1;
-  }
-
- private:
   const TableView view_;
   const std::vector<int64_t> reach_;
   std::vector<int64_t> mirrors_of_, covered_;

@@ -61,8 +61,13 @@ void launch_plan(const PlanLaunch& call) {
   }
 }
 
-// The sums of squares that kNorms left at call.partials, per mirror.
-inline void launch_sums(const PlanLaunch& call, int64_t mirrors, double* sums) {
+// Sums of squares per mirror. One launch where the partial sums are the norms (PlanNeeds of
+// plan_check.h), else a second adds up those at call.partials.
+template <typename T>
+void launch_norms(PlanLaunch call, int64_t mirrors, bool in_place, double* sums) {
+  if (in_place) call.partials = sums;
+  launch_plan<kNorms, T>(call);
+  if (in_place) return;
   const NormArguments a{call.tasks, call.chunks, call.partials, sums, call.chunk_count, mirrors};
   launch(sum_partials<>, {(mirrors + kBlock - 1) / kBlock, kBlock, 0, call.stream}, a);
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Sums of squares per mirror, in two launches and a fixed order: each chunk writes one double per
-// mirror it touches, then every mirror adds up the chunks that touched it, in chunk order.
+// Sums of squares per mirror, in a fixed order: each chunk writes one double per mirror it touches;
+// where a mirror has several chunks, a second launch adds up those of every mirror, in chunk order.
 #pragma once
 #include "plan_cluster.cuh"
 #include "plan_index.cuh"

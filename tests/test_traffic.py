@@ -19,31 +19,58 @@ from families import FAMILIES, STREAMS  # noqa: E402
 pytestmark = pytest.mark.skipif(emulated.compiler() is None, reason="no C++ compiler")
 
 
+@pytest.mark.parametrize("dtype", list(emulated.TYPES), ids=str)
 @pytest.mark.parametrize("verb", [REFLECT, PROX])
 @pytest.mark.parametrize("name", list(problems.streaming()))
-def test_memory_is_read_once_and_written_once(name: str, verb: int) -> None:
-    w, entry = problems.streaming()[name]
-    emulator = emulated.load(count_sectors=True)
+def test_memory_is_read_once_and_written_once(name: str, verb: int, dtype: torch.dtype) -> None:
+    w, entry = problems.streaming(dtype)[name]
+    emulator = emulated.load(dtype, count_sectors=True)
     emulator.plan(sf.Plan([entry])._compiled.parts[0], verb, amount=0.3)
     emulator.check()
     assert emulator.totals()["launches"] == 1
     for traffic in emulator.traffic("parameters"):
-        assert traffic.bytes <= 1.05 * w.numel() * 4
+        assert traffic.bytes <= 1.05 * w.nbytes
         assert traffic.efficiency >= 0.9
         assert traffic.widest == 16
 
 
+@pytest.mark.parametrize("dtype", list(emulated.TYPES), ids=str)
 @pytest.mark.parametrize("verb", [COEFFICIENTS, NORMS])
 @pytest.mark.parametrize("name", list(problems.streaming()))
-def test_memory_is_read_once(name: str, verb: int) -> None:
-    w, entry = problems.streaming()[name]
-    emulator = emulated.load(count_sectors=True)
+def test_memory_is_read_once(name: str, verb: int, dtype: torch.dtype) -> None:
+    w, entry = problems.streaming(dtype)[name]
+    emulator = emulated.load(dtype, count_sectors=True)
     plan = sf.Plan([entry])
-    emulator.plan(plan._compiled.parts[0], verb, mirrors=plan.mirrors)
+    part = plan._compiled.parts[0]
+    emulator.plan(part, verb, mirrors=plan.mirrors)
     emulator.check()
+    again = verb == NORMS and not emulated.in_place(part.tables, plan.mirrors)
+    assert emulator.totals()["launches"] == 1 + again
     read, _ = emulator.traffic("parameters")
-    assert read.bytes <= 1.05 * w.numel() * 4
+    assert read.bytes <= 1.05 * w.nbytes
     assert read.efficiency >= 0.9
+
+
+def test_norms_of_mirrors_in_several_blocks_take_a_second_launch() -> None:
+    w = torch.randn(2, 200_000)
+    plan = sf.Plan([(w, sf.SignFlip())])
+    emulator = emulated.load()
+    squares = emulator.plan(plan._compiled.parts[0], NORMS, mirrors=plan.mirrors)
+    emulator.check()
+    assert emulator.totals()["launches"] == 2
+    torch.testing.assert_close(squares, w.double().square().sum(1), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("groups", [1, 1000])
+def test_one_launch_whatever_the_number_of_groups(groups: int) -> None:
+    """Every verb that changes parameters, and norms and coefficients."""
+    w = torch.randn(groups * 3, 8)
+    plan = sf.Plan([(w, sf.SignFlip([3 * i, 3 * i + 2])) for i in range(groups)])
+    emulator = emulated.load()
+    for verb in range(NORMS + 1):
+        emulator.plan(plan._compiled.parts[0], verb, amount=0.3, mirrors=plan.mirrors)
+        emulator.check()
+        assert emulator.totals()["launches"] == 1
 
 
 @pytest.mark.parametrize("verb", [REFLECT, PROX, COEFFICIENTS])

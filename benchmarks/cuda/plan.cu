@@ -15,6 +15,7 @@ class DevicePlan {
 
   DevicePlan(const HostPlan& plan, const std::vector<std::vector<double>>* values)
       : mirrors_(plan.mirrors),
+        in_place_(plan.in_place && plan.partials == plan.mirrors),
         tasks_(plan.tasks),
         chunks_(plan.chunks),
         index_(plan.index),
@@ -51,8 +52,11 @@ class DevicePlan {
                           addresses_,
                           pointers_.get(),
                           nullptr};
-    launch_plan<verb, T>(call);
-    if constexpr (verb == kNorms) launch_sums(call, mirrors_, sums_.get());
+    if constexpr (verb == kNorms) {
+      launch_norms<T>(call, mirrors_, in_place_, sums_.get());
+    } else {
+      launch_plan<verb, T>(call);
+    }
   }
 
   // What the verb left, beside what it should have left.
@@ -68,6 +72,7 @@ class DevicePlan {
 
  private:
   int64_t mirrors_;
+  bool in_place_;
   DeviceArray<Task> tasks_;
   DeviceArray<Chunk> chunks_;
   DeviceArray<int64_t> index_;

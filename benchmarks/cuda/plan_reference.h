@@ -18,7 +18,8 @@ struct HostPlan {
   std::vector<double> frames;
   std::vector<int64_t> sizes;  // elements of every tensor
   int64_t mirrors = 0, output = 0, partials = 0;
-  double touched = 0;  // elements that a verb reads
+  bool in_place = true;  // sums of squares of chunks are the norms
+  double touched = 0;    // elements that a verb reads
   bool dense() const { return !frames.empty(); }
 };
 

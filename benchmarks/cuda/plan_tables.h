@@ -4,6 +4,7 @@
 #pragma once
 #include <algorithm>
 
+#include "chunk_mirrors.h"
 #include "device_memory.h"
 #include "plan_reference.h"
 
@@ -31,13 +32,6 @@ inline int64_t mirrors_of(const Task& task) {
 }
 inline int64_t members_of(const Task& task) {
   return is_pair(task) ? mirrors_of(task) * 2 : task.units;
-}
-
-// Doubles that a chunk leaves for the norms.
-inline int64_t partials_of(const Task& task, const Chunk& chunk) {
-  if (task.kind != kDense) return chunk.k1 - chunk.k0;
-  if (task.mirror_column_step > 0) return task.count;
-  return task.mirror_step > 0 ? chunk.o1 - chunk.o0 : 1;
 }
 
 // Sizes of the parts of a task along mirrors, outer indices and columns.
@@ -96,7 +90,9 @@ inline void cut_task(HostPlan& plan, int64_t number) {
                           c,
                           std::min(c + cut.columns, task.inner),
                           plan.partials};
-        plan.partials += partials_of(task, chunk);
+        const ChunkMirrors touched = chunk_mirrors(task, chunk);
+        plan.in_place = plan.in_place && touched.in_place(plan.partials);
+        plan.partials += touched.count;
         plan.chunks.push_back(chunk);
       }
     }

@@ -18,7 +18,8 @@ from compiled_kernels import compiler as compiler
 from compiled_kernels import run_program as run_program
 from recording import Recording
 
-from symfast.chunks import partial_count
+from symfast.chunks import TASK_FIELDS, partial_count
+from symfast.codes import Kind
 
 REFLECT, PROJECT, SHRINK, PROX, COEFFICIENTS, NORMS = range(6)
 ORDERS = {"forward": 0, "reverse": 1, "random": 2}
@@ -32,7 +33,7 @@ class _Plan(ctypes.Structure):
         ("amount_index", ctypes.c_int64), ("out", ctypes.c_void_p),
         ("partials", ctypes.c_void_p), ("data", ctypes.POINTER(ctypes.c_void_p)),
         ("data_count", ctypes.c_int64), ("pointers", ctypes.c_void_p),
-        ("mirrors", ctypes.c_int64), ("sums", ctypes.c_void_p),
+        ("mirrors", ctypes.c_int64), ("sums", ctypes.c_void_p), ("in_place", ctypes.c_int64),
     ]  # fmt: skip
 
 
@@ -166,6 +167,7 @@ class Emulator:
             self.allow("amounts", amounts), amount, per, self.allow("out", out),
             self.allow("partials", partials), addresses, len(data),
             self.allow("pointers", pointers), mirrors, self.allow("sums", sums),
+            in_place(tables, mirrors),
         )  # fmt: skip
         self.call("emulated_plan", call, verb)
         return {COEFFICIENTS: out, NORMS: sums}.get(verb)
@@ -198,6 +200,25 @@ class Emulator:
 def workspace(tables: Any) -> int:
     """Doubles that the sums of squares of all chunks take."""
     return partial_count(tables.tasks.numpy(), tables.chunks.numpy())
+
+
+def in_place(tables: Any, mirrors: int) -> bool:
+    """Whether the sums of squares of all chunks are the norms, as csrc/plan_check.h says it."""
+    tasks, at = tables.tasks.numpy(), 0
+    for chunk in tables.chunks.numpy():
+        task = dict(zip(TASK_FIELDS, tasks[chunk[0]].tolist(), strict=True))
+        first, count, step = task["mirror"] + chunk[2], chunk[3] - chunk[2], 1
+        if task["kind"] == Kind.DENSE:
+            first, count = task["mirror"], 1
+            if task["mirror_column_step"]:
+                count, step = task["count"], task["mirror_column_step"]
+            elif task["mirror_step"]:
+                step = task["mirror_step"]
+                first, count = first + chunk[4] * step, chunk[5] - chunk[4]
+        if count and (first != at or (count > 1 and step != 1)):
+            return False
+        at += count
+    return bool(at == mirrors)
 
 
 def load(

@@ -37,6 +37,7 @@ struct EmulatedPlan {
   int64_t* pointers;
   int64_t mirrors;
   double* sums;
+  int64_t in_place;
 };
 
 void emulated_plan(const EmulatedPlan* p, int64_t verb) {
@@ -46,8 +47,14 @@ void emulated_plan(const EmulatedPlan* p, int64_t verb) {
                         p->amounts,     p->amount,   static_cast<AmountIndex>(p->amount_index),
                         p->out,         p->partials, data,
                         p->pointers,    nullptr};
-  for_verb(verb, [&](auto v) { launch_plan<decltype(v)::value, T>(call); });
-  if (verb == kNorms) launch_sums(call, p->mirrors, p->sums);
+  for_verb(verb, [&](auto v) {
+    constexpr Verb chosen = decltype(v)::value;
+    if constexpr (chosen == kNorms) {
+      launch_norms<T>(call, p->mirrors, p->in_place != 0, p->sums);
+    } else {
+      launch_plan<chosen, T>(call);
+    }
+  });
 }
 
 // `wide`: O is float beside a half-precision theta.

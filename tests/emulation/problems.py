@@ -108,21 +108,23 @@ PROBLEMS = {
 }
 
 
-def streaming() -> dict[str, tuple[torch.Tensor, tuple[Any, Any]]]:
+def streaming(
+    dtype: torch.dtype = torch.float32,
+) -> dict[str, tuple[torch.Tensor, tuple[Any, Any]]]:
     """Tensors whose every element is read once and written once, and the entry of a plan."""
 
     def last(rows: int, units: int, symmetry: Any) -> tuple[torch.Tensor, tuple[Any, Any]]:
-        w = torch.randn(rows, units)
+        w = torch.randn(rows, units).to(dtype)
         return w, (sf.Units([(w, 1)]), symmetry)
 
     def first(rows: int, columns: int, symmetry: Any) -> tuple[torch.Tensor, tuple[Any, Any]]:
-        w = torch.randn(rows, columns)
+        w = torch.randn(rows, columns).to(dtype)
         return w, (w, symmetry)
 
     return {
         "rows": first(64, 256, sf.SignFlip()),
         "units last": last(256, 64, sf.SignFlip()),
-        "pairs": first(64, 260, sf.Swap(list(range(32)), list(range(32, 64)))),
+        "pairs": first(64, 1040 // dtype.itemsize, sf.Swap(list(range(32)), list(range(32, 64)))),
         "clusters": first(64, 256, sf.Cluster([i // 4 for i in range(64)])),
         "direction": first(128, 256, sf.Direction(_frames(1, 128, 4)[0])),
         "direction, units last": last(256, 128, sf.Direction(_frames(1, 128, 4)[0])),
