@@ -5,6 +5,7 @@ import gc
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch.autograd.graph import increment_version
 
@@ -35,7 +36,10 @@ class Compiled:
     entries: list[Entry]
     pieces: list[list[Piece]]
     parts: list[Part]
-    owners: torch.Tensor  # the group of every mirror, (mirrors,)
+    # where the norms are: of every mirror its group, of every group its mirrors
+    owners: torch.Tensor  # (mirrors,)
+    counts: torch.Tensor  # (groups,)
+    each: int  # mirrors of every group if they all have as many, else -1
 
     def apply(
         self, verb: int, amount: float = 0.0, amounts: torch.Tensor | None = None, per: int = 0
@@ -70,13 +74,16 @@ class Compiled:
         return total.reshape(self.copies, self.mirrors)
 
     def by_group(self, squares: torch.Tensor) -> torch.Tensor:
-        """Add up (copies, mirrors) to (copies, groups)."""
-        sums = squares.new_zeros(self.copies, self.groups)
-        return sums.index_add(1, self.owners.to(squares.device), squares)
+        """Add up (copies, mirrors) to (copies, groups), in one order on every device."""
+        if self.each >= 0:
+            return squares.reshape(self.copies, self.groups, self.each).sum(-1)
+        # index_add would add by atomics on CUDA; unsafe=True: the counts are not read back
+        counts = self.counts.expand(self.copies, -1).contiguous()
+        return torch.segment_reduce(squares, "sum", lengths=counts, axis=1, unsafe=True)
 
     def by_mirror(self, groups: torch.Tensor) -> torch.Tensor:
         """Repeat (copies or 1, groups) for every mirror of a group."""
-        return groups.index_select(1, self.owners.to(groups.device))
+        return groups.index_select(1, self.owners)
 
     def coefficients(self) -> list[torch.Tensor]:
         """(k, n) of every group, with a leading dim of replicas if there are any."""
@@ -90,10 +97,10 @@ class Compiled:
         self, entry: Entry, pieces: list[Piece], flats: list[torch.Tensor]
     ) -> list[torch.Tensor]:
         k = entry.columns
-        blocks = [flats[p.part][p.start : p.start + self.copies * k * p.width] for p in pieces]
+        blocks = [flats[p.part].narrow(0, p.start, self.copies * k * p.width) for p in pieces]
         if entry.members[0].batch:
             shaped = blocks[0].reshape(self.copies, entry.batch, k, 1)
-            return list((shaped.transpose(0, 1) if self.stacked else shaped[0]).unbind(0))
+            return list((shaped.transpose(0, 1) if self.stacked else shaped.select(0, 0)).unbind(0))
         dtype = max((b.dtype for b in blocks), key=lambda d: d.itemsize)
         whole = torch.cat(
             [
@@ -102,7 +109,7 @@ class Compiled:
             ],
             dim=2,
         )
-        return [whole if self.stacked else whole[0]]
+        return [whole if self.stacked else whole.select(0, 0)]
 
 
 def compile_entries(
@@ -143,9 +150,15 @@ def _compile(
         pieces.append(found)
     parts = [builder.finish() for builder in builders.values()]
     _sort_by_stage(parts, pieces)
-    counts = [entry.mirrors for entry in entries for _ in range(entry.batch)]
-    owners = torch.repeat_interleave(torch.arange(groups), torch.tensor(counts, dtype=torch.int64))
-    return Compiled(groups, mirrors, copies, replicas is not None, entries, pieces, parts, owners)
+    several = [entry.mirrors for entry in entries for _ in range(entry.batch)]
+    each = -1 if len(set(several)) > 1 else (*several, 0)[0]
+    counts = np.asarray(several, np.int64)
+    owners = np.repeat(np.arange(groups), counts)
+    device = parts[0].device if parts else torch.device("cpu")
+    return Compiled(
+        groups, mirrors, copies, replicas is not None, entries, pieces, parts,
+        torch.from_numpy(owners).to(device), torch.from_numpy(counts).to(device), each,
+    )  # fmt: skip
 
 
 def _sort_by_stage(parts: list[Part], pieces: list[list[Piece]]) -> None:

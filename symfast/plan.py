@@ -172,7 +172,7 @@ class Plan:
         squares = self._compiled.squares()
         if per == "group":
             squares = self._compiled.by_group(squares)
-        return squares.sqrt_() if self.replicas is not None else squares.sqrt_()[0]
+        return squares.sqrt_() if self.replicas is not None else squares.sqrt_().squeeze(0)
 
     def coefficients(self) -> list[torch.Tensor]:
         """The coefficients ``C = A^T U`` of every group.

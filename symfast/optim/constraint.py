@@ -3,7 +3,7 @@
 
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -43,6 +43,16 @@ class Amount:
     number: float = 0.0
     tensor: Tensor | None = None
     per: int = UNIFORM
+    #: Copies of a tensor on the CPU; one on a device may have changed at every call.
+    copies: dict[tuple[torch.device, torch.dtype], Tensor] = field(default_factory=dict)
+
+    def on(self, device: torch.device, dtype: torch.dtype) -> Tensor | None:
+        """The tensor there, in this type."""
+        if self.tensor is None or self.tensor.device.type != "cpu":
+            return None if self.tensor is None else self.tensor.to(device, dtype)
+        if (device, dtype) not in self.copies:
+            self.copies[device, dtype] = self.tensor.to(device, dtype)
+        return self.copies[device, dtype]
 
 
 class Constraint:
@@ -65,14 +75,16 @@ class Constraint:
         self.given = plan
         self.plan = on_local_tensors(plan)
         self.parts = self.plan._compiled.parts
+        self._rates: list[float] = []
+        self._amount = Amount()
+        self._compared: dict[tuple[int, int, float, float], tuple[Any, Any]] = {}
 
     def apply(self, part: Part, verb: int, amount: Amount) -> None:
         """Run a part on its own."""
-        tensor = amount.tensor
-        amounts = None if tensor is None else tensor.to(part.device, part.accumulate)
         torch.ops.symfast.plan_apply_.default(
-            part.tensors, part.key, verb, amount.number, amounts, amount.per
-        )
+            part.tensors, part.key, verb, amount.number,
+            amount.on(part.device, part.accumulate), amount.per,
+        )  # fmt: skip
 
     def check_norms(self) -> None:
         """Refuse norms of mirrors whose columns lie on several processes.
@@ -95,27 +107,60 @@ class Constraint:
             given = torch.as_tensor(given, device=inf.device) * (1 - inf.reshape(()))
         self.plan.prox_(given, mode="group")
 
-    def amount(self, verb: int, rate_of: Callable[[Tensor], Any]) -> Amount:
+    def amount(self, rate_of: Callable[[Tensor], tuple[Any, float]]) -> Amount:
         """The step's amount, lr times strength: one number if all parameters share it.
+
+        Args:
+            rate_of: lr and strength of a parameter. Of an lr on a device nothing is read, but
+                where an entry has two of them, and that in the first step alone.
 
         Raises:
             ValueError: if the parameters of one entry have different ones.
         """
         rates: list[Any] = []
+        products: dict[tuple[int, float], Tensor] = {}
         for number, (target, _) in enumerate(self.given.entries):
             tensors = [t for t, _ in target] if isinstance(target, Units) else [target]
             found = [rate_of(t) for t in tensors]
-            if any(r is not found[0] and bool(r != found[0]) for r in found[1:]):
+            if any(not self._same(rate, found[0]) for rate in found[1:]):
                 raise ValueError(
                     f"the parameters of entry {number} of the plan are in groups with different "
                     "lr times strength; give them the same"
                 )
-            rates += found[:1] * self.plan._compiled.entries[number].batch
-        if not rates or not any(isinstance(r, Tensor) for r in rates):
-            if len(set(rates)) <= 1:
-                return Amount(float(rates[0]) if rates else 0.0)
-            return Amount(tensor=torch.tensor(rates, dtype=torch.float64), per=PER_GROUP)
-        return Amount(tensor=torch.stack([r.reshape(()) for r in rates]), per=PER_GROUP)
+            if not found:
+                continue
+            lr, strength = found[0]
+            if isinstance(lr, Tensor):
+                made = products.setdefault((id(lr), strength), lr.reshape(()) * strength)
+            else:
+                made = lr * strength
+            rates += [made] * self.plan._compiled.entries[number].batch
+        if products:
+            device = next(iter(products.values())).device
+            numbers = [r if isinstance(r, Tensor) else torch.full((), r, device=device)
+                       for r in rates]  # fmt: skip
+            return Amount(tensor=torch.stack(numbers), per=PER_GROUP)
+        if rates != self._rates:
+            self._rates, self._amount = rates, _amount_of(rates)
+        return self._amount
+
+    def _same(self, one: tuple[Any, float], other: tuple[Any, float]) -> bool:
+        """Whether lr times strength is the same; tensors on a device are compared once."""
+        if not isinstance(one[0], Tensor) and not isinstance(other[0], Tensor):
+            return bool(one[0] * one[1] == other[0] * other[1])
+        if one[0] is other[0]:
+            return one[1] == other[1]
+        pair = (id(one[0]), id(other[0]), one[1], other[1])
+        if pair not in self._compared and bool(one[0] * one[1] == other[0] * other[1]):
+            self._compared[pair] = (one[0], other[0])  # kept: their ids stay theirs
+        return pair in self._compared
+
+
+def _amount_of(rates: list[float]) -> Amount:
+    """Of numbers by group."""
+    if len(set(rates)) <= 1:
+        return Amount(float(rates[0]) if rates else 0.0)
+    return Amount(tensor=torch.tensor(rates, dtype=torch.float64), per=PER_GROUP)
 
 
 def local(tensor: Tensor) -> Tensor:
@@ -154,7 +199,8 @@ def _check_placements(tensor: Tensor, dim: int, units: bool, number: int) -> Non
 def unless(inf: Tensor, verb: int, amount: Amount, groups: int) -> tuple[int, Amount]:
     """The verb, or nothing where ``inf`` is 1, decided on the device; project is shrink by 1."""
     one = torch.ones(groups, dtype=torch.float64, device=inf.device)
-    by = one if amount.tensor is None else amount.tensor.to(inf.device, torch.float64)
+    given = amount.on(inf.device, torch.float64)
+    by = one if given is None else given
     if amount.tensor is None and verb >= SHRINK:
         by = one * amount.number
     return max(verb, SHRINK), Amount(tensor=by * (1 - inf.reshape(())), per=1)

@@ -176,15 +176,16 @@ class SymmetryOptimizer(torch.optim.Optimizer):
         scale, inf = self._scaler(params[0].device)
         arguments: list[Any] = [self.rule, packed, grads, *lists, steps, settings, keys, scale, inf]
         if bundle.fused is not None:
-            tensor = amount.tensor
             part = bundle.fused.part
-            amounts = None if tensor is None else tensor.to(part.device, part.accumulate)
+            amounts = amount.on(part.device, part.accumulate)
             arguments += [bundle.fused.key, verb, amount.number, amounts, amount.per]
         _eager_update(*arguments)
         if packed is not params:
             params[0].copy_(packed[0])
         for tensors in (params, *states, steps):
             increment_version(tensors)
+        if any(fresh):  # now, not in the next step, which may be captured
+            self._tables(bundle, [False] * len(fresh))
 
     def _scaler(self, device: torch.device) -> tuple[Tensor | None, Tensor | None]:
         """What GradScaler left on this optimizer for this step."""
@@ -223,7 +224,7 @@ class SymmetryOptimizer(torch.optim.Optimizer):
         for number, group in enumerate(self.param_groups):
             lr = group["lr"]
             if isinstance(lr, Tensor) and lr.device.type != "cpu":
-                settings[2 * number : 2 * number + 2, formula.LR] = lr  # stays on the device
+                settings.narrow(0, 2 * number, 2).select(1, formula.LR).copy_(lr)  # stays there
         return settings, keys
 
     # ---- the plan --------------------------------------------------------------------------------
@@ -247,14 +248,14 @@ class SymmetryOptimizer(torch.optim.Optimizer):
         if verb == PROJECT:
             return verb, Amount()
 
-        def rate(tensor: Tensor) -> Any:
+        def rate(tensor: Tensor) -> tuple[Any, float]:
             base = tensor if tensor._base is None else tensor._base
             group = owners.get(id(tensor)) or owners.get(id(base)) or self.param_groups[0]
             lr = group["lr"]
             on_device = isinstance(lr, Tensor) and lr.device.type != "cpu"
-            return (lr if on_device else _number(lr)) * group["strength"]
+            return lr if on_device else _number(lr), group["strength"]
 
-        return verb, self._constraint.amount(verb, rate)
+        return verb, self._constraint.amount(rate)
 
     def _apply_by_norm(self, amount: Amount) -> None:
         inf = getattr(self, "found_inf", None)

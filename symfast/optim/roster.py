@@ -2,7 +2,7 @@
 """Who steps together: parameters of one device and dtype as the lists of one kernel call."""
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +11,6 @@ from torch import Tensor
 
 from symfast.optim.check import check_grad
 from symfast.optim.constraint import Constraint, Fused, local
-from symfast.reference.update import KEYS
 from symfast.tables import Part
 
 State = dict[str, Any]
@@ -62,8 +61,8 @@ class Bundle:
                 for row, group, number in zip(row_of, self.groups, self.numbers, strict=True)
             ]
             device = self.params[0].device
-            self.settings = torch.tensor(rows, dtype=torch.float64).to(device)
-            self.keys = torch.tensor(keys, dtype=torch.int64).reshape(-1, KEYS).to(device)
+            self.settings = rewritten(self.settings, rows, torch.float64, device)
+            self.keys = rewritten(self.keys, keys, torch.int64, device)
             self.made_of = made_of
         return self.settings, self.keys
 
@@ -142,6 +141,23 @@ def matching(grad: Tensor, param: Tensor, name: str) -> Tensor:
         return grad
     copy = torch.empty_like(param, memory_format=torch.preserve_format)
     return copy.copy_(grad)
+
+
+def rewritten(
+    old: Tensor, rows: Sequence[Sequence[float]], dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """The rows as a tensor, in the old one's memory if it has room: captured graphs read it there.
+
+    Example:
+        >>> import torch
+        >>> from symfast.optim.roster import rewritten
+        >>> old = torch.zeros(1, 2)
+        >>> rewritten(old, [(1.0, 2.0)], torch.float32, old.device) is old
+        True
+    """
+    new = torch.tensor(rows, dtype=dtype).to(device)
+    fits = (old.shape, old.dtype, old.device) == (new.shape, dtype, new.device)
+    return old.copy_(new) if fits else new
 
 
 def is_flat(tensor: Tensor) -> bool:
