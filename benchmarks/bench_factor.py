@@ -60,10 +60,11 @@ def test_step(shapes: list[tuple[int, ...]], depth: int, momentum: float) -> Non
     """The fused step, checked against the peer, then both timed in turns."""
     peer = Peer(shapes, depth, momentum)
     state = kernel_state(peer, momentum)
-    decay = 2 * LAM / depth
+    settings = torch.tensor([[LR, momentum, 2 * LAM / depth]], dtype=torch.float64)
+    rows = [0] * len(shapes)
 
     def fused() -> None:
-        factor_step_(*state, LR, momentum, decay)
+        factor_step_(*state, settings, rows)
 
     for _ in range(3):
         peer.step()
@@ -101,9 +102,11 @@ def test_optimizer_overhead() -> None:
     optimizer = sf.FactorSGD([{"params": params, "depth": 2}], lr=LR, lam=LAM)
     optimizer.step()
     state = [params, [p.grad for p in params], [optimizer.state[p]["factors"] for p in params], []]
+    settings = torch.tensor([[LR, 0.0, LAM]], dtype=torch.float64)
+    rows = [0] * len(SMALL)
     with torch.no_grad():
         whole, kernel = in_turns(
-            optimizer.step, lambda: factor_step_(*state, LR, 0.0, LAM), seconds=0.5
+            optimizer.step, lambda: factor_step_(*state, settings, rows), seconds=0.5
         )
     note(
         "FactorSGD.step and its kernel, 465 tensors, D = 2",

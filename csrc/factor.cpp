@@ -66,12 +66,18 @@ struct Range {
   int64_t begin, end;
 };
 
+// A row of the settings.
+FactorRates rates_of(const double* settings, int64_t row) {
+  const double* found = settings + row * kFactorSettings;
+  return {found[kFactorLr], found[kFactorMomentum], found[kFactorDecay]};
+}
+
 void factor_step_(std::vector<Tensor> weights, std::vector<Tensor> gradients,
-                  std::vector<Tensor> factors, std::vector<Tensor> velocities, double lr,
-                  double momentum, double decay) {
-  const FactorRates rates{lr, momentum, decay};
-  const auto items = check_step(weights, gradients, factors, velocities, rates);
+                  std::vector<Tensor> factors, std::vector<Tensor> velocities,
+                  const Tensor& settings, std::vector<int64_t> rows) {
+  const auto items = check_step(weights, gradients, factors, velocities, settings, rows);
   if (items.empty()) return;
+  const auto* const numbers = static_cast<const double*>(settings.const_data_ptr());
   const Number number = number_of(weights[0], "a weight");
   std::vector<Range> ranges;
   for (std::size_t i = 0; i < items.size(); ++i)
@@ -82,7 +88,8 @@ void factor_step_(std::vector<Tensor> weights, std::vector<Tensor> gradients,
     const FlushSubnormals flush;
     for (int64_t r = first; r < last; ++r) {
       const Range& range = ranges[static_cast<std::size_t>(r)];
-      kernel(number, items[range.item], rates, range.begin, range.end);
+      const FactorItem& item = items[range.item];
+      kernel(number, item, rates_of(numbers, item.row), range.begin, range.end);
     }
   };
   const auto count = static_cast<int64_t>(ranges.size());

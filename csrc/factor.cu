@@ -42,10 +42,9 @@ std::vector<Tensor> factor_gradients(const Tensor& gradient, std::vector<Tensor>
 }
 
 void factor_step_(std::vector<Tensor> weights, std::vector<Tensor> gradients,
-                  std::vector<Tensor> factors, std::vector<Tensor> velocities, double lr,
-                  double momentum, double decay) {
-  const FactorRates rates{lr, momentum, decay};
-  const auto items = check_step(weights, gradients, factors, velocities, rates);
+                  std::vector<Tensor> factors, std::vector<Tensor> velocities,
+                  const Tensor& settings, std::vector<int64_t> rows) {
+  const auto items = check_step(weights, gradients, factors, velocities, settings, rows);
   if (items.empty()) return;
   const OnDevice device(weights[0]);
   std::optional<Tensor> table;
@@ -54,8 +53,9 @@ void factor_step_(std::vector<Tensor> weights, std::vector<Tensor> gradients,
     table = torch::stable::new_empty(weights[0], {words}, ScalarType::Long);
   }
   auto* const words = table ? static_cast<int64_t*>(table->mutable_data_ptr()) : nullptr;
+  const auto* numbers = static_cast<const double*>(settings.const_data_ptr());
   for_number(number_of(weights[0], "a weight"), [&](auto element) {
-    launch_factor_step<decltype(element)>(items, rates, words, device.stream());
+    launch_factor_step<decltype(element)>(items, numbers, words, device.stream());
   });
 }
 

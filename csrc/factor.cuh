@@ -13,7 +13,7 @@ constexpr int kFactorItems = 48;
 // Packs a thread does: enough blocks for a device at a million weights, few enough to pay a start.
 constexpr int kFactorPacks = 2;
 
-// Words of a weight in the table: addresses, size, and its first block in the grid.
+// Words of a weight in the table: addresses, size, its first block in the grid, and how it steps.
 enum FactorWord : int64_t {
   kWeightAt,
   kWeightGradientAt,
@@ -21,14 +21,15 @@ enum FactorWord : int64_t {
   kVelocityAt,  // (depth, size), 0 without momentum
   kWeightSize,
   kWeightBlock,
+  kWeightDepth,
+  kWeightRow,  // of the settings
   kFactorWords
 };
 
-template <typename T>
 struct FactorStepArguments {
   const int64_t* table;  // null: `words`
   int64_t count;
-  Accumulate<T> lr, momentum, decay;
+  const double* settings;  // (rows, kFactorSettings), on the device: a captured graph follows them
   int64_t words[kFactorItems * kFactorWords];
 
   SF_DEVICE int64_t word(int64_t item, FactorWord which) const {
@@ -36,23 +37,31 @@ struct FactorStepArguments {
     return table ? load_table(table + at) : words[at];
   }
 };
-static_assert(sizeof(FactorStepArguments<double>) <= 4000, "kernel arguments end at 4 KB");
+static_assert(sizeof(FactorStepArguments) <= 4000, "kernel arguments end at 4 KB");
 
-// One weight as a thread sees it.
+// One weight as a thread sees it: elements [begin, end), and the numbers of its step.
 template <typename T>
 struct FactorPlace {
   using A = Accumulate<T>;
   T* weight;
   const T* gradient;
   A *factors, *velocity;
-  int64_t size;
+  int64_t size, begin, end;
+  A lr, momentum, decay;
 
-  SF_DEVICE FactorPlace(const FactorStepArguments<T>& a, int64_t item)
+  SF_DEVICE FactorPlace(const FactorStepArguments& a, int64_t item, int64_t first, int64_t elements)
       : weight(reinterpret_cast<T*>(a.word(item, kWeightAt))),
         gradient(reinterpret_cast<const T*>(a.word(item, kWeightGradientAt))),
         factors(reinterpret_cast<A*>(a.word(item, kFactorsAt))),
         velocity(reinterpret_cast<A*>(a.word(item, kVelocityAt))),
-        size(a.word(item, kWeightSize)) {}
+        size(a.word(item, kWeightSize)),
+        begin(first),
+        end(first + elements < size ? first + elements : size) {
+    const double* row = a.settings + a.word(item, kWeightRow) * kFactorSettings;
+    lr = static_cast<A>(load_table(row + kFactorLr));
+    momentum = static_cast<A>(load_table(row + kFactorMomentum));
+    decay = static_cast<A>(load_table(row + kFactorDecay));
+  }
 };
 
 template <typename T, int D>
@@ -73,64 +82,98 @@ SF_DEVICE bool aligned_pack(const T* p) {
 template <typename T>
 constexpr int kStepPack = kPack<Accumulate<T>>;
 
-// V neighbours from element i on.
-template <int D, bool kMomentum, int V, typename T>
-SF_DEVICE void step_pack(const FactorStepArguments<T>& a, const FactorPlace<T>& at, int64_t i) {
+// U packs of V neighbours, `stride` apart, from element i on, all loaded before the first is used.
+template <int D, bool kMomentum, int V, int U, typename T>
+SF_DEVICE void step_packs(const FactorPlace<T>& at, int64_t i, int64_t stride) {
   using A = Accumulate<T>;
-  const Pack<T, V> g = load_pack<V>(at.gradient + i);
-  A f[V][D], v[V][D] = {}, rates[D];
+  Pack<T, V> g[U];
+  Pack<A, V> f[U][D], v[U][D] = {};
 #pragma unroll
-  for (int j = 0; j < D; ++j) {
-    rates[j] = a.lr;
-    const Pack<A, V> x = load_pack<V>(at.factors + j * at.size + i);
-    Pack<A, V> y;
-    if constexpr (kMomentum) y = load_pack<V>(at.velocity + j * at.size + i);
+  for (int u = 0; u < U; ++u) {
+    g[u] = load_pack<V>(at.gradient + i + u * stride);
 #pragma unroll
-    for (int e = 0; e < V; ++e) {
-      f[e][j] = x.get(e);
-      if constexpr (kMomentum) v[e][j] = y.get(e);
+    for (int j = 0; j < D; ++j) {
+      f[u][j] = load_pack<V>(at.factors + j * at.size + i + u * stride);
+      if constexpr (kMomentum) v[u][j] = load_pack<V>(at.velocity + j * at.size + i + u * stride);
     }
   }
-  Pack<T, V> w;
 #pragma unroll
-  for (int e = 0; e < V; ++e) {
-    step_factors<D, kMomentum>(f[e], v[e], A(widen(g.get(e))), rates, a.momentum, a.decay);
-    w.set(e, narrow<T>(product<D>(f[e])));
-  }
-#pragma unroll
-  for (int j = 0; j < D; ++j) {
-    Pack<A, V> x, y;
+  for (int u = 0; u < U; ++u) {
+    Pack<T, V> w;
 #pragma unroll
     for (int e = 0; e < V; ++e) {
-      x.set(e, f[e][j]);
-      if constexpr (kMomentum) y.set(e, v[e][j]);
+      A x[D], y[D], rates[D];
+#pragma unroll
+      for (int j = 0; j < D; ++j) {
+        x[j] = f[u][j].get(e);
+        y[j] = v[u][j].get(e);
+        rates[j] = at.lr;
+      }
+      step_factors<D, kMomentum>(x, y, A(widen(g[u].get(e))), rates, at.momentum, at.decay);
+      w.set(e, narrow<T>(product<D>(x)));
+#pragma unroll
+      for (int j = 0; j < D; ++j) {
+        f[u][j].set(e, x[j]);
+        if constexpr (kMomentum) v[u][j].set(e, y[j]);
+      }
     }
-    store_pack<V>(at.factors + j * at.size + i, x);
-    if constexpr (kMomentum) store_pack<V>(at.velocity + j * at.size + i, y);
+    const int64_t first = i + u * stride;
+#pragma unroll
+    for (int j = 0; j < D; ++j) {
+      store_pack<V>(at.factors + j * at.size + first, f[u][j]);
+      if constexpr (kMomentum) store_pack<V>(at.velocity + j * at.size + first, v[u][j]);
+    }
+    store_new_pack<V>(at.weight + first, w);
   }
-  store_pack<V>(at.weight + i, w);
 }
 
-template <typename T, int D, bool kMomentum>
-SF_KERNEL(kBlock, 2)
-factor_step(SF_ARGUMENT FactorStepArguments<T> a) {
-  constexpr int V = kStepPack<T>;
-  constexpr int64_t kElements = int64_t{kBlock} * V * kFactorPacks;
-  const auto block = static_cast<int64_t>(blockIdx.x);
-  const int64_t item =
-      item_of_block(a.count, block, [&](int64_t i) { return a.word(i, kWeightBlock); });
-  const FactorPlace<T> at(a, item);
-  const int64_t begin = (block - a.word(item, kWeightBlock)) * kElements;
-  const int64_t end = begin + kElements < at.size ? begin + kElements : at.size;
+// Packs on their way at once, so that factors and velocities alone are four loads or more.
+template <int D, bool kMomentum>
+constexpr int kStepAhead = D * (kMomentum ? 2 : 1) >= 4 ? 1 : 2;
+
+// All elements of the place, by packs where everything is aligned.
+template <int D, bool kMomentum, typename T>
+SF_DEVICE void step_walk(const FactorPlace<T>& at) {
+  constexpr int V = kStepPack<T>, U = kStepAhead<D, kMomentum>;
   const int thread = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
   const bool packed = at.size % V == 0 && aligned_pack(at.weight) && aligned_pack(at.gradient) &&
                       aligned_pack(at.factors) && aligned_pack(at.velocity);
   if (packed) {
-    for (int64_t i = begin + thread * V; i < end; i += threads * V)
-      step_pack<D, kMomentum, V>(a, at, i);
+    const int64_t stride = threads * V;
+    int64_t i = at.begin + thread * V;
+#pragma unroll 1
+    for (; i + (U - 1) * stride < at.end; i += U * stride) {
+      step_packs<D, kMomentum, V, U>(at, i, stride);
+    }
+    if constexpr (U > 1) {
+      for (; i < at.end; i += stride) step_packs<D, kMomentum, V, 1>(at, i, stride);
+    }
   } else {
-    for (int64_t i = begin + thread; i < end; i += threads) step_pack<D, kMomentum, 1>(a, at, i);
+#pragma unroll 1
+    for (int64_t i = at.begin + thread; i < at.end; i += threads) {
+      step_packs<D, kMomentum, 1, 1>(at, i, 1);
+    }
   }
+}
+
+template <int D, typename T>
+SF_DEVICE void step_depth(const FactorPlace<T>& at, int64_t depth) {
+  if (depth == D) {
+    return at.velocity ? step_walk<D, true>(at) : step_walk<D, false>(at);
+  }
+  if constexpr (D < kMaxDepth) step_depth<D + 1>(at, depth);
+}
+
+// Weights of all depths, with momentum and without, in one launch: a block works on one weight.
+template <typename T>
+SF_KERNEL(kBlock, 2)
+factor_step(SF_ARGUMENT FactorStepArguments a) {
+  constexpr int64_t kElements = int64_t{kBlock} * kStepPack<T> * kFactorPacks;
+  const auto block = static_cast<int64_t>(blockIdx.x);
+  const int64_t item =
+      item_of_block(a.count, block, [&](int64_t i) { return a.word(i, kWeightBlock); });
+  const int64_t begin = (block - a.word(item, kWeightBlock)) * kElements;
+  step_depth<2>(FactorPlace<T>(a, item, begin, kElements), a.word(item, kWeightDepth));
 }
 
 // Without a gradient the product of the factors, with one the gradient of each.
@@ -156,7 +199,7 @@ SF_DEVICE void multiply_pack(const FactorArguments<T, D>& a, int64_t i) {
     }
   }
 #pragma unroll
-  for (int j = 0; j < (kGradient ? D : 1); ++j) store_pack<V>(a.outputs[j] + i, out[j]);
+  for (int j = 0; j < (kGradient ? D : 1); ++j) store_new_pack<V>(a.outputs[j] + i, out[j]);
 }
 
 template <typename T, int D, bool kGradient>

@@ -74,6 +74,10 @@ struct FactorRates {
   double lr, momentum, decay;
 };
 
+// Columns of the float64 table of settings, one row for weights that share them;
+// symfast/reference/factor.py has the same.
+enum FactorSetting : std::int64_t { kFactorLr, kFactorMomentum, kFactorDecay, kFactorSettings };
+
 // One weight of n numbers as plain pointers. Weight and gradient are of type T, the rest of the
 // type its sums are kept in; factors and velocity are (depth, n).
 struct FactorItem {
@@ -82,6 +86,7 @@ struct FactorItem {
   void* factors;
   void* velocity;  // null without momentum
   std::int64_t size, depth;
+  std::int64_t row;  // of the settings
 };
 
 }  // namespace symfast

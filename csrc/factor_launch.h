@@ -9,53 +9,42 @@
 
 namespace symfast {
 
-// The weights of one depth: one launch.
-template <typename T, int D, bool kMomentum>
-void launch_step_chosen(const std::vector<FactorItem>& items, const FactorRates& rates,
-                        int64_t* table, void* stream) {
-  using A = Accumulate<T>;
-  constexpr int64_t kElements = int64_t{kBlock} * kStepPack<T> * kFactorPacks;
+// The words of every weight that has elements, and the blocks of the grid they take.
+inline std::vector<int64_t> factor_words(const std::vector<FactorItem>& items, int64_t elements,
+                                         int64_t& blocks) {
   std::vector<int64_t> words;
-  int64_t blocks = 0;
   for (const FactorItem& item : items) {
-    if (item.depth != D || item.size == 0) continue;
+    if (item.size == 0) continue;
     for (const void* p : std::initializer_list<const void*>{item.weight, item.gradient,
                                                             item.factors, item.velocity}) {
       words.push_back(reinterpret_cast<int64_t>(p));
     }
-    words.push_back(item.size);
-    words.push_back(blocks);
-    blocks += (item.size + kElements - 1) / kElements;
+    for (const int64_t word : {item.size, blocks, item.depth, item.row}) words.push_back(word);
+    blocks += (item.size + elements - 1) / elements;
   }
+  return words;
+}
+
+// The step of all weights of one type, whatever their depths: one launch. `settings` and `table`
+// are device memory; the table has kFactorWords for every weight, needed where there are more than
+// kFactorItems.
+template <typename T>
+void launch_factor_step(const std::vector<FactorItem>& items, const double* settings,
+                        int64_t* table, void* stream) {
+  constexpr int64_t kElements = int64_t{kBlock} * kStepPack<T> * kFactorPacks;
+  int64_t blocks = 0;
+  const std::vector<int64_t> words = factor_words(items, kElements, blocks);
   const auto total = static_cast<int64_t>(words.size());
-  FactorStepArguments<T> a{};
+  FactorStepArguments a{};
   a.count = total / kFactorWords;
-  a.lr = static_cast<A>(rates.lr);
-  a.momentum = static_cast<A>(rates.momentum);
-  a.decay = static_cast<A>(rates.decay);
+  a.settings = settings;
   if (a.count > kFactorItems) {
     send_table(words.data(), total, table, stream);
     a.table = table;
   } else {
     for (int64_t n = 0; n < total; ++n) a.words[n] = words[static_cast<std::size_t>(n)];
   }
-  launch(factor_step<T, D, kMomentum>, {blocks, kBlock, 0, stream}, a);
-}
-
-// The step of all weights of one type: one launch for each depth there is. `table` is device memory
-// of kFactorWords for every weight, needed where there are more than kFactorItems.
-template <typename T, int D = 2>
-void launch_factor_step(const std::vector<FactorItem>& items, const FactorRates& rates,
-                        int64_t* table, void* stream) {
-  int64_t found = 0;
-  for (const FactorItem& item : items) found += item.depth == D;
-  // not by an item's velocity, which is null for an empty weight too
-  if (found > 0 && rates.momentum != 0) launch_step_chosen<T, D, true>(items, rates, table, stream);
-  if (found > 0 && rates.momentum == 0)
-    launch_step_chosen<T, D, false>(items, rates, table, stream);
-  if constexpr (D < kMaxDepth)
-    launch_factor_step<T, D + 1>(items, rates, table ? table + found * kFactorWords : nullptr,
-                                 stream);
+  launch(factor_step<T>, {blocks, kBlock, 0, stream}, a);
 }
 
 // The product of `depth` factors, or with a gradient the gradient of each.

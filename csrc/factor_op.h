@@ -2,7 +2,6 @@
 // The torch side of the product-factor operators, shared by the CPU and the CUDA registration:
 // checks that protect memory, output tensors, plain pointers for the kernels.
 #pragma once
-#include <cmath>
 #include <vector>
 
 #include "factor.h"
@@ -38,21 +37,36 @@ inline Tensor empty_like_contiguous(const Tensor& like) {
   return torch::stable::new_empty(like, like.sizes());
 }
 
+// The settings of one step: float64 (rows, kFactorSettings), where the weights are.
+inline void check_settings(const Tensor& settings, const Tensor& weight) {
+  require(settings.device() == weight.device() && settings.scalar_type() == ScalarType::Double &&
+              settings.is_contiguous() && settings.dim() == 2 &&
+              settings.size(1) == kFactorSettings,
+          "settings must be contiguous float64 of shape (rows, ", +kFactorSettings,
+          "), where the weights are, got ", sizes_of(settings));
+}
+
+// The velocity of a weight; null for a tensor of no elements, which is a weight without momentum.
+inline void* velocity_of(const Tensor& velocity, const Tensor& factors) {
+  if (velocity.numel() == 0) return nullptr;
+  require_like(velocity, factors, "a velocity");
+  require(velocity.is_contiguous(), "velocities must be contiguous");
+  return velocity.mutable_data_ptr();
+}
+
 // The weights of one step as plain pointers, checked; all of one dtype and on one device.
 inline std::vector<FactorItem> check_step(const std::vector<Tensor>& weights,
                                           const std::vector<Tensor>& gradients,
                                           const std::vector<Tensor>& factors,
                                           const std::vector<Tensor>& velocities,
-                                          const FactorRates& rates) {
+                                          const Tensor& settings,
+                                          const std::vector<int64_t>& rows) {
   const std::size_t count = weights.size();
-  require(gradients.size() == count && factors.size() == count &&
+  require(gradients.size() == count && factors.size() == count && rows.size() == count &&
               (velocities.empty() || velocities.size() == count),
-          "give one gradient, one stack of factors and one or no velocity for each of ", count,
-          " weights");
-  require(std::isfinite(rates.lr) && std::isfinite(rates.momentum) && std::isfinite(rates.decay),
-          "lr, momentum and decay must be finite");
-  require(velocities.empty() == (rates.momentum == 0.0),
-          "give velocities if and only if there is momentum");
+          "give one gradient, one stack of factors, one row and one or no velocity for each of ",
+          count, " weights");
+  if (count > 0) check_settings(settings, weights[0]);
   std::vector<FactorItem> items;
   for (std::size_t i = 0; i < count; ++i) {
     const Tensor &w = weights[i], &g = gradients[i], &f = factors[i];
@@ -69,14 +83,11 @@ inline std::vector<FactorItem> check_step(const std::vector<Tensor>& weights,
             sizes_of(f), " for a weight ", sizes_of(w));
     require(f.scalar_type() == accumulate_type(number) && f.device() == w.device(),
             "factors must be float64 for float64 weights, else float32, on the weight's device");
-    FactorItem item{
-        w.mutable_data_ptr(), g.const_data_ptr(), f.mutable_data_ptr(), nullptr, w.numel(), depth};
-    if (!velocities.empty()) {
-      require_like(velocities[i], f, "a velocity");
-      require(velocities[i].is_contiguous(), "velocities must be contiguous");
-      item.velocity = velocities[i].mutable_data_ptr();
-    }
-    items.push_back(item);
+    require(rows[i] >= 0 && rows[i] < settings.size(0), "row ", rows[i],
+            " must be one of the settings' ", settings.size(0));
+    items.push_back({w.mutable_data_ptr(), g.const_data_ptr(), f.mutable_data_ptr(),
+                     velocities.empty() ? nullptr : velocity_of(velocities[i], f), w.numel(), depth,
+                     rows[i]});
   }
   return items;
 }

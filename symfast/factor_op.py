@@ -16,7 +16,7 @@ ops.define(
 ops.define(
     "factor_step_",
     "(Tensor(a!)[] weights, Tensor[] gradients, Tensor(b!)[] factors, Tensor(c!)[] velocities, "
-    "float lr, float momentum, float decay) -> ()",
+    "Tensor settings, int[] rows) -> ()",
     formula.factor_step_,
 )
 _PRODUCT = torch.ops.symfast.factor_product.default
@@ -35,6 +35,9 @@ def _fake_product(factors: list[Tensor]) -> Tensor:
 def _fake_gradients(gradient: Tensor, factors: list[Tensor]) -> list[Tensor]:
     formula.check_factors(factors)
     return [x.new_empty(x.shape) for x in factors]
+
+
+torch.library.register_fake("symfast::factor_step_", formula.check_step, lib=ops.LIBRARY)
 
 
 # ---- gradients ---------------------------------------------------------------------------------

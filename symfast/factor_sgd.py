@@ -1,19 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """SGD on factors of ordinary parameters: the module stays plain, the optimizer has them."""
 
-import math
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from symfast import update as _declared  # noqa: F401  (declares the operator)
 from symfast.codes import ACCUMULATE
 from symfast.factor_init import keep_factors
 from symfast.factor_op import factor_step_, multiply
-from symfast.reference.factor import MAX_DEPTH
+from symfast.factor_settings import FactorSettings, check_group
+from symfast.optim.roster import is_flat, matching
+from symfast.reference.update import SGD
 
+_update = torch.ops.symfast.update_.default
+#: Device, dtype, whether plain, and of plain ones whether with momentum.
+_Kind: TypeAlias = tuple[torch.device, torch.dtype, bool, bool]
 _DEFAULTS = {"lam": 0.0, "depth": 2, "momentum": 0.0, "beta": 1.0, "plain_decay": 0.0}
 
 
@@ -36,12 +41,13 @@ class FactorSGD(Optimizer):
 
     Args:
         params: parameters or groups; `symfast.plain_groups` sorts a model's.
-        lr: step size >= 0; the parameter of any learning-rate scheduler.
-        lam: penalty >= 0, torch's convention: decay 2 lam / D on every factor.
+        lr: step size >= 0; the parameter of any learning-rate scheduler. A one-element tensor
+            where the parameters are stays there: a captured CUDA graph follows it.
+        lam: penalty >= 0, torch's convention: decay 2 lam / D on every factor; may be a tensor too.
         depth: D, 2 to 6, or 1 for plain weights.
         momentum: >= 0, without dampening.
         beta: imbalance of the first factors >= 0.
-        plain_decay: coupled weight decay of groups with depth 1.
+        plain_decay: coupled weight decay of groups with depth 1; may be a tensor too.
 
     Raises:
         ValueError: if an option is out of range or a parameter is no dense floating one.
@@ -62,13 +68,14 @@ class FactorSGD(Optimizer):
         params: Iterable[Any],
         lr: float | Tensor = 1e-3,
         *,
-        lam: float = 0.0,
+        lam: float | Tensor = 0.0,
         depth: int = 2,
         momentum: float = 0.0,
         beta: float = 1.0,
-        plain_decay: float = 0.0,
+        plain_decay: float | Tensor = 0.0,
     ) -> None:
         self._seen: dict[Tensor, tuple[int, int] | None] = {}
+        self._settings: dict[tuple[torch.device, bool], FactorSettings] = {}
         defaults = {"lr": lr, "lam": lam, "depth": depth, "momentum": momentum, "beta": beta}
         super().__init__(params, {**defaults, "plain_decay": plain_decay})
 
@@ -78,7 +85,7 @@ class FactorSGD(Optimizer):
         before = len(self.param_groups)
         super().add_param_group(param_group)
         try:
-            _check_group(self.param_groups[-1], explicit)
+            check_group(self.param_groups[-1], explicit)
         except ValueError:
             del self.param_groups[before:]
             raise
@@ -90,54 +97,79 @@ class FactorSGD(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for group in self.param_groups:
-            params = [p for p in group["params"] if p.grad is not None]
-            for p in params:
-                if p.grad.is_sparse:
-                    raise RuntimeError("FactorSGD takes dense gradients; use sparse=False")
-        for group in self.param_groups:
-            params = [p for p in group["params"] if p.grad is not None]
-            if group["depth"] == 1:
-                self._plain_step(params, group)
+        for (device, _, plain, _), members in self._by_kind().items():
+            if (device, plain) not in self._settings:
+                self._settings[device, plain] = FactorSettings(device, plain)
+            settings = self._settings[device, plain]
+            if plain:
+                self._plain_step(members, settings)
             else:
-                self._factor_step(params, group)
+                self._factor_step(members, settings)
         return loss
 
-    def _plain_step(self, params: list[Tensor], group: dict[str, Any]) -> None:
-        lr, momentum = float(group["lr"]), group["momentum"]
-        for p in params:
-            assert p.grad is not None
-            push = p.grad if group["plain_decay"] == 0 else p.grad + group["plain_decay"] * p
-            if momentum:
+    def _by_kind(self) -> dict[_Kind, list[tuple[Tensor, int]]]:
+        """Parameters with a gradient and their groups, by what one kernel call may hold."""
+        found: dict[_Kind, list[tuple[Tensor, int]]] = {}
+        for number, group in enumerate(self.param_groups):
+            plain = group["depth"] == 1
+            form = plain and bool(group["momentum"])
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                if p.grad.is_sparse:
+                    raise RuntimeError("FactorSGD takes dense gradients; use sparse=False")
+                found.setdefault((p.device, p.dtype, plain, form), []).append((p, number))
+        return found
+
+    def _plain_step(self, members: list[tuple[Tensor, int]], settings: FactorSettings) -> None:
+        """SGD on the parameters themselves, which lie densely in whatever order of dims."""
+        params, numbers = [p for p, _ in members], [n for _, n in members]
+        packed = [p if is_flat(p) else p.contiguous() for p in params]
+        velocities = []
+        if self.param_groups[numbers[0]]["momentum"]:
+            for p, like in zip(params, packed, strict=True):
                 state = self.state[p]
                 if "velocity" not in state:
-                    state["velocity"] = torch.zeros_like(p)
-                push = state["velocity"].mul_(momentum).add_(push)
-            p.add_(push, alpha=-lr)
+                    state["velocity"] = torch.zeros_like(like)
+                state["velocity"] = matching(state["velocity"], like, "FactorSGD")
+                velocities.append(state["velocity"])
+        grads = [matching(p.grad, like, "FactorSGD")
+                 for p, like in zip(params, packed, strict=True) if p.grad is not None]  # fmt: skip
+        table, keys = settings.write(self.param_groups), settings.keys(numbers)
+        _update(SGD, packed, grads, velocities, [], [], table, keys)
+        self._written(params, packed)
 
-    def _factor_step(self, params: list[Tensor], group: dict[str, Any]) -> None:
-        by_kind: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
+    def _factor_step(self, members: list[tuple[Tensor, int]], settings: FactorSettings) -> None:
+        for p, number in members:
+            self._refresh(p, self.param_groups[number])
+        params, numbers = [p for p, _ in members], [n for _, n in members]
+        packed = [p if p.is_contiguous() else p.contiguous() for p in params]
+        states = [self.state[p] for p in params]
+        velocities = []
+        if any(group["momentum"] for group in self.param_groups):  # one of no elements: without
+            velocities = [
+                state["velocity"] if self.param_groups[n]["momentum"]
+                else state["factors"].new_empty(0)
+                for n, state in zip(numbers, states, strict=True)
+            ]  # fmt: skip
+        factor_step_(
+            packed,
+            [p.grad.contiguous() for p in params if p.grad is not None],
+            [state["factors"] for state in states],
+            velocities,
+            settings.write(self.param_groups),
+            numbers,
+        )
+        self._written(params, packed)
         for p in params:
-            self._refresh(p, group)
-            by_kind.setdefault((p.device, p.dtype), []).append(p)
-        momentum = float(group["momentum"])
-        for same in by_kind.values():
-            states = [self.state[p] for p in same]
-            weights = [p if p.is_contiguous() else p.contiguous() for p in same]
-            factor_step_(
-                weights,
-                [p.grad.contiguous() for p in same if p.grad is not None],
-                [state["factors"] for state in states],
-                [state["velocity"] for state in states] if momentum else [],
-                float(group["lr"]),
-                momentum,
-                2 * group["lam"] / group["depth"],
-            )
-            torch.autograd.graph.increment_version(same)  # graphs that saved them must not be used
-            for p, weight in zip(same, weights, strict=True):
-                if weight is not p:
-                    p.copy_(weight)
-                self._seen[p] = (p._version, p.data_ptr())
+            self._seen[p] = (p._version, p.data_ptr())
+
+    def _written(self, params: list[Tensor], packed: list[Tensor]) -> None:
+        """Copy back what stepped as a copy; graphs that saved a parameter must not be used."""
+        torch.autograd.graph.increment_version(params)
+        for p, copy in zip(params, packed, strict=True):
+            if copy is not p:
+                p.copy_(copy)
 
     def _refresh(self, p: Tensor, group: dict[str, Any]) -> None:
         """Factors of p: new at first, and when somebody else has written p since the last step."""
@@ -171,7 +203,7 @@ class FactorSGD(Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Fill in what older or copied optimizers lack."""
         super().__setstate__(state)
-        self._seen = {}
+        self._seen, self._settings = {}, {}
         for group in self.param_groups:
             for name, value in _DEFAULTS.items():
                 group.setdefault(name, value)
@@ -197,27 +229,6 @@ def _flushed_product(factors: Tensor) -> Tensor:
     for factor in rest:
         out = flush(out * factor)
     return out
-
-
-def _check_group(group: dict[str, Any], explicit: bool) -> None:
-    for name in ("lr", "lam", "momentum", "beta", "plain_decay"):
-        value = float(group[name])
-        if not 0 <= value < math.inf:
-            raise ValueError(f"Invalid {name}: {value}; it must be finite and not negative")
-    depth = group["depth"]
-    if isinstance(depth, bool) or not isinstance(depth, int) or not 1 <= depth <= MAX_DEPTH:
-        raise ValueError(f"Invalid depth: {depth}; choose 2 to {MAX_DEPTH}, or 1 for plain SGD")
-    for p in group["params"]:
-        if p.dtype not in ACCUMULATE or p.layout != torch.strided:
-            raise ValueError(
-                f"FactorSGD takes dense floating parameters, got {p.dtype}, {p.layout}"
-            )
-        if depth > 1 and p.ndim < 2 and not explicit:
-            raise ValueError(
-                f"a parameter of shape {tuple(p.shape)} looks like a bias or a norm gain, which "
-                "should not be factored: put it into a group with depth=1 (sf.plain_groups does), "
-                "or say depth in its group"
-            )
 
 
 def plain_groups(model: torch.nn.Module) -> list[dict[str, Any]]:

@@ -69,6 +69,7 @@ def geometric(ratio: float = 0.95) -> Callable[[int], float]:
 class PenaltySchedule:
     """Multiply the penalty lam of an optimizer's factors by a schedule, step by step.
 
+    A penalty that is a tensor is written in place, so that a captured CUDA graph follows it.
     With factors that start unbalanced (beta > 0) and a penalty that fades, the bias of the penalty
     fades too while its sparsity stays: "Mask in the Mirror" (PILoT, Jacobs & Burkholz, ICLR 2025),
     whose ``alpha_t (||m||^2 + ||w||^2)`` is ``lam = 2 alpha_t`` here. Call `step` once an epoch, or
@@ -99,7 +100,7 @@ class PenaltySchedule:
                 "no group of the optimizer has a penalty lam: make it of "
                 "sf.factor_groups(model, lam)"
             )
-        self.base: list[float | None] = [g.get("lam") for g in optimizer.param_groups]
+        self.base = [_kept(group.get("lam")) for group in optimizer.param_groups]
         self._apply()
 
     def step(self) -> None:
@@ -114,13 +115,13 @@ class PenaltySchedule:
         for group, base in zip(self.optimizer.param_groups, self.base, strict=True):
             if base is None:
                 continue
-            group["lam"] = base * factor
+            _put(group, "lam", base * factor)
             if "weight_decay" in group:
-                group["weight_decay"] = 2 * group["lam"] / group["depth"]
+                _put(group, "weight_decay", 2 * group["lam"] / group["depth"])
 
     def state_dict(self) -> dict[str, Any]:
         """Where the schedule stands, as plain data."""
-        return {"count": self.count, "base": list(self.base)}
+        return {"count": self.count, "base": [_kept(base) for base in self.base]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where a saved schedule stood.
@@ -133,5 +134,18 @@ class PenaltySchedule:
                 f"the saved schedule is for {len(state['base'])} groups, the optimizer has "
                 f"{len(self.optimizer.param_groups)}"
             )
-        self.count, self.base = state["count"], list(state["base"])
+        self.count, self.base = state["count"], [_kept(base) for base in state["base"]]
         self._apply()
+
+
+def _kept(value: Any) -> Any:
+    """The value now: a tensor is written in place later."""
+    return value.clone() if isinstance(value, torch.Tensor) else value
+
+
+def _put(group: dict[str, Any], name: str, value: Any) -> None:
+    """Set an option; one that is a tensor in place, where a captured graph reads it."""
+    if isinstance(group[name], torch.Tensor):
+        group[name].copy_(value) if isinstance(value, torch.Tensor) else group[name].fill_(value)
+    else:
+        group[name] = value

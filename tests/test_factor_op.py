@@ -2,6 +2,7 @@
 """Product factors: kernels against the reference, gradients, torch's own checks, threads."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -44,6 +45,11 @@ def step_inputs(
     ]
 
 
+def settings(*rows: tuple[float, float, float], device: Any = "cpu") -> Tensor:
+    """lr, momentum and decay, as a step wants them."""
+    return torch.tensor(rows, dtype=torch.float64, device=device)
+
+
 def assert_close_to_largest(got: Tensor, wanted: Tensor, tol: float) -> None:
     """Within tol of the largest number there; sums of large products may cancel."""
     scale = float(wanted.double().abs().max()) if wanted.numel() else 1.0
@@ -72,8 +78,9 @@ def test_step_equals_the_reference(
     for shape in SHAPES:
         ours = [[x.to(device) for x in xs] for xs in step_inputs(shape, depth, dtype, momentum > 0)]
         theirs = [[x.clone() for x in xs] for xs in ours]
-        factor_step_(*ours, 0.1, momentum, 0.3)
-        formula.factor_step_(*theirs, 0.1, momentum, 0.3)
+        table = settings((0.1, momentum, 0.3), device=device)
+        factor_step_(*ours, table, [0])
+        formula.factor_step_(*theirs, table, [0])
         for got, wanted in zip(ours[2] + ours[3], theirs[2] + theirs[3], strict=True):
             assert_close_to_largest(got, wanted, 1e-13 if got.dtype == torch.float64 else 3e-6)
         assert_close_to_largest(ours[0][0], theirs[0][0], max(TOLERANCE[dtype], 1e-13))
@@ -93,7 +100,8 @@ def test_step_is_sgd_on_the_product() -> None:
             (multiply(list(params)) - target).square().sum().backward()
             optimizer.step()
             gradient = 2 * (weight - target)
-            factor_step_([weight], [gradient], [factors], [velocity], 0.01, 0.9, 0.2)
+            table = settings((0.01, 0.9, 0.2))
+            factor_step_([weight], [gradient], [factors], [velocity], table, [0])
         assert_close(factors, torch.stack([p.detach() for p in params]), rtol=1e-12, atol=1e-13)
         assert_close(weight, factors.prod(0), rtol=1e-14, atol=1e-15)
 
@@ -114,7 +122,7 @@ def test_results_do_not_depend_on_the_thread_count(dtype: torch.dtype) -> None:
     for count in (1, 2, 5):
         torch.set_num_threads(count)
         mine = [[x.clone() for x in xs] for xs in inputs]
-        factor_step_(*mine, 0.1, 0.9, 0.3)
+        factor_step_(*mine, settings((0.1, 0.9, 0.3)), [0])
         found.append(
             [*mine[0], *mine[2], *mine[3], PRODUCT(factors), *GRADIENTS(factors[0], factors)]
         )
@@ -122,17 +130,27 @@ def test_results_do_not_depend_on_the_thread_count(dtype: torch.dtype) -> None:
         assert all(torch.equal(a, b) for a, b in zip(found[0], others, strict=True))
 
 
-def test_many_weights_of_several_depths_in_one_call(device: torch.device) -> None:
-    depths = [2 + i % 5 for i in range(120)]
+def test_many_weights_of_several_kinds_in_one_call(device: torch.device) -> None:
+    """Depths, momentum or not, and settings differ from weight to weight."""
+    kinds = [(2 + i % 5, i % 3 == 0, i % 4) for i in range(120)]
     parts = [
-        step_inputs((1 + i % 9, 3), depth, torch.float32, False) for i, depth in enumerate(depths)
+        step_inputs((1 + i % 9, 3), depth, torch.float32, moves)
+        for i, (depth, moves, _) in enumerate(kinds)
     ]
-    ours = [[part[i][0].to(device) for part in parts] for i in range(3)]
+    none = torch.zeros(0)
+    ours = [[(part[i][0] if part[i] else none).to(device) for part in parts] for i in range(4)]
     theirs = [[x.clone() for x in xs] for xs in ours]
-    factor_step_(*ours, [], 0.1, 0.0, 0.3)
-    formula.factor_step_(*theirs, [], 0.1, 0.0, 0.3)
-    for a, b in zip(ours[0] + ours[2], theirs[0] + theirs[2], strict=True):
-        assert_close(a, b, rtol=1e-5, atol=1e-5)
+    table = settings(*((0.1 / n, 0.9 / n, 0.3 * n) for n in range(1, 5)), device=device)
+    rows = [row for _, _, row in kinds]
+    factor_step_(*ours, table, rows)
+    formula.factor_step_(*theirs, table, rows)
+    for got, wanted in zip(sum(ours, []), sum(theirs, []), strict=True):
+        assert_close(got, wanted, rtol=1e-5, atol=1e-5)
+    alone = [[x.clone() for x in xs] for xs in theirs]
+    for i, row in enumerate(rows):
+        formula.factor_step_(*([xs[i]] for xs in alone), table, [row])
+    formula.factor_step_(*theirs, table, rows)
+    assert all(torch.equal(a, b) for a, b in zip(sum(alone, []), sum(theirs, []), strict=True))
 
 
 @pytest.mark.skipif(not ops.has_kernels(), reason="no compiled kernels")
@@ -140,7 +158,7 @@ def test_decaying_weights_reach_zero_exactly() -> None:
     """The factors stop at the smallest normal numbers, whose products are zero."""
     weight, factors = torch.ones(5), torch.full((2, 5), 1e-18)
     for _ in range(1000):
-        factor_step_([weight], [torch.zeros(5)], [factors], [], 0.5, 0.0, 0.2)
+        factor_step_([weight], [torch.zeros(5)], [factors], [], settings((0.5, 0.0, 0.2)), [0])
     assert torch.equal(weight, torch.zeros(5))
     assert float(factors.max()) < 1e-36
 
@@ -170,7 +188,8 @@ def test_opcheck(shape: tuple[int, ...], dtype: torch.dtype, device: torch.devic
         opcheck(PRODUCT, (factors,))
         opcheck(GRADIENTS, (factors[0].detach(), factors))
     step = [[x.to(device) for x in xs] for xs in step_inputs(shape, 3, dtype, True)]
-    opcheck(torch.ops.symfast.factor_step_.default, (*step, 0.1, 0.9, 0.3))
+    table = settings((0.1, 0.9, 0.3), device=device)
+    opcheck(torch.ops.symfast.factor_step_.default, (*step, table, [0]))
 
 
 def test_noncontiguous_factors() -> None:
@@ -181,17 +200,24 @@ def test_noncontiguous_factors() -> None:
 
 def bad_steps() -> list[tuple[object, ...]]:
     w, g, f, v = (x[0] for x in step_inputs((4, 3), 2, torch.float32, True))
+    t = settings((0.1, 0.9, 0.0))
     return [
-        ([w], [], [f], [], 0.1, 0.0, 0.0),
-        ([w], [g[:2]], [f], [], 0.1, 0.0, 0.0),
-        ([w], [g.double()], [f], [], 0.1, 0.0, 0.0),
-        ([w.T], [g.T], [f.mT], [], 0.1, 0.0, 0.0),
-        ([w], [g], [f.double()], [], 0.1, 0.0, 0.0),
-        ([w], [g], [f[:1]], [], 0.1, 0.0, 0.0),
-        ([w], [g], [f], [v], 0.1, 0.0, 0.0),
-        ([w], [g], [f], [], 0.1, 0.9, 0.0),
-        ([w], [g], [f], [v[:, :2]], 0.1, 0.9, 0.0),
-        ([w.long()], [g.long()], [f], [], 0.1, 0.0, 0.0),
+        ([w], [], [f], [], t, [0]),
+        ([w], [g[:2]], [f], [], t, [0]),
+        ([w], [g.double()], [f], [], t, [0]),
+        ([w.T], [g.T], [f.mT], [], t, [0]),
+        ([w], [g], [f.double()], [], t, [0]),
+        ([w], [g], [f[:1]], [], t, [0]),
+        ([w], [g], [f], [v, v], t, [0]),
+        ([w], [g], [f], [v[:, :2]], t, [0]),
+        ([w], [g], [f], [v.double()], t, [0]),
+        ([w.long()], [g.long()], [f], [], t, [0]),
+        ([w], [g], [f], [], t, []),
+        ([w], [g], [f], [], t, [1]),
+        ([w], [g], [f], [], t, [-1]),
+        ([w], [g], [f], [], t.float(), [0]),
+        ([w], [g], [f], [], t[:, :2], [0]),
+        ([w], [g], [f], [], t[0], [0]),
     ]
 
 

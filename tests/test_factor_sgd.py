@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 import symfast as sf
+from symfast import factor_sgd
 
 
 def model_and_data() -> tuple[nn.Sequential, Tensor, Tensor]:
@@ -67,6 +68,56 @@ def test_save_load_continue_equals_continue(dtype: torch.dtype) -> None:
     train(model, optimizer, x, y, 5)
     train(resumed, again, x, y, 5)
     for a, b in zip(model.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_groups_step_in_one_call_as_each_would_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Depths, momentum, lr and penalties differ; one call of the operator for each dtype."""
+    options = [
+        {"depth": 2 + i % 3, "lr": 0.1 / (i + 1), "momentum": 0.4 * (i % 3), "lam": 0.01 * i}
+        for i in range(6)
+    ]
+    start = [torch.randn(3, 4).to(torch.float64 if i == 5 else torch.float32) for i in range(6)]
+    together = [nn.Parameter(x.clone()) for x in start]
+    alone = [nn.Parameter(x.clone()) for x in start]
+    calls = []
+    step = factor_sgd.factor_step_
+    monkeypatch.setattr(factor_sgd, "factor_step_", lambda *a: calls.append(len(a[0])) or step(*a))
+    optimizers = [sf.FactorSGD([{"params": [p], **o}]) for p, o in zip(alone, options, strict=True)]
+    one = sf.FactorSGD([{"params": [p], **o} for p, o in zip(together, options, strict=True)])
+    for _ in range(3):
+        for p, q in zip(together, alone, strict=True):
+            p.grad = torch.randn_like(p)
+            q.grad = p.grad.clone()
+        del calls[:]
+        one.step()
+        assert calls == [5, 1]
+        for optimizer in optimizers:
+            optimizer.step()
+    assert all(torch.equal(p, q) for p, q in zip(together, alone, strict=True))
+
+
+def test_settings_keep_their_memory_and_may_be_tensors() -> None:
+    """A captured graph reads them where they were; numbers and tensors give the same steps."""
+    model, x, y = model_and_data()
+    twin = copy.deepcopy(model)
+    numbers = sf.FactorSGD(sf.plain_groups(model), lr=0.05, lam=0.25, plain_decay=0.5)
+    tensors = sf.FactorSGD(
+        sf.plain_groups(twin),
+        lr=torch.tensor(0.05, dtype=torch.float64),
+        lam=torch.tensor(0.25),
+        plain_decay=torch.tensor(0.5),
+    )
+    schedules = [sf.PenaltySchedule(o, sf.schedule.geometric(0.5)) for o in (numbers, tensors)]
+    lam, places = tensors.param_groups[0]["lam"], set()
+    for step in range(4):
+        for i, net in enumerate((model, twin)):
+            train(net, (numbers, tensors)[i], x, y, 1)
+            schedules[i].step()
+        places.add(tuple(t._table.data_ptr() for t in numbers._settings.values()))
+        assert float(lam) == 0.25 * 0.5 ** (step + 1)
+    assert len(places) == 1
+    for a, b in zip(model.parameters(), twin.parameters(), strict=True):
         assert torch.equal(a, b)
 
 

@@ -15,8 +15,8 @@ LAYERS = {
     "operators": "build factor_op factor_sweep mirror_op ops plan_ops polar replica update",
     "mirrors": """chunks compiled entries frames mirror mirror_index overlap plan plan_state tables
         units views""",
-    "training": """anchor artificial dcs factor_init factor_sgd factorize fold low_rank optim
-        removal schedule threshold tucker""",
+    "training": """anchor artificial dcs factor_init factor_settings factor_sgd factorize fold
+        low_rank optim removal schedule threshold tucker""",
     "models": """activity align alignment balance band charges checkpoint compress curvature
         diagnosis duplicates find gauge gram head_match inspect inspect_jobs inspect_report lanczos
         lyapunov measure model_source monitor monitor_store nearest noise_balance order_parameters

@@ -73,6 +73,13 @@ def check_widths(kernels: list[Kernel]) -> None:
             assert not kernel.traits.writes or kernel.widest("STG") == 128, kernel.name
 
 
+def check_factor_steps(kernels: list[Kernel]) -> None:
+    """They write the tensors that they read, and the weight for the gradient: no pack is split."""
+    for kernel in kernels:
+        if kernel.name in ("factor_step float32", "factor_step float64"):
+            assert kernel.instructions["LDG 128"] == kernel.instructions["STG 128"], kernel.name
+
+
 def check_occupancy(kernels: list[Kernel]) -> None:
     """H100: 3.35 TB/s * 0.7 us = 2.3 MB on their way, 18 KB an SM (132); asked for: 32 KB."""
     if not kernels[0].blocks:
@@ -100,6 +107,10 @@ def test_installed_kernels_move_16_bytes(installed: list[Kernel]) -> None:
     check_widths(installed)
 
 
+def test_installed_factor_steps_split_no_pack(installed: list[Kernel]) -> None:
+    check_factor_steps(installed)
+
+
 def test_installed_kernels_fill_the_memory_system(installed: list[Kernel]) -> None:
     check_occupancy(installed)
 
@@ -117,7 +128,7 @@ def test_every_verb_and_type_is_there(installed: list[Kernel]) -> None:
             assert f"plan_dense {verb} {dtype}" in found
             assert verb == "norms" or f"mirror {verb} {dtype}" in found
         assert {f"update_kernel {dtype} {rule}" for rule in ("sgd", "adam")} <= found
-        assert {f"factor_step {dtype} depth {n} momentum" for n in range(2, 7)} <= found
+        assert f"factor_step {dtype}" in found
         assert {f"factor_multiply {dtype} depth {n} gradients" for n in range(2, 7)} <= found
 
 

@@ -7,6 +7,7 @@ namespace symfast {
 namespace {
 
 constexpr FactorRates kRates = {0.1, 0.9, 0.3};
+static_assert(kFactorLr == 0 && kFactorMomentum == 1 && kFactorDecay == 2);
 
 // Factors of n numbers and a gradient, as the device rounds them.
 template <typename T>
@@ -86,19 +87,21 @@ struct DeviceSteps {
   std::vector<DeviceArray<T>> weights, gradients;
   std::vector<DeviceArray<A>> factors, velocities;
   std::vector<FactorItem> items;
-  DeviceArray<int64_t> table;
+  DeviceArray<double> settings;
 
-  DeviceSteps(int64_t count, int64_t size, int64_t depth) : table(count * kFactorWords) {
+  DeviceSteps(int64_t count, int64_t size, int64_t depth)
+      : settings(std::vector<double>{kRates.lr, kRates.momentum, kRates.decay}) {
     for (int64_t n = 0; n < count; ++n) {
       weights.emplace_back(size);
       gradients.emplace_back(narrowed<T>(Random(1).many(size)));
       factors.emplace_back(narrowed<A>(Random(2).many(depth * size)));
       velocities.emplace_back(narrowed<A>(Random(3).many(depth * size)));
       items.push_back({weights.back().get(), gradients.back().get(), factors.back().get(),
-                       velocities.back().get(), size, depth});
+                       velocities.back().get(), size, depth, 0});
     }
   }
-  void run() const { launch_factor_step<T>(items, kRates, table.get(), nullptr); }
+  // Without a table in device memory: of few weights.
+  void run() const { launch_factor_step<T>(items, settings.get(), nullptr, nullptr); }
 };
 
 // v <- m v + g prod_{e != j} f_e + c f_j, f_j <- f_j - lr v_j; the weight is their product.
@@ -131,14 +134,17 @@ double step_error(const DeviceSteps<T>& device, int64_t size, int64_t depth) {
   return worst;
 }
 
-// One large weight, and many small ones that need a table in device memory.
+// One large weight, and many small ones of two depths that need a table in device memory.
 template <typename T>
 void run_steps(Report& report, int64_t depth) {
   constexpr int64_t kMany = kFactorItems + 10;
-  const DeviceSteps<T> small(kMany, 515, depth), even(1, 4096, depth);
-  small.run();
-  even.run();
-  const double error = std::max(step_error(small, 515, depth), step_error(even, 4096, depth));
+  const int64_t other = depth == kMaxDepth ? 2 : depth + 1;
+  const DeviceSteps<T> small(kMany, 515, depth), even(2, 4096, other);
+  std::vector<FactorItem> all = small.items;
+  all.insert(all.begin() + 7, even.items.begin(), even.items.end());
+  const DeviceArray<int64_t> table(static_cast<int64_t>(all.size()) * kFactorWords);
+  launch_factor_step<T>(all, small.settings.get(), table.get(), nullptr);
+  const double error = std::max(step_error(small, 515, depth), step_error(even, 4096, other));
   const auto wide = static_cast<int64_t>(sizeof(Accumulate<T>));
   const int64_t n = kBigBytes / wide / (2 * depth) / 256 * 256;
   const DeviceSteps<T> big(1, n, depth);

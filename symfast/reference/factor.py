@@ -9,6 +9,9 @@ from symfast.reference.factor_sweep import leave_one_out
 
 #: Fewest and most factors of one weight; csrc/factor.h has the same numbers.
 MIN_DEPTH, MAX_DEPTH = 2, 6
+#: Columns of the settings (rows, 3) of a step, as in csrc/factor.h.
+LR, MOMENTUM, DECAY = range(3)
+SETTINGS = 3
 
 
 def factor_product(factors: list[Tensor]) -> Tensor:
@@ -52,23 +55,23 @@ def factor_step_(
     gradients: list[Tensor],
     factors: list[Tensor],
     velocities: list[Tensor],
-    lr: float,
-    momentum: float,
-    decay: float,
+    settings: Tensor,
+    rows: list[int],
 ) -> None:
     """Step the factors of every weight by its gradient, and write the new weight.
 
     ``v_j <- m v_j + g prod_{e != j} f_e + c f_j``, ``f_j <- f_j - lr v_j``, ``w <- prod_j f_j``
-    with m = momentum and c = decay; without momentum the list of velocities is empty.
+    with lr, m and c from the weight's row of settings. They lie where the weights do, so that a
+    captured graph follows them. ``c = 2 lam / D`` gives the penalty ``lam ||w||_{2/D}^{2/D}``.
 
     Args:
         weights: contiguous, of one dtype and device; overwritten.
         gradients: like the weights.
         factors: (D, *weight) each, float64 for float64 weights, else float32; updated.
-        velocities: like the factors, or none; updated.
-        lr: step size.
-        momentum: m; 0 goes without velocities.
-        decay: c; 2 lam / D gives the penalty ``lam ||w||_{2/D}^{2/D}``.
+        velocities: like the factors, or of no elements where a weight goes without momentum, or
+            an empty list if all do; updated.
+        settings: float64 (rows, 3): lr, m, c; m counts only with a velocity.
+        rows: the row of every weight.
 
     Raises:
         RuntimeError: if shapes, dtypes or devices do not fit; nothing has been changed then.
@@ -77,15 +80,17 @@ def factor_step_(
         >>> import torch
         >>> from symfast.reference.factor import factor_step_
         >>> w, f = torch.ones(1), torch.ones(2, 1)
-        >>> factor_step_([w], [torch.ones(1)], [f], [], 0.5, 0.0, 0.0)
+        >>> settings = torch.tensor([[0.5, 0.0, 0.0]], dtype=torch.float64)
+        >>> factor_step_([w], [torch.ones(1)], [f], [], settings, [0])
         >>> w.item(), f.flatten().tolist()
         (0.25, [0.5, 0.5])
     """
-    _check_step(weights, gradients, factors, velocities, momentum)
+    check_step(weights, gradients, factors, velocities, settings, rows)
     for i, (weight, gradient, factor) in enumerate(zip(weights, gradients, factors, strict=True)):
         flat = factor.reshape(len(factor), weight.numel())
+        lr, momentum, decay = settings[rows[i]].to(flat.dtype).unbind()
         push = leave_one_out(flat)[0] * gradient.reshape(-1).to(flat.dtype) + decay * flat
-        if velocities:
+        if velocities and velocities[i].numel():
             push += momentum * velocities[i].view_as(flat)
             velocities[i].copy_(push.view_as(factor))
         flat = flat - lr * push
@@ -119,24 +124,26 @@ def check_factors(factors: list[Tensor]) -> None:
             )
 
 
-def _check_step(
+def check_step(
     weights: list[Tensor],
     gradients: list[Tensor],
     factors: list[Tensor],
     velocities: list[Tensor],
-    momentum: float,
+    settings: Tensor,
+    rows: list[int],
 ) -> None:
+    """Refuse lists that do not belong together, before anything is changed."""
     count = len(weights)
-    if len(gradients) != count or len(factors) != count or len(velocities) not in (0, count):
-        raise RuntimeError(
-            "give one gradient, one stack of factors and one or no velocity for each of "
-            f"{count} weights"
-        )
-    if count and (momentum == 0.0) != (not velocities):
-        raise RuntimeError("give velocities if and only if there is momentum")
-    for i in range(count):
-        weight, gradient, factor = weights[i], gradients[i], factors[i]
-        together = [weight, gradient, factor, *velocities[i : i + 1]]
+    if not len(gradients) == len(factors) == len(rows) == count:
+        raise RuntimeError(f"give one gradient, one stack of factors, one row for {count} weights")
+    if len(velocities) not in (0, count):
+        raise RuntimeError(f"give one velocity for each of {count} weights, or none at all")
+    if count:
+        _check_settings(settings, rows, weights[0])
+    for i, factor in enumerate(factors):
+        weight, gradient = weights[i], gradients[i]
+        states = [factor, *(v for v in velocities[i : i + 1] if v.numel())]
+        together = [weight, gradient, *states]
         if not all(x.is_contiguous() and x.device == weights[0].device for x in together):
             raise RuntimeError("weights, gradients and factors must be contiguous, on one device")
         depth = factor.shape[0] if factor.ndim else 0
@@ -149,9 +156,24 @@ def _check_step(
             gradient.shape != weight.shape
             or {weight.dtype, gradient.dtype} != {weights[0].dtype}
             or ACCUMULATE.get(weight.dtype) != factor.dtype
-            or any(x.shape != factor.shape or x.dtype != factor.dtype for x in together[3:])
+            or any(x.shape != factor.shape or x.dtype != factor.dtype for x in states)
         ):
             raise RuntimeError(
                 "a gradient must be like its weight; factors and velocities are float64 for "
                 "float64 weights, else float32"
             )
+
+
+def _check_settings(settings: Tensor, rows: list[int], weight: Tensor) -> None:
+    if (
+        settings.shape[1:] != (SETTINGS,)
+        or settings.dtype != torch.float64
+        or settings.device != weight.device
+        or not settings.is_contiguous()
+        or not all(0 <= row < len(settings) for row in rows)
+    ):
+        raise RuntimeError(
+            f"settings must be contiguous float64 of shape (rows, {SETTINGS}), where the weights "
+            f"are, and have every row of {sorted(set(rows))[:5]}; got {settings.dtype} "
+            f"{tuple(settings.shape)}"
+        )

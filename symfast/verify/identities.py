@@ -26,13 +26,14 @@ def defects(dtype: torch.dtype, steps: int, size: int) -> Tensor:
     squares = u * u + w * w
     weight = torch.empty(size, dtype=dtype)
     keep, path = 1 - ETA * LAM, []
+    settings = torch.tensor([[ETA, 0.0, LAM]], dtype=torch.float64)
 
     def worst(got: Tensor, wanted: Tensor, scale: Tensor) -> Tensor:
         return ((got - wanted).abs() / scale).max()
 
     for _ in range(steps):
         g = (0.5 * torch.randn(size, generator=g0, dtype=torch.float64)).to(dtype)
-        factor_step_([weight], [g], [factors], [], ETA, 0.0, LAM)
+        factor_step_([weight], [g], [factors], [], settings, [0])
         g = g.double()
         p = (keep**2 + (ETA * g) ** 2) * p - ETA * keep * g * squares
         a, b, C = (keep - ETA * g) * a, (keep + ETA * g) * b, (keep**2 - (ETA * g) ** 2) * C

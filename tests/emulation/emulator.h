@@ -113,6 +113,11 @@ SF_DEVICE void store_pack(T* p, const Pack<T, V>& pack) {
   for (int v = 0; v < V; ++v) p[v] = pack.get(v);
 }
 
+template <int V, typename T>
+SF_DEVICE void store_new_pack(T* p, const Pack<T, V>& pack) {
+  store_pack<V>(p, pack);
+}
+
 template <typename T>
 SF_DEVICE T load_table(const T* p) {
   return load(p);

@@ -19,9 +19,9 @@ void emulated_factor(const EmulatedFactors* f, int64_t /*unused*/) {
 
 struct EmulatedFactorStep {
   void **weights, **gradients, **factors, **velocities;
-  const int64_t *sizes, *depths;
+  const int64_t *sizes, *depths, *rows;
   int64_t count;
-  double lr, momentum, decay;
+  const double* settings;
   int64_t* table;
 };
 
@@ -29,8 +29,9 @@ void emulated_factor_step(const EmulatedFactorStep* s, int64_t /*unused*/) {
   std::vector<FactorItem> items;
   for (int64_t i = 0; i < s->count; ++i) {
     items.push_back({s->weights[i], s->gradients[i], s->factors[i],
-                     s->velocities ? s->velocities[i] : nullptr, s->sizes[i], s->depths[i]});
+                     s->velocities ? s->velocities[i] : nullptr, s->sizes[i], s->depths[i],
+                     s->rows[i]});
   }
-  launch_factor_step<EMULATED_TYPE>(items, {s->lr, s->momentum, s->decay}, s->table, nullptr);
+  launch_factor_step<EMULATED_TYPE>(items, s->settings, s->table, nullptr);
 }
 }

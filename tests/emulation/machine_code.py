@@ -55,10 +55,9 @@ def _plan(dynamic: int, words: list[str]) -> Traits:
                   registers=THREE_BLOCKS if few else TWO_BLOCKS)  # fmt: skip
 
 
-def _factor_step(words: list[str]) -> Traits:
-    """The gradient too, but of half weights it is no 16 bytes."""
-    states = int(words[3]) * (2 if "momentum" in words else 1)
-    return Traits(states + (words[1] in ("float64", "float32")), registers=TWO_BLOCKS)
+def _factor_step(_: list[str]) -> Traits:
+    """kStepAhead in factor.cuh: factors and velocities alone are four."""
+    return Traits(4, registers=TWO_BLOCKS)
 
 
 def _factor_multiply(words: list[str]) -> Traits:
@@ -90,7 +89,6 @@ KERNELS: dict[str, Callable[[list[str]], Traits]] = {
 }
 #: What the numbers in a mangled name mean.
 PARAMETERS: dict[str, tuple[Callable[[int], str], ...]] = {
-    "factor_step": ("depth {}".format, ("", "momentum").__getitem__),
     "factor_multiply": ("depth {}".format, ("", "gradients").__getitem__),
     "sweep_by_team": (str, str),  # depth, threads of a team
     "sweep_by_block": (str,),
