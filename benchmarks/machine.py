@@ -41,18 +41,6 @@ def in_turns(*calls: Callable[[], object], seconds: float = 0.5) -> list[float]:
     return times
 
 
-def best_cpu(call: Callable[[], object], seconds: float = 3.0) -> float:
-    """The least CPU seconds of several runs, all threads together; the first does not count."""
-    call()
-    times: list[float] = []
-    stop = time.perf_counter() + seconds
-    while len(times) < 3 or time.perf_counter() < stop:
-        begin = time.process_time()
-        call()
-        times.append(time.process_time() - begin)
-    return min(times)
-
-
 @cache
 def library(source: str, optimize: str) -> ctypes.CDLL:
     """A C file of this folder, compiled for this processor."""
