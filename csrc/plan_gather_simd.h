@@ -2,8 +2,8 @@
 // Pairs and clusters of units that are adjacent in memory (unit dim last), for the verbs that
 // change them. A row holds all units, so every unit asks for its partner by number:
 //   near   partners share a vector: rows are worked on in registers;
-//   far    a few rows, as many as fill 8 bytes, are interleaved in the workspace, one 8-byte slot
-//          a unit, and partners are gathered slot by slot.
+//   far    a few rows are turned in the workspace into slots (plan_slots_simd.h), and partners
+//          collected slot by slot.
 #pragma once
 #include <utility>
 
@@ -12,8 +12,7 @@
 namespace symfast {
 namespace SYMFAST_ISA {
 
-constexpr int64_t kNearRows = 4;       // rows that share one load of the tables
-constexpr int64_t kFirstLevel = 2048;  // units whose slots leave room for the next rows beside them
+constexpr int64_t kNearRows = 4;  // rows that share one load of the tables
 
 // What a unit becomes: u with its partner w, or with the mean of its cluster.
 template <Verb verb, bool clusters, typename A>
@@ -97,99 +96,107 @@ SF_INLINE void run_near(const Task& task, const Chunk& chunk, T* data,
 }
 
 // ---- partners anywhere ----
-template <typename A, int first, int step, int... lane>
-SF_INLINE Vec<A> interleave(Vec<A> a, Vec<A> b, std::integer_sequence<int, lane...>) {
-  constexpr int W = kLanes<A>;
-  if constexpr (step == 1) return shuffle<A, (first + lane / 2 + (lane & 1) * W)...>(a, b);
-  return shuffle<A, (first + 2 * lane)...>(a, b);
-}
-
-template <Verb verb, bool clusters, typename T>
+template <Verb verb, bool clusters, typename Kind, typename T>
 struct FarUnits {
   using A = Acc<T>;
-  static constexpr int W = kLanes<A>, R = kSlotRows<A>;
-  using Lane = std::make_integer_sequence<int, W>;
+  static constexpr int W = kLanes<A>, R = Kind::kRows, kCount = Kind::kCount;
   const Partners<A>& tables;
   const A amount;
 
-  SF_INLINE Vec<A> read(const T* p, int64_t count) {
-    return count >= W ? load(p) : load_some(p, count);
-  }
-  SF_INLINE void write(T* p, Vec<A> v, int64_t count) {
-    count >= W ? store(p, v) : store_some(p, v, count);
+  // Columns j .. j + W of R rows into slots.
+  template <bool full>
+  SF_INLINE void fill(const T* const (&row)[R], int64_t j, int64_t count, A* slots) {
+    Vec<A> v[R];
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) v[r] = full ? load(row[r] + j) : load_some(row[r] + j, count);
+    Kind::turn(v);
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) store(slots + j * R + r * W, v[r]);
   }
 
-  // R rows into slots; a second row that does not exist reads as the first.
-  void interleave_rows(const T* row, int64_t second) const {
-    for (int64_t j = 0; j < tables.units; j += W) {
-      const int64_t count = tables.task->units - j;
-      const Vec<A> a = read(row + j, count);
-      if constexpr (R == 1) {
-        store(tables.slots + j, a);
-      } else {
-        const Vec<A> b = read(row + second + j, count);
-        store(tables.slots + 2 * j, interleave<A, 0, 1>(a, b, Lane()));
-        store(tables.slots + 2 * j + W, interleave<A, W / 2, 1>(a, b, Lane()));
-      }
-    }
+  // Rows that do not exist read as the first.
+  void fill_slots(const T* first, int64_t stride, int64_t rows) const {
+    const int64_t units = tables.task->units;
+    A* slots = tables.slots;
+    const T* row[R];
+    for (int r = 0; r < R; ++r) row[r] = r < rows ? first + r * stride : first;
+    int64_t j = 0;
+    for (; j + W <= units; j += W) fill<true>(row, j, W, slots);
+    if (j < units) fill<false>(row, j, units - j, slots);
   }
 
   void find_means() const {
     const uint16_t* member = tables.member;
-    for (int64_t q = 0; q < tables.task->count; q += kSlots) {
-      const auto next = [&] {
-        const Slots at = load_numbers<Slots>(member);
-        member += kSlots;
-        return gather(tables.slots, at);
-      };
-      const Vec<A> first = next();
+    const A *slots = tables.slots, *share = tables.share;
+    A* means = tables.means;
+    for (const uint16_t* most = tables.rounds_of; most < tables.rounds_end; ++most) {
+      const Vec<A> first = Kind::collect(slots, member);
       Vec<A> total = first - first;
-      for (int64_t m = tables.rounds_of[q / kSlots]; m > 1; --m) total += next() - first;
-      store(tables.means + q * R, first + total * load(tables.share + q * R));
+      for (int64_t m = *most; m > 1; --m) {
+        member += kCount;
+        total += Kind::collect(slots, member) - first;
+      }
+      member += kCount;
+      store(means, first + total * load(share));
+      means += W;
+      share += W;
     }
   }
 
-  template <int hint>
-  void write_rows(T* row, int64_t second, int64_t ahead) const {
-    const A* from = clusters ? tables.means : tables.slots;
-    Slots self;
-    for (int i = 0; i < kSlots; ++i) self[i] = clusters ? tables.task->count : i;
-    for (int64_t j = 0; j < tables.units; j += W) {
-      Vec<A> found[R];
-      for (int r = 0; r < R; ++r) {
-        const Slots own = load_numbers<Slots>(tables.own + j + r * kSlots);
-        const Vec<A> u = load(tables.slots + j * R + r * W);
-        found[r] = new_unit<verb, clusters>(u, gather(from, own), amount);
-        if (!tables.whole) found[r] = choose<A>(Slots(own == self), u, found[r]);
-        if constexpr (!clusters) self += kSlots;
-      }
-      for (int r = 0; r < R; ++r) __builtin_prefetch(row + ahead + r * second + j, 0, hint);
-      const int64_t count = tables.task->units - j;
-      if constexpr (R == 1) {
-        write(row + j, found[0], count);
-      } else {
-        if (second) write(row + second + j, interleave<A, 1, 2>(found[0], found[1], Lane()), count);
-        write(row + j, interleave<A, 0, 2>(found[0], found[1], Lane()), count);
+  // What becomes of W columns, back in R vectors of a row each.
+  template <bool whole>
+  void changed(Vec<A> (&found)[R], const A* from, const A* slots, const uint16_t* own,
+               const uint16_t* lone) const {
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) {
+      const Vec<A> u = load(slots + r * W);
+      found[r] = new_unit<verb, clusters>(u, Kind::collect(from, own + r * kCount), amount);
+      if constexpr (!whole) {
+        found[r] = choose<A>(load_numbers<Bits64>(lone + r * (kVectorBytes / 8)) != 0, u, found[r]);
       }
     }
+    Kind::turn_back(found);
+  }
+
+  template <bool whole, bool full>
+  void write_rows(T* first, int64_t stride, int64_t rows, int64_t ahead) const {
+    const int64_t units = tables.task->units;
+    const A *slots = tables.slots, *from = clusters ? tables.means : slots;
+    const uint16_t *own = tables.own, *lone = tables.lone;
+    T* row[R];
+    for (int r = 0; r < R; ++r) row[r] = first + r * stride;
+    int64_t j = 0;
+    for (; j + W <= units; j += W, own += W, lone += R * (kVectorBytes / 8), slots += R * W) {
+      Vec<A> found[R];
+      changed<whole>(found, from, slots, own, lone);
+#pragma GCC unroll 4
+      for (int r = 0; r < R; ++r) {
+        __builtin_prefetch(row[r] + ahead + j, 0, 2);
+        if (full || r < rows) store(row[r] + j, found[r]);
+      }
+    }
+    if (j == units) return;
+    Vec<A> found[R];
+    changed<whole>(found, from, slots, own, lone);
+    for (int r = 0; r < R && r < rows; ++r) store_some(row[r] + j, found[r], units - j);
   }
 };
 
-template <Verb verb, bool clusters, typename T>
+template <Verb verb, bool clusters, typename Kind, typename T>
 SF_INLINE void run_far(const Task& task, const Chunk& chunk, T* data,
                        const Partners<Acc<T>>& tables, Acc<T> amount) {
-  constexpr int64_t R = kSlotRows<Acc<T>>;
+  constexpr int64_t R = Kind::kRows;
   const int64_t stride = task.outer_stride;
-  const FarUnits<verb, clusters, T> units{tables, amount};
+  const FarUnits<verb, clusters, Kind, T> units{tables, amount};
   for (int64_t o = chunk.o0; o < chunk.o1; o += R) {
     T* row = data + task.base + o * stride;
-    const int64_t second = R == 2 && o + 1 < chunk.o1 ? stride : 0;
-    units.interleave_rows(row, second);
+    const int64_t rows = chunk.o1 - o < R ? chunk.o1 - o : R;
+    units.fill_slots(row, stride, rows);
     if constexpr (clusters) units.find_means();
-    if (task.units <= kFirstLevel) {
-      units.template write_rows<3>(row, second, R * stride);
+    if (tables.whole && rows == R) {
+      units.template write_rows<true, true>(row, stride, rows, R * stride);
     } else {
-      units.template write_rows<2>(row, second, R * stride);
+      units.template write_rows<false, false>(row, stride, rows, R * stride);
     }
   }
 }
@@ -197,14 +204,17 @@ SF_INLINE void run_far(const Task& task, const Chunk& chunk, T* data,
 template <Verb verb, typename T>
 void run_pairs(const Task& task, const Chunk& chunk, T* data, const Partners<Acc<T>>& tables,
                Acc<T> amount) {
+  using A = Acc<T>;
   if (tables.near) return run_near<verb, 0>(task, chunk, data, tables, amount);
-  run_far<verb, false>(task, chunk, data, tables, amount);
+  if (tables.wide) return run_far<verb, false, WideSlots<A>>(task, chunk, data, tables, amount);
+  run_far<verb, false, NarrowSlots<A>>(task, chunk, data, tables, amount);
 }
 
 template <Verb verb, typename T>
 void run_means(const Task& task, const Chunk& chunk, T* data, const Partners<Acc<T>>& tables,
                Acc<T> amount) {
-  if (!tables.near) return run_far<verb, true>(task, chunk, data, tables, amount);
+  if (!tables.near)
+    return run_far<verb, true, WideSlots<Acc<T>>>(task, chunk, data, tables, amount);
   if (tables.rounds == 2) return run_near<verb, 2>(task, chunk, data, tables, amount);
   if (tables.rounds == 4) return run_near<verb, 4>(task, chunk, data, tables, amount);
   run_near<verb, 8>(task, chunk, data, tables, amount);

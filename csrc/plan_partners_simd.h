@@ -5,50 +5,17 @@
 #include <type_traits>
 
 #include "plan_index_simd.h"
+#include "plan_slots_simd.h"
 
 namespace symfast {
 namespace SYMFAST_ISA {
 
-constexpr int kSlots = kVectorBytes / 8;
-template <typename A>
-constexpr int kSlotRows = 8 / static_cast<int>(sizeof(A));
 constexpr int64_t kMostRounds = 8;  // members of a cluster worked on in registers
 
-typedef int64_t Slots __attribute__((vector_size(kVectorBytes)));
 template <typename A>
-using LaneNumbers = std::conditional_t<sizeof(A) == 8, Slots, Bits32>;
+using LaneNumbers = std::conditional_t<sizeof(A) == 8, Bits64, Bits32>;
 template <typename A>
-using NumberOf = std::conditional_t<sizeof(A) == 8, int64_t, uint32_t>;
-
-// As many numbers of a table as V has lanes. Compilers widen by four one at a time: intrinsics.
-template <typename V>
-SF_INLINE V load_numbers(const uint16_t* p) {
-  constexpr bool wide = sizeof(V{}[0]) == 8;
-#if defined(__AVX512F__)
-  if constexpr (wide) return (V)_mm512_cvtepu16_epi64(_mm_loadu_si128((const __m128i*)p));
-  if constexpr (!wide) return (V)_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p));
-#elif defined(__AVX2__)
-  if constexpr (wide) return (V)_mm256_cvtepu16_epi64(_mm_loadl_epi64((const __m128i*)p));
-  if constexpr (!wide) return (V)_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p));
-#else
-  V numbers;
-  for (int i = 0; i < (wide ? kSlots : 2 * kSlots); ++i) numbers[i] = p[i];
-  return numbers;
-#endif
-}
-
-template <typename A>
-SF_INLINE Vec<A> gather(const A* slots, Slots at) {
-#if defined(__AVX512F__)
-  return (Vec<A>)_mm512_i64gather_epi64((__m512i)at, slots, 8);
-#elif defined(__AVX2__)
-  return (Vec<A>)_mm256_i64gather_epi64(reinterpret_cast<const long long*>(slots), (__m256i)at, 8);
-#else
-  Slots found;
-  for (int i = 0; i < kSlots; ++i) __builtin_memcpy(&found[i], slots + at[i] * kSlotRows<A>, 8);
-  return (Vec<A>)found;
-#endif
-}
+using NumberOf = std::conditional_t<sizeof(A) == 8, uint64_t, uint32_t>;
 
 // Lane l of the result is lane at[l] of v.
 template <typename A>
@@ -65,18 +32,29 @@ SF_INLINE Vec<A> permute(Vec<A> v, LaneNumbers<A> at) {
 #endif
 }
 
+template <typename A>
+using WideSlots = Slots<A, 16>;
+template <typename A>
+using NarrowSlots = Slots<A, kVectorBytes == 64 ? 8 : 16>;
+constexpr int64_t kFirstLevel = 1024;  // units whose wide slots and rows the first level holds
+
 // Which unit goes with which, as tables for one task; `units` is rounded up to whole vectors.
 template <typename A>
 struct Partners {
+  using Wide = WideSlots<A>;
+
   const Task* task = nullptr;  // what the tables are for
   bool near, far, whole;       // ways that work; every unit has a partner
+  bool wide;                   // far: slots of 16 bytes; clusters have no others
   int64_t units, rounds;       // near clusters: members of the largest, or 2, 4, 8
-  A* slots;                    // far: the interleaved rows
+  A* slots;                    // far: the rows, turned
+  A* share;                    // 1 / members; near: of every unit's cluster, far: of every mean's
   A* means;                    // far clusters: a slot for each, and one for units without a cluster
-  A* share;             // clusters: 1 / members; near: of every unit's, far: a slot a cluster
-  uint16_t* own;        // pairs: every unit's partner; clusters: its cluster
-  uint16_t* member;     // near clusters: (rounds, units); far: (group, its rounds, kSlots)
-  uint16_t* rounds_of;  // far clusters: members of the largest of kSlots clusters
+  uint16_t* own;               // near pairs: every unit's partner; far: the slot of its partner or
+                               // mean, as `word` says, in the order of slots
+  uint16_t* member;            // near clusters: (rounds, units); far: (group, its rounds, kCount)
+  uint16_t* lone;              // far: 1 for the 8 bytes of units without a partner
+  uint16_t *rounds_of, *rounds_end;  // far clusters: members of the largest of kCount clusters
 
   // False: not this way. `scratch` has 16 numbers for every unit and 256 more.
   bool prepare(const PlanCall& call, const Task& made_for, A* scratch) {
@@ -84,9 +62,12 @@ struct Partners {
     task = &made_for;
     units = (task->units + kLanes<A> - 1) / kLanes<A> * kLanes<A>;
     slots = scratch;
-    share = slots + units * kSlotRows<A>;
-    own = reinterpret_cast<uint16_t*>(share + units + kLanes<A>);
-    member = own + units;
+    share = slots + units * Wide::kRows;
+    means = share + (units / 2 + 2 * Wide::kCount) * Wide::kRows;
+    own = reinterpret_cast<uint16_t*>(means + (units / 2 + 2 * Wide::kCount) * Wide::kRows);
+    lone = own + units;
+    rounds_of = lone + 2 * units;
+    member = rounds_of + units;
     const int64_t* pool = call.index + task->pool;
     near = far = task->count * 2 <= task->units;
     if (near) task->kind == kClusters ? find_clusters(pool) : find_pairs(pool);
@@ -96,6 +77,7 @@ struct Partners {
  private:
   void find_pairs(const int64_t* words) {
     whole = task->count * 2 == task->units;
+    wide = units <= kFirstLevel;
     for (int64_t j = 0; j < units; ++j) own[j] = static_cast<uint16_t>(j);
     for (int64_t i = 0; i < task->count; ++i) {
       const auto a = static_cast<uint16_t>(words[i]), b = static_cast<uint16_t>(words[i] >> 32);
@@ -103,11 +85,30 @@ struct Partners {
       own[b] = a;
       near = near && a / kLanes<A> == b / kLanes<A>;
     }
+    if (near) return;
+    wide ? lay_out_pairs<Wide>() : lay_out_pairs<NarrowSlots<A>>();
+  }
+
+  template <typename Kind>
+  void lay_out_pairs() {
+    uint16_t* partner = member;
+    for (int64_t j = 0; j < units; ++j) {
+      partner[Kind::slot_of(j)] = Kind::word(Kind::slot_of(own[j]));
+      mark<Kind>(j, own[j] == j);
+    }
+    own = partner;
+  }
+
+  template <typename Kind>
+  void mark(int64_t unit, bool alone) {
+    uint16_t* first = lone + Kind::word(Kind::slot_of(unit));
+    for (int i = 0; i < Kind::word(1); ++i) first[i] = alone;
   }
 
   void find_clusters(const int64_t* offsets) {
     const int64_t count = task->count, *members = offsets + count + 1;
     whole = offsets[count] == task->units;
+    wide = true;
     rounds = 0;
     int64_t padded = 0;
     for (int64_t q = 0; q < count; ++q) {
@@ -116,7 +117,7 @@ struct Partners {
         near = near && members[i] / kLanes<A> == members[offsets[q]] / kLanes<A>;
       }
       rounds = size > rounds ? size : rounds;
-      if (q % kSlots == 0) padded += kSlots * most_members(offsets, q);
+      if (q % Wide::kCount == 0) padded += Wide::kCount * most_members(offsets, q);
     }
     rounds = rounds <= 2 ? 2 : rounds <= 4 ? 4 : rounds;
     near = near && rounds <= kMostRounds;
@@ -130,7 +131,9 @@ struct Partners {
     }
   }
 
-  int64_t stop_of(int64_t q) const { return q + kSlots < task->count ? q + kSlots : task->count; }
+  int64_t stop_of(int64_t q) const {
+    return q + Wide::kCount < task->count ? q + Wide::kCount : task->count;
+  }
 
   int64_t most_members(const int64_t* offsets, int64_t first) const {
     int64_t most = 0;
@@ -157,32 +160,37 @@ struct Partners {
     }
   }
 
-  // Groups of kSlots clusters: member 0 of each, member 1 of each, .. the first again where there
+  // Groups of kCount clusters: member 0 of each, member 1 of each, .. the first again where there
   // are fewer, the last cluster again where there are fewer clusters.
   void lay_out_far(const int64_t* offsets, const int64_t* members) {
-    means = reinterpret_cast<A*>(member + 2 * units);
-    rounds_of = reinterpret_cast<uint16_t*>(means + (task->count + kSlots + 1) * kSlotRows<A>);
-    for (int64_t j = 0; j < units; ++j) own[j] = static_cast<uint16_t>(task->count);
+    for (int64_t j = 0; j < units; ++j) {
+      own[Wide::slot_of(j)] = Wide::word(task->count);
+      mark<Wide>(j, true);
+    }
     uint16_t* to = member;
-    for (int64_t first = 0; first < task->count; first += kSlots) {
+    rounds_end = rounds_of;
+    for (int64_t first = 0; first < task->count; first += Wide::kCount) {
       const int64_t most = most_members(offsets, first), last = stop_of(first) - 1;
-      rounds_of[first / kSlots] = static_cast<uint16_t>(most);
+      *rounds_end++ = static_cast<uint16_t>(most);
       for (int64_t m = 0; m < most; ++m) {
-        for (int64_t lane = 0; lane < kSlots; ++lane) {
+        for (int64_t lane = 0; lane < Wide::kCount; ++lane) {
           const int64_t q = first + lane < last ? first + lane : last;
           const int64_t size = offsets[q + 1] - offsets[q];
-          *to++ = static_cast<uint16_t>(members[offsets[q] + (m < size ? m : 0)]);
+          *to++ = Wide::word(Wide::slot_of(members[offsets[q] + (m < size ? m : 0)]));
         }
       }
-      for (int64_t q = first; q <= last; ++q) {
-        const int64_t size = offsets[q + 1] - offsets[q];
-        for (int64_t i = offsets[q]; i < offsets[q + 1]; ++i) {
-          own[members[i]] = static_cast<uint16_t>(q);
-        }
-        for (int r = 0; r < kSlotRows<A>; ++r) {
-          share[q * kSlotRows<A> + r] = A(1) / static_cast<A>(size);
-        }
-      }
+      for (int64_t q = first; q <= last; ++q) share_mean(q, offsets, members);
+    }
+  }
+
+  // The members of cluster q read its mean, which takes 1 / their number of each.
+  void share_mean(int64_t q, const int64_t* offsets, const int64_t* members) {
+    for (int64_t i = offsets[q]; i < offsets[q + 1]; ++i) {
+      own[Wide::slot_of(members[i])] = Wide::word(q);
+      mark<Wide>(members[i], false);
+    }
+    for (int r = 0; r < Wide::kRows; ++r) {
+      share[q * Wide::kRows + r] = A(1) / static_cast<A>(offsets[q + 1] - offsets[q]);
     }
   }
 };

@@ -112,7 +112,29 @@ def test_clusters_of_adjacent_units(sizes: str, shuffled: bool, m: int, dtype: t
         check(sf.Cluster(labels(m, groups)), groups, rows, m, dtype)
 
 
-@pytest.mark.parametrize("m", [16, 64, 1000])
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d).removeprefix("torch."))
+@pytest.mark.parametrize("m", [1025, 2500, 32768])
+def test_more_units_than_the_first_level_cache_holds(m: int, dtype: torch.dtype) -> None:
+    for kind in ("strangers", "a few"):
+        groups = PAIRS[kind](m)
+        a, b = zip(*groups, strict=True)
+        check_few_rows(sf.Swap(list(a), list(b)), groups, m, dtype)
+    groups = clusters(m, [8] * (m // 8), True)
+    check_few_rows(sf.Cluster(labels(m, groups)), groups, m, dtype)
+
+
+def check_few_rows(symmetry: Symmetry, groups: list[list[int]], m: int, dtype: torch.dtype) -> None:
+    """Against the same formula, all groups at once: units of a group side by side."""
+    index = torch.tensor(groups)
+    w = torch.randn(11, m).to(dtype)
+    before = w.double()
+    u = before[:, index]
+    sf.Plan([(sf.Units([(w, 1)]), symmetry)]).shrink_(0.3)
+    before[:, index] = u.mean(2, keepdim=True) + 0.7 * (u - u.mean(2, keepdim=True))
+    torch.testing.assert_close(w.double(), before, rtol=DTYPES[dtype], atol=DTYPES[dtype])
+
+
+@pytest.mark.parametrize("m", [16, 64, 1000, 1500])
 @pytest.mark.parametrize("kind", PAIRS)
 def test_a_swap_is_exact(kind: str, m: int) -> None:
     groups = PAIRS[kind](m)
