@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// The anchor of a decay: normal numbers from a counter, cheap enough to be drawn again at every
-// step. CPU lanes of any instruction set and CUDA threads give the same bits.
+// The random numbers of a step: an anchor and gradient noise, cheap enough to be drawn in registers
+// while memory is read. CPU lanes of any instruction set and CUDA threads give the same bits.
 //
-// Element i of a parameter has one word, the bijective hash of its low 32 bits under two keys,
+// Element i of a parameter has one word for its anchor, the bijective hash of its low 32 bits under
+// two keys,
 //   x = i + key0;  x ^= x >> 16;  x *= 0x21f0aaad;  x += key1;  x ^= x >> 15;  x *= 0xd35a2d97;
 //   x ^= x >> 15
 // (constants of least bias from the search of C. Wellons, "hash prospector", 2018); the keys are a
-// Philox block of (seed, purpose, parameter, i >> 32). Its bytes b give the integer
+// Philox block of (seed, purpose, parameter, i >> 32). Noise takes its words from Philox itself, of
+// seven rounds. The bytes b of a word give the integer
 //   y = 255 (64 b0 + 63 b1) + 257 (64 b2 + 63 b3) - 8290560,
 // nearly the sum of four uniform numbers but with 14.7 million different values, and an odd
 // polynomial makes that normal: variance 1, kurtosis 2.99, distribution function within 5.2e-4,
@@ -24,10 +26,9 @@ struct AnchorKeys {
   uint32_t key[2];
 };
 
-SF_HOST_DEVICE AnchorKeys anchor_keys(uint64_t seed, RandomPurpose purpose, uint32_t parameter,
-                                      int64_t element) {
+SF_HOST_DEVICE AnchorKeys anchor_keys(uint64_t seed, uint32_t parameter, int64_t element) {
   const auto words =
-      random_block(RandomStream{seed, purpose, parameter, 0}, static_cast<uint64_t>(element) >> 32);
+      random_block(RandomStream{seed, kAnchor, parameter, 0}, static_cast<uint64_t>(element) >> 32);
   return {{static_cast<uint32_t>(words.word[0]), static_cast<uint32_t>(words.word[1])}};
 }
 
@@ -52,8 +53,9 @@ struct AnchorSum {
   }
 };
 
+// The normal number of a word.
 template <typename F, typename W>
-SF_HOST_DEVICE F anchor_number(W word) {
+SF_HOST_DEVICE F word_normal(W word) {
   using M = NormalMath<F>;
   constexpr F zero{};
   const F y = M::to_float((typename M::Int)AnchorSum<W>::of(word));  // exact
@@ -63,11 +65,23 @@ SF_HOST_DEVICE F anchor_number(W word) {
   return y * p;
 }
 
-// 2 u - 1 with u in [0, 1) of 24 bits, exact.
+// 2 u - 1 for an anchor's word, with u in [0, 1) of 24 bits, exact. The product mixes all bytes, so
+// that no part of the anchor's size remains.
 template <typename F, typename W>
-SF_HOST_DEVICE F spread_number(W word) {
+SF_HOST_DEVICE F word_spread(W word) {
   using M = NormalMath<F>;
-  return M::to_float((typename M::Int)(word >> 8) - (1 << 23)) * 0x1p-23f;
+  return M::to_float((typename M::Int)((word * 0x9e3779b1u) >> 8) - (1 << 23)) * 0x1p-23f;
+}
+
+// ---- which noise belongs to which element ----
+// A block gives 4 numbers, 8 blocks the 32 elements of a group. Element 32 g + 16 v + l has word
+// 2 (l % 2) + v of block 8 g + l / 2.
+constexpr int kNoiseRounds = 7;
+
+SF_HOST_DEVICE float noise_normal(const RandomStream& stream, int64_t element) {
+  const int64_t group = element >> 5, v = element >> 4 & 1, l = element & 15;
+  const auto block = random_block<kNoiseRounds>(stream, static_cast<uint64_t>(8 * group + l / 2));
+  return word_normal<float>(static_cast<uint32_t>(block.word[2 * (l % 2) + v]));
 }
 
 }  // namespace symfast

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// anchor.h on SIMD lanes: one vector of words, one vector of numbers.
+// anchor.h on SIMD lanes: the numbers of 64 adjacent elements in registers.
 #pragma once
 #include "anchor.h"
 #include "philox_simd.h"
@@ -23,9 +23,43 @@ struct AnchorSum<SYMFAST_ISA::Bits32> {
 };
 #endif
 
+template <typename V, int N>
+struct AnchorSum<SYMFAST_ISA::Several<V, N>> {
+  using W = SYMFAST_ISA::Several<V, N>;
+  SF_INLINE W of(const W& word) {
+    return word.each([](V x) { return AnchorSum<V>::of(x); });
+  }
+};
+
+template <typename V, int N>
+struct NormalMath<SYMFAST_ISA::Several<V, N>> {
+  using F = SYMFAST_ISA::Several<V, N>;
+  using Int = SYMFAST_ISA::Several<typename NormalMath<V>::Int, N>;
+  SF_INLINE F to_float(const Int& i) {
+    return i.each([](typename NormalMath<V>::Int x) { return NormalMath<V>::to_float(x); });
+  }
+  SF_INLINE F multiply_add(const F& a, const F& b, const F& c) {
+    F found;
+#pragma GCC unroll 8
+    for (int i = 0; i < N; ++i) {
+      found.v[i] = NormalMath<V>::multiply_add(a.v[i], b.v[i], c.v[i]);
+    }
+    return found;
+  }
+};
+
 namespace SYMFAST_ISA {
 
-// The words of adjacent elements, a vector at a time, within one stretch of 2^32 elements.
+constexpr int64_t kDrawn = 64;  // elements drawn at once: two groups of noise
+constexpr int kDrawnVectors = static_cast<int>(kDrawn) / kLanes<float>;
+constexpr int kTogether = kVectorBytes == 64 ? 4 : 2;  // vectors whose chains overlap
+
+// The numbers of kDrawn elements.
+struct Drawn {
+  Vec<float> v[kDrawnVectors];
+};
+
+// The anchor's words of adjacent elements within one stretch of 2^32 elements.
 class AnchorWalk {
  public:
   SF_INLINE AnchorWalk make(const AnchorKeys& keys, int64_t element) {
@@ -35,10 +69,26 @@ class AnchorWalk {
     walk.key1_ = keys.key[1];
     return walk;
   }
-  inline __attribute__((always_inline)) Bits32 next() {
-    const Bits32 word = anchor_word(at_, key1_);
-    at_ += static_cast<uint32_t>(kLanes<float>);
-    return word;
+
+  // The next kDrawn anchors, and how their decay differs if `spread` is asked for.
+  template <bool with_spread>
+  inline __attribute__((always_inline)) void next(Drawn& anchor, Drawn& spread) {
+#pragma GCC unroll 8
+    for (int first = 0; first < kDrawnVectors; first += kTogether) {
+      Several<Bits32, kTogether> x;
+#pragma GCC unroll 4
+      for (int i = 0; i < kTogether; ++i) {
+        x.v[i] = at_;
+        at_ += static_cast<uint32_t>(kLanes<float>);
+      }
+      x = anchor_word(x, key1_);
+      const auto z = word_normal<Several<Vec<float>, kTogether>>(x);
+      for (int i = 0; i < kTogether; ++i) anchor.v[first + i] = z.v[i];
+      if constexpr (with_spread) {
+        const auto u = word_spread<Several<Vec<float>, kTogether>>(x);
+        for (int i = 0; i < kTogether; ++i) spread.v[first + i] = u.v[i];
+      }
+    }
   }
 
  private:
@@ -46,8 +96,31 @@ class AnchorWalk {
   uint32_t key1_;
 };
 
-SF_INLINE Vec<float> anchor_lanes(Bits32 word) { return anchor_number<Vec<float>>(word); }
-SF_INLINE Vec<float> spread_lanes(Bits32 word) { return spread_number<Vec<float>>(word); }
+// The noise of elements [first, first + kDrawn), `first` a multiple of kDrawn; see noise_normal.
+SF_INLINE void draw_noise(const RandomStream& stream, int64_t first, Drawn& noise) {
+  constexpr int lanes = kVectorBytes / 8, calls = 8 / lanes;  // calls of Philox for 32 elements
+  Words64 lane;
+  for (int l = 0; l < lanes; ++l) lane[l] = static_cast<uint64_t>(l);
+#pragma GCC unroll 4
+  for (int call = 0; call < 2 * calls; call += 2) {
+    Several<Words64, 2> block;
+    for (int i = 0; i < 2; ++i) {
+      block.v[i] = lane + static_cast<uint64_t>(first / 4 + lanes * (call + i));
+    }
+    const auto words = random_block<kNoiseRounds>(stream, block);
+    Several<Bits32, 4> word;
+    for (int i = 0; i < 2; ++i) {
+      for (int v = 0; v < 2; ++v) {
+        word.v[2 * i + v] = interleave_words(words.word[v].v[i], words.word[2 + v].v[i]);
+      }
+    }
+    const auto z = word_normal<Several<Vec<float>, 4>>(word);
+    for (int i = 0; i < 2; ++i) {
+      const int group = (call + i) / calls, part = (call + i) % calls;
+      for (int v = 0; v < 2; ++v) noise.v[calls * (2 * group + v) + part] = z.v[2 * i + v];
+    }
+  }
+}
 
 }  // namespace SYMFAST_ISA
 }  // namespace symfast

@@ -22,17 +22,13 @@
 namespace symfast {
 
 // What a number is for: counters of different purposes never meet.
-enum RandomPurpose : uint32_t {
-  kAnchor = 1,
-  kGradientNoise = 2,
-  kBatchIndex = 3,
-  kLabelNoise = 4,
-  kAnchorSpread = 5
-};
+enum RandomPurpose : uint32_t { kAnchor = 1, kGradientNoise = 2, kBatchIndex = 3, kLabelNoise = 4 };
 
 template <typename W>
 struct PhiloxMath {
   SF_HOST_DEVICE static W product(W a, uint32_t m) { return (a & 0xffffffffu) * m; }
+  // The high half of a product as a word.
+  SF_HOST_DEVICE static W high(W product) { return product >> 32; }
 };
 
 template <typename W>
@@ -40,16 +36,17 @@ struct PhiloxWords {
   W word[4];
 };
 
-// Ten rounds on four words; the high halves of the result's lanes are rubbish.
-template <typename W>
+// Rounds on four words; the high halves of the result's lanes are rubbish. Ten are the usual
+// number, seven the fewest that pass every test of the paper.
+template <int rounds = 10, typename W>
 SF_HOST_DEVICE PhiloxWords<W> philox4x32(PhiloxWords<W> counter, uint32_t key0, uint32_t key1) {
   W x0 = counter.word[0], x1 = counter.word[1], x2 = counter.word[2], x3 = counter.word[3];
   SF_UNROLL_ROUNDS
-  for (int round = 0; round < 10; ++round) {
+  for (int round = 0; round < rounds; ++round) {
     const W p0 = PhiloxMath<W>::product(x0, 0xD2511F53u);
     const W p1 = PhiloxMath<W>::product(x2, 0xCD9E8D57u);
-    x0 = (p1 >> 32) ^ x1 ^ uint64_t{key0};
-    x2 = (p0 >> 32) ^ x3 ^ uint64_t{key1};
+    x0 = PhiloxMath<W>::high(p1) ^ x1 ^ uint64_t{key0};
+    x2 = PhiloxMath<W>::high(p0) ^ x3 ^ uint64_t{key1};
     x1 = p1;
     x3 = p0;
     key0 += 0x9E3779B9u;
@@ -65,14 +62,14 @@ struct RandomStream {
 };
 
 // Block numbers below 2^56. `block` is a 64-bit lane with the whole number in it.
-template <typename W>
+template <int rounds = 10, typename W>
 SF_HOST_DEVICE PhiloxWords<W> random_block(const RandomStream& stream, W block) {
   constexpr W zero{};
   const PhiloxWords<W> counter = {{block, zero + uint64_t{stream.step},
                                    zero + uint64_t{stream.parameter},
                                    (block >> 32) | (uint64_t{stream.purpose} << 24)}};
-  return philox4x32(counter, static_cast<uint32_t>(stream.seed),
-                    static_cast<uint32_t>(stream.seed >> 32));
+  return philox4x32<rounds>(counter, static_cast<uint32_t>(stream.seed),
+                            static_cast<uint32_t>(stream.seed >> 32));
 }
 
 // In [0, 1), from the upper 24 bits.
@@ -156,18 +153,6 @@ SF_HOST_DEVICE NormalPair<F> normal_pair(Word a, Word b) {
   using Int = typename NormalMath<F>::Int;
   const F radius = normal_radius<F>((Int)((a >> 9) * 2u + 1u), 24);
   return normal_pair<F>(radius, (Int)b, ((Int)(b << 2) >> 9) * 2 + 1, kEighthTurn * 0x1p-23f);
-}
-
-// ---- which number belongs to which element ----
-// Noise: a block gives 4 numbers, 8 blocks the 32 elements of a group. Element 32 g + 16 v + l uses
-// block 8 g + l / 2, its words 2 (l % 2) and 2 (l % 2) + 1, and number v of the pair.
-SF_HOST_DEVICE float noise_normal(const RandomStream& stream, int64_t element) {
-  const int64_t group = element >> 5, v = element >> 4 & 1, l = element & 15;
-  const auto block = random_block(stream, static_cast<uint64_t>(8 * group + l / 2));
-  const int64_t first = 2 * (l % 2);
-  const auto pair = normal_pair<float>(static_cast<uint32_t>(block.word[first]),
-                                       static_cast<uint32_t>(block.word[first + 1]));
-  return v ? pair.second : pair.first;
 }
 
 }  // namespace symfast

@@ -3,7 +3,7 @@
 // bits; two vectors of words interleave into one vector of 32-bit lanes for the normal numbers.
 #pragma once
 #include "philox.h"
-#include "simd.h"
+#include "several_simd.h"
 
 #if defined(__SSE2__)
 #include <emmintrin.h>
@@ -30,8 +30,27 @@ struct PhiloxMath<SYMFAST_ISA::Words64> {
     return (W)_mm_mul_epu32((__m128i)a, _mm_set1_epi64x(m));
 #endif
   }
+  SF_INLINE W high(W product) {
+#if defined(__AVX512F__)
+    // a shuffle: the port of the shifts is busy with products
+    return (W)_mm512_shuffle_epi32((__m512i)product, _MM_PERM_CDAB);
+#else
+    return product >> 32;
+#endif
+  }
 };
 #endif
+
+template <typename V, int N>
+struct PhiloxMath<SYMFAST_ISA::Several<V, N>> {
+  using W = SYMFAST_ISA::Several<V, N>;
+  SF_INLINE W product(const W& a, uint32_t m) {
+    return a.each([m](V x) { return PhiloxMath<V>::product(x, m); });
+  }
+  SF_INLINE W high(const W& product) {
+    return product.each([](V x) { return PhiloxMath<V>::high(x); });
+  }
+};
 
 template <>
 struct NormalMath<SYMFAST_ISA::Vec<float>> {
@@ -69,23 +88,11 @@ namespace SYMFAST_ISA {
 
 // 32-bit lanes 2 l and 2 l + 1 from lane l of two vectors of words.
 SF_INLINE Bits32 interleave_words(Words64 even, Words64 odd) {
+#if defined(__AVX512F__)
+  return (Bits32)_mm512_mask_shuffle_epi32((__m512i)even, 0xaaaa, (__m512i)odd, _MM_PERM_CCAA);
+#else
   return (Bits32)((even & 0xffffffffu) | odd << 32);
-}
-
-// The numbers of two groups of noise, 64 elements: see noise_normal.
-SF_INLINE void noise_group(const RandomStream& stream, int64_t group, float* z) {
-  constexpr int B = kVectorBytes / 8;
-  Words64 block;
-  for (int i = 0; i < B; ++i) block[i] = static_cast<uint64_t>(16 * group + i);
-#pragma GCC unroll 8
-  for (int part = 0; part < 16; part += B) {
-    const auto words = random_block(stream, block + static_cast<uint64_t>(part));
-    const auto pair = normal_pair<Vec<float>>(interleave_words(words.word[0], words.word[2]),
-                                              interleave_words(words.word[1], words.word[3]));
-    float* first = z + 32 * (part / 8) + 2 * (part % 8);
-    store(first, pair.first);
-    store(first + 16, pair.second);
-  }
+#endif
 }
 
 }  // namespace SYMFAST_ISA

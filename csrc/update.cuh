@@ -82,14 +82,8 @@ SF_DEVICE void update_packs(const StepNumbers<Accumulate<T>>& s, const UpdatePla
   }
 }
 
-SF_DEVICE float anchor_of(const StepScalars& r, int64_t i) {
-  return anchor_number<float>(
-      anchor_word(static_cast<uint32_t>(i) + r.anchor.key[0], r.anchor.key[1]));
-}
-
-SF_DEVICE float spread_of(const StepScalars& r, int64_t i) {
-  return spread_number<float>(
-      anchor_word(static_cast<uint32_t>(i) + r.spread_keys.key[0], r.spread_keys.key[1]));
+SF_DEVICE uint32_t word_of(const StepScalars& r, int64_t i) {
+  return anchor_word(static_cast<uint32_t>(i) + r.anchor.key[0], r.anchor.key[1]);
 }
 
 // Packs of each tensor on their way at once: four loads or more, of two tensors in SGD, four in
@@ -127,7 +121,7 @@ template <Rule rule, Decay decay, Momentum momentum, Randomness random, typename
 SF_DEVICE void update_plain(const StepScalars& r, const UpdatePlace<T>& at) {
   using A = Accumulate<T>;
   const auto draw = [&](int64_t i) -> RandomNumbers<A> {
-    if constexpr (random == kAnchorOnly) return {A(0), A(anchor_of(r, i)), A(0)};
+    if constexpr (random == kAnchorOnly) return {A(0), A(word_normal<float>(word_of(r, i))), A(0)};
     return {};
   };
   update_walk<rule, decay, momentum, random>(StepNumbers<A>(r), at, draw);
@@ -145,15 +139,12 @@ SF_DEVICE float* noise_tile() {  // one for all forms of a step
 SF_DEVICE void draw_noise(const StepScalars& r, int64_t begin, float* tile) {
   for (int b = static_cast<int>(threadIdx.x); b < kNoiseTile / 4;
        b += static_cast<int>(blockDim.x)) {
-    const auto noise = random_block({r.noise_seed, kGradientNoise, r.parameter, r.step},
-                                    static_cast<uint64_t>(begin / 4 + b));
+    const RandomStream stream{r.noise_seed, kGradientNoise, r.parameter, r.step};
+    const auto noise = random_block<kNoiseRounds>(stream, static_cast<uint64_t>(begin / 4 + b));
+    float* const place = tile + 32 * (b / 8) + 2 * (b % 8);
 #pragma unroll
-    for (int odd = 0; odd < 2; ++odd) {
-      const auto n = normal_pair<float>(static_cast<uint32_t>(noise.word[2 * odd]),
-                                        static_cast<uint32_t>(noise.word[2 * odd + 1]));
-      float* const place = tile + 32 * (b / 8) + 2 * (b % 8) + odd;
-      place[0] = n.first;
-      place[16] = n.second;
+    for (int w = 0; w < 4; ++w) {
+      place[w / 2 + 16 * (w % 2)] = word_normal<float>(static_cast<uint32_t>(noise.word[w]));
     }
   }
 }
@@ -171,7 +162,8 @@ SF_DEVICE void update_random(const StepScalars& r, const UpdatePlace<T>& at) {
     part.begin = begin;
     part.end = begin + kNoiseTile < at.end ? begin + kNoiseTile : at.end;
     update_walk<rule, decay, momentum, kRandom>(s, part, [&](int64_t i) -> RandomNumbers<A> {
-      return {A(tile[i - begin]), A(anchor_of(r, i)), A(spread_of(r, i))};
+      const uint32_t word = word_of(r, i);
+      return {A(tile[i - begin]), A(word_normal<float>(word)), A(word_spread<float>(word))};
     });
   }
 }

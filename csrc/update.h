@@ -57,15 +57,14 @@ struct StepScalars {
   uint64_t noise_seed, anchor_seed;
   uint32_t parameter, step;
   int32_t decay_form, momentum_form;
-  AnchorKeys anchor, spread_keys;  // of the first 2^32 elements
+  AnchorKeys anchor;  // of the first 2^32 elements
   int32_t randomness;
   bool anchored;
 };
 
 // The keys of the 2^32 elements around this one.
 SF_HOST_DEVICE void set_anchor_keys(StepScalars& s, int64_t element) {
-  s.anchor = anchor_keys(s.anchor_seed, kAnchor, s.parameter, element);
-  s.spread_keys = anchor_keys(s.anchor_seed, kAnchorSpread, s.parameter, element);
+  s.anchor = anchor_keys(s.anchor_seed, s.parameter, element);
 }
 
 SF_HOST_DEVICE StepScalars step_scalars(Rule rule, const double* row, const int64_t* key,

@@ -38,24 +38,30 @@ struct UpdateMath<SYMFAST_ISA::Vec<double>> {
 namespace SYMFAST_ISA {
 namespace {
 
-constexpr int64_t kPiece = 512;  // elements whose random numbers wait in the first-level cache
+// The numbers of kDrawn elements in memory, for doubles and for the ends of a span.
+struct DrawnFloats {
+  alignas(64) float noise[kDrawn] = {}, anchor[kDrawn] = {}, spread[kDrawn] = {};
 
-// Random numbers of elements [64 group, 64 group + kPiece) of one parameter.
-struct RandomPiece {
-  alignas(64) float noise[kPiece], anchor[kPiece], spread[kPiece];
+  static void store_all(float* to, const Drawn& drawn) {
+    for (int i = 0; i < kDrawnVectors; ++i) store(to + i * kLanes<float>, drawn.v[i]);
+  }
 
-  void fill(const StepScalars& s, int64_t group, int64_t groups) {
+  // Of elements [first, first + kDrawn), `first` a multiple of kDrawn.
+  __attribute__((noinline)) void fill(const StepScalars& s, int64_t first) {
     if (s.noise != 0) {
-      const RandomStream stream{s.noise_seed, kGradientNoise, s.parameter, s.step};
-      for (int64_t i = 0; i < groups; ++i) noise_group(stream, group + i, noise + 64 * i);
+      Drawn drawn;
+      draw_noise(noise_of(s), first, drawn);
+      store_all(noise, drawn);
     }
     if (!s.anchored) return;
-    AnchorWalk at = AnchorWalk::make(s.anchor, 64 * group);
-    AnchorWalk spreads = AnchorWalk::make(s.spread_keys, 64 * group);
-    for (int64_t i = 0; i < 64 * groups; i += kLanes<float>) {
-      store(anchor + i, anchor_lanes(at.next()));
-      if (s.spread != 0) store(spread + i, spread_lanes(spreads.next()));
-    }
+    Drawn anchors, spreads;
+    AnchorWalk::make(s.anchor, first).next<true>(anchors, spreads);
+    store_all(anchor, anchors);
+    if (s.spread != 0) store_all(spread, spreads);
+  }
+
+  SF_INLINE RandomStream noise_of(const StepScalars& s) {
+    return {s.noise_seed, kGradientNoise, s.parameter, s.step};
   }
 };
 
@@ -78,11 +84,12 @@ struct Stepper {
   static constexpr bool kHasFirst = rule == kAdam || momentum != kNoMomentum;
   static constexpr bool kHasSecond = rule == kAdam;
   static constexpr int64_t W = kLanes<A>;
-  const StepNumbers<A> s;
+  StepNumbers<A> s;
   T* const p;
   const T* const g;
   T* const m;
   T* const v;
+  const int64_t ahead;
 
   // Elements [i, i + lanes), or [i, i + some).
   template <bool partial>
@@ -91,9 +98,9 @@ struct Stepper {
       if constexpr (partial) return load_some(from + i, some);
       return load(from + i);
     };
-    const auto write = [&](T* to, V value) {
-      if constexpr (partial) return store_some(to + i, value, some);
-      store(to + i, value);
+    const auto write = [&](T* target, V value) {
+      if constexpr (partial) return store_some(target + i, value, some);
+      store(target + i, value);
     };
     V p = read(at.p), m{}, v{};
     if constexpr (kHasFirst) m = read(at.m);
@@ -104,67 +111,126 @@ struct Stepper {
     if constexpr (kHasSecond) write(at.v, v);
   }
 
-  void run(int64_t begin, int64_t end) const {
-    int64_t i = begin;
-    for (; i + W <= end; i += W) step<false>(*this, RandomNumbers<V>{}, i, W);
-    if (i < end) step<true>(*this, RandomNumbers<V>{}, i, end - i);
+  // Asks memory for what the kDrawn elements `ahead` of i need.
+  SF_INLINE void fetch(const Stepper& at, int64_t i) {
+    const auto lines = [&](const T* from) {
+      const auto first = reinterpret_cast<uintptr_t>(from) + (i + at.ahead) * sizeof(T);
+#pragma GCC unroll 8
+      for (uintptr_t line = 0; line < kDrawn * sizeof(T); line += 64) {
+        __builtin_prefetch(reinterpret_cast<const void*>(first + line));
+      }
+    };
+    lines(at.p);
+    lines(at.g);
+    if constexpr (kHasFirst) lines(at.m);
+    if constexpr (kHasSecond) lines(at.v);
   }
 
-  // The anchor in registers, beside the loads of the step.
-  void run_anchored(const StepScalars& scalars, int64_t begin, int64_t end) const {
-    AnchorWalk walk = AnchorWalk::make(scalars.anchor, begin);
+  void run(int64_t begin, int64_t end) const {
+    const Stepper self = *this;  // its numbers in registers, whatever the stores may alias
     int64_t i = begin;
-    for (; i + W <= end; i += W) step<false>(*this, {V{}, anchor_lanes(walk.next()), V{}}, i, W);
-    if (i < end) step<true>(*this, {V{}, anchor_lanes(walk.next()), V{}}, i, end - i);
+    for (; i + kDrawn <= end; i += kDrawn) {
+      fetch(self, i);
+      for (int64_t at = i; at < i + kDrawn; at += W) {
+        step<false>(self, RandomNumbers<V>{}, at, W);
+      }
+    }
+    for (; i + W <= end; i += W) step<false>(self, RandomNumbers<V>{}, i, W);
+    if (i < end) step<true>(self, RandomNumbers<V>{}, i, end - i);
+  }
+
+  // Elements [begin, end) of the kDrawn from `first` on, a multiple of kDrawn.
+  void run_part(const StepScalars& scalars, int64_t first, int64_t begin, int64_t end) const {
+    DrawnFloats drawn;
+    drawn.fill(scalars, first);
+    for (int64_t i = begin; i < end; i += W) {
+      const int64_t some = end - i < W ? end - i : W, at = i - first;
+      const RandomNumbers<V> z = {read_random<A>(drawn.noise + at, some),
+                                  read_random<A>(drawn.anchor + at, some),
+                                  read_random<A>(drawn.spread + at, some)};
+      some == W ? step<false>(*this, z, i, W) : step<true>(*this, z, i, some);
+    }
+  }
+
+  // The numbers in registers, drawn beside the loads of the step.
+  template <bool noise, bool anchor, bool spread>
+  void run_whole(const StepScalars& scalars, int64_t begin, int64_t end) const {
+    const RandomStream stream = DrawnFloats::noise_of(scalars);
+    AnchorWalk walk = AnchorWalk::make(scalars.anchor, begin);
+    Stepper self = *this;  // its numbers in registers, whatever the stores may alias
+    self.s.anchored = anchor;
+    for (int64_t i = begin; i < end; i += kDrawn) {
+      fetch(self, i);
+      Drawn n{}, a{}, d{};
+      if constexpr (noise) draw_noise(stream, i, n);
+      if constexpr (anchor) walk.template next<spread>(a, d);
+#pragma GCC unroll 16
+      for (int u = 0; u < kDrawnVectors; ++u) {
+        step<false>(self, {n.v[u], a.v[u], d.v[u]}, i + u * W, W);
+      }
+    }
+  }
+
+  void pick_whole(const StepScalars& scalars, int64_t begin, int64_t end) const {
+    if constexpr (decay == kNoDecay) return run_whole<true, false, false>(scalars, begin, end);
+    if constexpr (random == kAnchorOnly) return run_whole<false, true, false>(scalars, begin, end);
+    const bool spread = scalars.spread != 0;
+    if (!scalars.anchored) return run_whole<true, false, false>(scalars, begin, end);
+    if (scalars.noise == 0) return run_whole<false, true, true>(scalars, begin, end);
+    if (spread) return run_whole<true, true, true>(scalars, begin, end);
+    run_whole<true, true, false>(scalars, begin, end);
   }
 
   void run_random(const StepScalars& scalars, int64_t begin, int64_t end) const {
-    RandomPiece piece;
-    for (int64_t start = begin; start < end;) {
-      const int64_t group = start / 64,
-                    stop = group * 64 + kPiece < end ? group * 64 + kPiece : end;
-      piece.fill(scalars, group, (stop - group * 64 + 63) / 64);
-      const int64_t base = group * 64;
-      for (int64_t i = start; i < stop; i += W) {
-        const int64_t some = stop - i < W ? stop - i : W, at = i - base;
-        RandomNumbers<V> z{};
-        if (scalars.noise != 0) z.noise = read_random<A>(piece.noise + at, some);
-        if (scalars.anchored) z.anchor = read_random<A>(piece.anchor + at, some);
-        if (scalars.anchored && scalars.spread != 0) {
-          z.spread = read_random<A>(piece.spread + at, some);
+    int64_t i = begin;
+    while (i < end) {
+      const int64_t first = i / kDrawn * kDrawn, next = first + kDrawn;
+      if constexpr (sizeof(A) == 4 && kVectorBytes >= 32) {
+        if (i == first && next <= end) {
+          const int64_t stop = end / kDrawn * kDrawn;
+          pick_whole(scalars, i, stop);
+          i = stop;
+          continue;
         }
-        some == W ? step<false>(*this, z, i, W) : step<true>(*this, z, i, some);
       }
-      start = stop;
+      const int64_t stop = next < end ? next : end;
+      run_part(scalars, first, i, stop);
+      i = stop;
     }
   }
 };
 
 template <Rule rule, Decay decay, Momentum momentum, Randomness random, typename T>
-void run_span(const UpdateCall& call, const Span& span) {
-  const auto t = span.tensor;
-  const StepScalars& scalars = call.scalars[t];
-  const Stepper<rule, decay, momentum, random, T> stepper{
-      StepNumbers<Acc<T>>(scalars), static_cast<T*>(call.parameters[t]),
-      static_cast<const T*>(call.gradients[t]),
-      call.first ? static_cast<T*>(call.first[t]) : nullptr,
-      call.second ? static_cast<T*>(call.second[t]) : nullptr};
-  if constexpr (random == kNotRandom) return stepper.run(span.begin, span.end);
+void run_row(const Stepper<rule, decay, momentum, random, T>& stepper, const StepScalars& scalars,
+             int64_t begin, int64_t end) {
+  if constexpr (random == kNotRandom) return stepper.run(begin, end);
   StepScalars far;  // 2^32 elements share the keys of their anchor
-  for (int64_t i = span.begin; i < span.end;) {
-    const int64_t next = ((i >> 32) + 1) << 32, stop = next < span.end ? next : span.end;
+  for (int64_t i = begin; i < end;) {
+    const int64_t next = ((i >> 32) + 1) << 32, stop = next < end ? next : end;
     const StepScalars* now = &scalars;
     if (i >> 32) {
       far = scalars;
       set_anchor_keys(far, i);
       now = &far;
     }
-    if constexpr (random == kAnchorOnly && sizeof(Acc<T>) == 4) {
-      stepper.run_anchored(*now, i, stop);
-    } else {
-      stepper.run_random(*now, i, stop);
-    }
+    stepper.run_random(*now, i, stop);
     i = stop;
+  }
+}
+
+template <Rule rule, Decay decay, Momentum momentum, Randomness random, typename T>
+void run_span(const UpdateCall& call, const Span& span) {
+  const auto t = span.tensor;
+  const Stepper<rule, decay, momentum, random, T> stepper{
+      StepNumbers<Acc<T>>(call.scalars[t]),
+      static_cast<T*>(call.parameters[t]),
+      static_cast<const T*>(call.gradients[t]),
+      call.first ? static_cast<T*>(call.first[t]) : nullptr,
+      call.second ? static_cast<T*>(call.second[t]) : nullptr,
+      span.ahead ? span.ahead : kAheadBytes / static_cast<int64_t>(sizeof(T))};
+  for (int64_t r = 0; r < span.rows; ++r) {
+    const int64_t begin = span.begin + r * span.step;
+    run_row(stepper, call.scalars[t], begin, begin + span.end - span.begin);
   }
 }
 

@@ -16,25 +16,27 @@ extern "C" void words(const uint32_t* counter, const uint32_t* key, uint32_t* ou
 extern "C" void noise(const RandomStream* stream, int64_t first, int64_t n, float* single,
                       float* lanes) {
   for (int64_t i = 0; i < n; ++i) single[i] = noise_normal(*stream, first + i);
-  for (int64_t i = 0; i < n; i += 64) tested::noise_group(*stream, (first + i) / 64, lanes + i);
+  for (int64_t i = 0; i < n; i += tested::kDrawn) {
+    tested::Drawn drawn;
+    tested::draw_noise(*stream, first + i, drawn);
+    __builtin_memcpy(lanes + i, &drawn, sizeof drawn);
+  }
 }
 
-// n, a multiple of the lanes, anchors and spreads from any element, all below a multiple of 2^32.
+// n, a multiple of 64, anchors and spreads from any element, all below a multiple of 2^32.
 extern "C" void anchors(uint64_t seed, uint32_t parameter, int64_t first, int64_t n, float* single,
                         float* lanes, float* spread_single, float* spread_lanes) {
-  const AnchorKeys keys = anchor_keys(seed, kAnchor, parameter, first);
-  const AnchorKeys spreads = anchor_keys(seed, kAnchorSpread, parameter, first);
-  const auto word = [](const AnchorKeys& k, int64_t i) {
-    return anchor_word(static_cast<uint32_t>(i) + k.key[0], k.key[1]);
-  };
+  const AnchorKeys keys = anchor_keys(seed, parameter, first);
   for (int64_t i = 0; i < n; ++i) {
-    single[i] = anchor_number<float>(word(keys, first + i));
-    spread_single[i] = spread_number<float>(word(spreads, first + i));
+    const uint32_t word = anchor_word(static_cast<uint32_t>(first + i) + keys.key[0], keys.key[1]);
+    single[i] = word_normal<float>(word);
+    spread_single[i] = word_spread<float>(word);
   }
   auto walk = tested::AnchorWalk::make(keys, first);
-  auto spread_walk = tested::AnchorWalk::make(spreads, first);
-  for (int64_t i = 0; i < n; i += tested::kLanes<float>) {
-    tested::store(lanes + i, tested::anchor_lanes(walk.next()));
-    tested::store(spread_lanes + i, tested::spread_lanes(spread_walk.next()));
+  for (int64_t i = 0; i < n; i += tested::kDrawn) {
+    tested::Drawn anchor, spread;
+    walk.next<true>(anchor, spread);
+    __builtin_memcpy(lanes + i, &anchor, sizeof anchor);
+    __builtin_memcpy(spread_lanes + i, &spread, sizeof spread);
   }
 }

@@ -78,7 +78,7 @@ def test_the_same_noise_everywhere(library: ctypes.CDLL, first: int) -> None:
     pointers = [ctypes.c_void_p(t.data_ptr()) for t in found]
     stream = Stream(seed, philox.GRADIENT_NOISE, parameter, step)
     library.noise(ctypes.byref(stream), ctypes.c_int64(first), ctypes.c_int64(n), *pointers)
-    wanted = philox.noise_normals(seed, parameter, step, torch.arange(first, first + n))
+    wanted = anchor.noise_normals(seed, parameter, step, torch.arange(first, first + n))
     assert torch.equal(found, wanted.expand(2, n))
 
 
@@ -98,7 +98,7 @@ def normals(kind: str, n: int) -> torch.Tensor:
     i = torch.arange(n)
     if kind == "anchor":
         return anchor.anchor_normals(11, 0, i).double()
-    return philox.noise_normals(11, 0, 5, i).double()
+    return anchor.noise_normals(11, 0, 5, i).double()
 
 
 @pytest.mark.parametrize("kind", ["anchor", "noise"])
@@ -122,14 +122,26 @@ def test_numbers_are_uncorrelated(kind: str, lag: int) -> None:
         assert abs(correlation.item()) < 5 / 200_000**0.5
 
 
+def test_spreads_are_uniform_and_show_nothing_of_the_anchor() -> None:
+    n = 400_000
+    i = torch.arange(n)
+    z, u = anchor.anchor_normals(11, 0, i).double(), anchor.anchor_spreads(11, 0, i).double()
+    steps = torch.arange(1, n + 1) / n
+    assert (((u + 1) / 2).sort().values - steps).abs().max().item() * n**0.5 < 2.7
+    for a in (z, z**2 - 1, z.abs() - z.abs().mean()):
+        for b in (u, u**2 - 1 / 3):
+            correlation = (a * b).mean() / (a.std() * b.std())
+            assert abs(correlation.item()) < 5 / n**0.5
+
+
 def test_streams_differ_in_every_key() -> None:
     i = torch.arange(4096)
-    base = philox.noise_normals(1, 2, 3, i)
+    base = anchor.noise_normals(1, 2, 3, i)
     others = [
-        philox.noise_normals(1 + (1 << 40), 2, 3, i),
-        philox.noise_normals(1, 3, 3, i),
-        philox.noise_normals(1, 2, 4, i),
-        philox.noise_normals(1, 2, 3, i + 4096),
+        anchor.noise_normals(1 + (1 << 40), 2, 3, i),
+        anchor.noise_normals(1, 3, 3, i),
+        anchor.noise_normals(1, 2, 4, i),
+        anchor.noise_normals(1, 2, 3, i + 4096),
         anchor.anchor_normals(1, 2, i),
     ]
     for other in others:

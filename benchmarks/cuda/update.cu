@@ -45,12 +45,10 @@ struct HostParameter {
   // What decay pulls towards zero: the distance from the anchor times its strength.
   double away(const double* row, uint32_t number, std::size_t i) const {
     if (row[kSigma] < 0) return p[i];
-    const auto word = [&](RandomPurpose purpose) {
-      const AnchorKeys keys = anchor_keys(8, purpose, number, static_cast<int64_t>(i));
-      return anchor_word(static_cast<uint32_t>(i) + keys.key[0], keys.key[1]);
-    };
-    const double spread = row[kSpread] * double{spread_number<float>(word(kAnchorSpread))};
-    return (1 + spread) * (p[i] - row[kSigma] * double{anchor_number<float>(word(kAnchor))});
+    const AnchorKeys keys = anchor_keys(8, number, static_cast<int64_t>(i));
+    const uint32_t word = anchor_word(static_cast<uint32_t>(i) + keys.key[0], keys.key[1]);
+    const double spread = row[kSpread] * double{word_spread<float>(word)};
+    return (1 + spread) * (p[i] - row[kSigma] * double{word_normal<float>(word)});
   }
 
   // The formulas of update.h in their usual words.

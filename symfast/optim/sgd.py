@@ -29,9 +29,9 @@ class SGD(SymmetryOptimizer):
         lr: a number or a one-element tensor, which schedulers change in place.
         momentum, dampening, weight_decay, nesterov, maximize: as for torch.
         foreach, fused: accepted and ignored: every step is fused. differentiable: refused.
-        noise: standard deviation of normal noise on the gradient, from a counter keyed by
-            ``seed``, the parameter's number, the step and the element: reproducible and the same
-            on CPU and GPU.
+        noise: standard deviation of noise on the gradient, from a counter keyed by ``seed``, the
+            parameter's number, the step and the element: reproducible and the same on CPU and GPU.
+            Normal but for its tails, which end at 4.4 standard deviations.
         plan: what to constrain; elements of parameters without gradient are constrained too.
         constraint, strength: "project", "shrink" or "prox", see above. All groups share the
             constraint; lr times strength must be the same within an entry of the plan.

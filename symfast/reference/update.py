@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from symfast.codes import ACCUMULATE
-from symfast.reference import anchor, philox
+from symfast.reference import anchor
 
 SGD, ADAM = range(2)
 #: Columns of the settings (rows, 11) and keys (parameters, 4), as in csrc/update.h.
@@ -121,7 +121,7 @@ def _step(
     wide = ACCUMULATE[param.dtype]
     p, g = param.to(wide), grad.to(wide) * (row[SIGN] / scale)
     if row[NOISE]:
-        z = philox.noise_normals(key[NOISE_SEED], key[PARAMETER], int(step), _order(param))
+        z = anchor.noise_normals(key[NOISE_SEED], key[PARAMETER], int(step), _order(param))
         g = g + row[NOISE] * z.to(wide)
     if row[DECAY]:
         pull = row[DECAY] * (p if row[SIGMA] < 0 else _away(p, param, row, key))

@@ -115,7 +115,7 @@ FAMILY = Family(
         ("update.cuh:begin / 4 + b));=>begin / 4 + b / 2));", "adamw anchor noise"),
         ("update.cuh:    __syncthreads();\n    UpdatePlace=>    UpdatePlace", "adamw anchor noise"),
         ("update.cuh:tile[i - begin]=>tile[i - at.begin]", "large adamw anchor noise"),
-        ("update.cuh:A(anchor_of(r, i)), A(0)=>A(anchor_of(r, i + 1)), A(0)", "sgd anchor"),
+        ("update.cuh:word_of(r, i))), A(0)=>word_of(r, i + 1))), A(0)", "sgd anchor"),
     ),
     huge=huge,
     streams={name: partial(stream, name) for name in STEPS}
