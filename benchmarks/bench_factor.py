@@ -4,7 +4,7 @@
 import pytest
 import torch
 from machine import in_turns, stream_bandwidth
-from tables import tables
+from tables import cost, point, tables
 from torch import Tensor, nn
 
 import symfast as sf
@@ -92,6 +92,19 @@ def test_step(shapes: list[tuple[int, ...]], depth: int, momentum: float) -> Non
         GB_s=f"{rate:.1f}",
         of_an_in_place_stream=f"{rate / stream:.0%}" if large else "",
     )
+    if large and not momentum:
+        flops = 3 * (depth - 2) + 5 * depth + depth - 1
+        point(f"factor step, D = {depth}", flops=flops * numbers, moved=per_weight * numbers,
+              seconds=seconds)  # fmt: skip
+
+
+@pytest.mark.parametrize("exponent", [4, 5, 6, 7])
+def test_cost_is_linear(exponent: int) -> None:
+    state = kernel_state(Peer([(10**exponent,)], 3, 0.0), 0.0)
+    (seconds,) = in_turns(lambda: factor_step_(*state, LR, 0.0, LAM), seconds=0.2)
+    assert all(torch.isfinite(w).all() for w in state[0])
+    note("Factor step of one tensor, D = 3", weights=10**exponent, us=f"{seconds * 1e6:.1f}")
+    cost("factor step, D = 3", "weights", 10**exponent, seconds)
 
 
 def test_optimizer_overhead() -> None:

@@ -13,13 +13,15 @@ from typing import Any
 import pytest
 import torch
 from machine import in_turns, stream_bandwidth
-from tables import tables
+from tables import cost, point, tables
 
 import symfast as sf
 
 pytestmark = pytest.mark.filterwarnings("default")
 #: Bytes a step must read and write once, and streams read beside those written back.
 BYTES = {"SGD": 12, "SGD momentum": 20, "Adam": 28, "AdamW": 28}
+#: Operations on a weight, a multiply-add counting two.
+FLOPS = {"SGD": 3, "SGD momentum": 6, "Adam": 15, "AdamW": 16}
 RULES: dict[str, tuple[str, dict[str, float]]] = {
     "SGD": ("SGD", {}),
     "SGD momentum": ("SGD", {"momentum": 0.9}),
@@ -74,6 +76,21 @@ def test_large_tensors(benchmark: Any, name: str) -> None:
         GB_s=f"{moved:.1f}",
         of_a_stream_of_that_mix=f"{moved / stream:.0%}",
     )
+    point(f"{name} step", flops=FLOPS[name] * n, moved=BYTES[name] * n, seconds=mine)
+    benchmark.pedantic(ours, rounds=2)
+
+
+@pytest.mark.parametrize("exponent", [4, 5, 6, 7])
+def test_cost_is_linear(benchmark: Any, exponent: int) -> None:
+    ours, theirs = contenders("AdamW", [(10**exponent,)])
+    mine, torchs = in_turns(ours, theirs, seconds=0.2)
+    note(
+        "AdamW on one tensor, against torch fused=True",
+        weights=10**exponent,
+        us=f"{mine * 1e6:.1f}",
+        of_torch_fused=f"{mine / torchs:.2f}",
+    )
+    cost("AdamW step", "weights", 10**exponent, mine)
     benchmark.pedantic(ours, rounds=2)
 
 
@@ -108,6 +125,31 @@ def every_hidden_unit(params: list[torch.nn.Parameter], symmetry: str) -> sf.Pla
     return sf.Plan(entries)
 
 
+def project_by_hand(params: list[torch.nn.Parameter], symmetry: str) -> Callable[[], None]:
+    """The same projections in plain torch, in place, as people write them."""
+    views = []
+    for first, bias, second in zip(params[::3], params[1::3], params[2::3], strict=True):
+        frame = torch.linalg.qr(torch.randn(len(bias), 4 if symmetry.endswith("4") else 1)).Q
+        views += [(u.detach(), frame) for u in (first, bias[:, None], second.T)]
+
+    def pairs(u: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        half = len(u) // 2
+        return (u[::2], u[1::2]) if symmetry == "swap neighbours" else (u[:half], u[half:])
+
+    def project() -> None:
+        for u, frame in views:
+            if symmetry == "sign flip":
+                u.zero_()
+            elif symmetry.startswith("swap"):
+                a, b = pairs(u)
+                torch.lerp(a, b, 0.5, out=a)
+                b.copy_(a)
+            else:
+                u.addmm_(frame, frame.T @ u, alpha=-1)
+
+    return project
+
+
 @pytest.mark.parametrize("shapes", [LARGE, SMALL], ids=["large", "small"])
 @pytest.mark.parametrize("symmetry", list(SYMMETRIES))
 def test_plan(benchmark: Any, symmetry: str, shapes: list[tuple[int, ...]]) -> None:
@@ -122,7 +164,13 @@ def test_plan(benchmark: Any, symmetry: str, shapes: list[tuple[int, ...]]) -> N
         fused()
         apart.project_()
 
-    times = in_turns(constrained, unconstrained, fused, two_passes, seconds=0.4)
+    by_hand = project_by_hand(theirs, symmetry)
+
+    def peers() -> None:
+        fused()
+        by_hand()
+
+    times = in_turns(constrained, unconstrained, fused, two_passes, peers, seconds=0.4)
     assert plan.norms().max().item() < 1e-3
     note(
         f"AdamW, every hidden unit constrained, {sum(p.numel() for p in mine) / 1e6:.2f}M "
@@ -132,6 +180,7 @@ def test_plan(benchmark: Any, symmetry: str, shapes: list[tuple[int, ...]]) -> N
         of_ours_unconstrained=f"{times[0] / times[1]:.2f}",
         of_torch_fused_unconstrained=f"{times[0] / times[2]:.2f}",
         of_torch_fused_then_plan_project=f"{times[0] / times[3]:.2f}",
+        of_torch_fused_then_projections_in_torch=f"{times[0] / times[4]:.2f}",
     )
     benchmark.pedantic(constrained, rounds=2)
 
