@@ -2,7 +2,6 @@
 """States of the optimizers: through files, from other devices, and beside frozen parameters."""
 
 import copy
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -50,51 +49,6 @@ def test_safetensors_round_trip(rule: str, options: dict[str, Any]) -> None:
         train(o, own, range(2, 5))
     for a, b in zip(params, fresh, strict=True):
         assert torch.equal(a, b)
-
-
-@pytest.mark.filterwarnings("default")  # torch's own, of a checkpoint without process group
-def test_distributed_checkpoints(tmp_path: Path) -> None:
-    """torch.distributed.checkpoint writes and reads the states like those of torch's optimizers."""
-    dcp = pytest.importorskip("torch.distributed.checkpoint")
-    optimizer, params = made()
-    train(optimizer, params, range(2))
-    parts = {str(i): p.detach() for i, p in enumerate(params)}
-    dcp.save({"params": parts, "state": optimizer.state_dict()["state"]}, checkpoint_id=tmp_path)
-    again, fresh = made()
-    train(again, fresh, range(7, 8))  # makes the states that are read into
-    target = {"params": {str(i): p.detach() for i, p in enumerate(fresh)},
-              "state": again.state_dict()["state"]}  # fmt: skip
-    dcp.load(target, checkpoint_id=tmp_path)
-    groups = again.state_dict()["param_groups"]
-    again.load_state_dict({"state": target["state"], "param_groups": groups})
-    for o, own in ((optimizer, params), (again, fresh)):
-        train(o, own, range(2, 5))
-    for a, b in zip(params, fresh, strict=True):
-        assert torch.equal(a, b)
-
-
-@pytest.mark.filterwarnings("default")  # torch's own, of tracing an optimizer
-def test_a_compiled_training_step_steps_like_an_eager_one() -> None:
-    """The step of a compiled function: the same numbers, the constraint held."""
-    results = []
-    for compiled in (False, True):
-        torch.manual_seed(2)
-        model = torch.nn.Linear(6, 4)
-        plan = sf.Plan([(model.weight, sf.Swap([0], [1]))])
-        optimizer = sf.optim.AdamW(model.parameters(), lr=0.1, plan=plan)
-
-        def step(x: torch.Tensor, model: Any = model, optimizer: Any = optimizer) -> None:
-            optimizer.zero_grad()
-            model(x).square().mean().backward()
-            optimizer.step()
-
-        run = torch.compile(step, backend="aot_eager") if compiled else step
-        for i in range(4):
-            run(torch.randn(5, 6, generator=torch.Generator().manual_seed(i)))
-        assert torch.equal(model.weight[0], model.weight[1])
-        assert all(float(s["step"]) == 4 for s in optimizer.state.values())
-        results.append(model.weight.detach())
-    torch.testing.assert_close(*results, rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("step", [3, 3.0, torch.tensor(3, dtype=torch.float64)])
