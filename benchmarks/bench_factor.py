@@ -101,7 +101,8 @@ def test_step(shapes: list[tuple[int, ...]], depth: int, momentum: float) -> Non
 @pytest.mark.parametrize("exponent", [4, 5, 6, 7])
 def test_cost_is_linear(exponent: int) -> None:
     state = kernel_state(Peer([(10**exponent,)], 3, 0.0), 0.0)
-    (seconds,) = in_turns(lambda: factor_step_(*state, LR, 0.0, LAM), seconds=0.2)
+    settings = torch.tensor([[LR, 0.0, LAM]], dtype=torch.float64)
+    (seconds,) = in_turns(lambda: factor_step_(*state, settings, [0]), seconds=0.2)
     assert all(torch.isfinite(w).all() for w in state[0])
     note("Factor step of one tensor, D = 3", weights=10**exponent, us=f"{seconds * 1e6:.1f}")
     cost("factor step, D = 3", "weights", 10**exponent, seconds)
