@@ -52,7 +52,7 @@ def word_normals(word: Tensor) -> Tensor:
         >>> import torch
         >>> from symfast.reference.anchor import word_normals
         >>> [round(z, 2) for z in word_normals(torch.tensor([0, 0x80808080, 0xFFFFFFFF])).tolist()]
-        [-4.39, 0.01, 4.39]
+        [-4.37, 0.01, 4.37]
     """
     b0, b1, b2, b3 = (word >> shift & 0xFF for shift in (0, 8, 16, 24))
     y = (255 * (64 * b0 + 63 * b1) + 257 * (64 * b2 + 63 * b3) - 8290560).float()  # exact
