@@ -105,6 +105,8 @@ def _interleave(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
 ops.define("interleave", "(Tensor a, Tensor b, Tensor c, Tensor d) -> Tensor", _interleave)
 
 
-@torch.library.register_fake("symfast::interleave", lib=ops.LIBRARY)
 def _interleave_fake(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
     return a.new_empty(a.shape[0], 4 * a.shape[1])
+
+
+torch.library.register_fake("symfast::interleave", _interleave_fake, lib=ops.LIBRARY)
