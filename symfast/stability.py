@@ -5,9 +5,9 @@ Source: Ziyin, "Symmetry Induces Structure and Constraint of Learning", ICML 202
 the section on SGD near the plane.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -79,11 +79,11 @@ class StabilityReport:
 
 def stability(
     model: nn.Module,
-    loss: Loss,
+    loss: Loss | Callable[[Callable[..., Any]], Tensor],
     plan: Plan | Iterable[tuple[Units, Symmetry]],
-    batches: Sequence[Any],
+    batches: Sequence[Any] | None = None,
     *,
-    lr: float,
+    lr: float | None = None,
     weight_decay: float = 0.0,
     iterations: int = 20,
     chunk: int = 32,
@@ -109,9 +109,12 @@ def stability(
         model: its parameters are read, never changed; the loss sees it in its present mode.
         loss: ``loss(net, batch)`` with ``net`` called like the model; a scalar, differentiable
             twice (no fused attention kernels), the mean over the batch, without weight decay.
+            Without batches ``loss(net)``, of all data.
         plan: a `Plan`, or pairs (Units, symmetry), on parameters of the model.
-        batches: minibatches, all equally likely; of the size that training uses.
-        lr: learning rate.
+        batches: minibatches, all equally likely; of the size that training uses. None for gradient
+            descent on the whole loss.
+        lr: learning rate; None for gradient flow, whose exponent, per unit of time, is
+            ``-(curvature + weight_decay)``.
         weight_decay: the gradient becomes g + weight_decay * theta.
         iterations: Lanczos steps; exact when a mirror has no more coefficients than that.
         chunk: mirrors at a time; memory grows as chunk * iterations * parameters of a mirror, and
@@ -124,7 +127,8 @@ def stability(
 
     Raises:
         ValueError: if there is no batch or no mirror, a tensor of the plan is no parameter of the
-            model, the loss is not finite, or batches to be followed differ in shape.
+            model, the loss is not finite, batches to be followed differ in shape, or there is no
+            lr to follow with.
 
     Example:
         >>> import symfast as sf, torch
@@ -141,16 +145,21 @@ def stability(
     entries = plan._given if isinstance(plan, Plan) else list(plan)
     parameters = dict(model.named_parameters())
     mirrors = index_mirrors(entries, parameters)
+    if batches is None:
+        whole: Any = loss
+        loss, batches = (lambda net, _: cast(Tensor, whole(net))), [torch.zeros(1)]
+    if follow and lr is None:
+        raise ValueError("following SGD takes steps of some size: give lr")
     if not batches or not mirrors:
         raise ValueError(f"there are {len(batches)} batches and {len(mirrors)} mirrors; give both")
-    measure = Curvature(model, parameters, loss)
+    measure = Curvature(model, parameters, cast(Loss, loss))
     groups, stacked = grouped(batches), stack(batches) if follow else None
     parts = []
     for i in range(0, len(mirrors), chunk):
         planes = _Planes(mirrors[i : i + chunk], measure.theta)
         curvature, exponent = _judge(measure, planes, groups, lr, weight_decay, iterations)
         error = torch.zeros_like(exponent)
-        if follow:
+        if follow and lr is not None:
             runs = _follow(measure, planes, stacked, lr, weight_decay, follow, chains, seed + i)
             exponent = runs.mean(1)
             error = (
@@ -196,7 +205,7 @@ def _judge(
     measure: Curvature,
     planes: _Planes,
     groups: Sequence[Any],
-    lr: float,
+    lr: float | None,
     weight_decay: float,
     iterations: int,
 ) -> tuple[Tensor, Tensor]:
@@ -211,6 +220,8 @@ def _judge(
         return planes.read(total) / sum(counts)
 
     values, modes = lowest_modes(apply, planes.sizes, iterations, LOWEST)
+    if lr is None:
+        return values, -(values + weight_decay)
     exponents = []
     for mode in modes:  # (mirrors, widest)
         v = planes.embed(mode)

@@ -155,3 +155,17 @@ def test_what_cannot_be_followed(model: nn.Sequential) -> None:
         sf.stability(model, loss, entries, ragged, lr=0.1, follow=3)
     with pytest.raises(TypeError, match="convert it first"):
         sf.stability(model, loss, entries, [("words", ragged[0][1])], lr=0.1)
+
+
+def test_the_whole_loss_without_a_rate_is_gradient_flow(model: nn.Sequential) -> None:
+    batch = torch.randn(6, 3).double(), torch.randn(6, 2).double()
+    plan = sf.Plan([(units_of(model), sf.Swap([0], [2]))])
+    flow = sf.stability(model, lambda net: loss(net, batch), plan, weight_decay=0.25)
+    lr = 1e-4
+    step = sf.stability(model, loss, plan, [batch], lr=lr, weight_decay=0.25)
+    torch.testing.assert_close(flow.curvature, step.curvature, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(flow.exponent, -(flow.curvature + 0.25))
+    # log|1 - lr (h + lam)| = -lr (h + lam) + O(lr^2)
+    torch.testing.assert_close(flow.exponent, step.exponent / lr, rtol=1e-3, atol=1e-3)
+    with pytest.raises(ValueError, match="give lr"):
+        sf.stability(model, lambda net: loss(net, batch), plan, follow=10)
