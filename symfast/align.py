@@ -8,7 +8,7 @@ Permutation Symmetry of Transformers", ICML 2025 (rotations and scales of attent
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +18,10 @@ from symfast.find import find_symmetries
 from symfast.find.graph import Exact, make_exact
 from symfast.find.proof import relative_change
 from symfast.symmetry_group import SymmetryGroup, SymmetryGroupError
-from symfast.unit_match import distance, match_
+from symfast.unit_match import distance, match_, rotations
 
+#: A group of the model, and the same one of the anchor.
+Pair: TypeAlias = tuple[SymmetryGroup, SymmetryGroup]
 #: Order of the moves on a group.
 ORDER = ("permutation", "rotation", "sign_flip", "rescale", "scale")
 #: A move may change outputs by this much of the largest output, in float64.
@@ -153,10 +155,15 @@ class _Search:
         self,
         exact: Exact,
         wanted: list[Tensor],
-        pairs: list[tuple[SymmetryGroup, SymmetryGroup]],
+        pairs: list[Pair],
         kinds: list[str],
     ) -> None:
-        self.exact, self.wanted, self.pairs, self.kinds = exact, wanted, pairs, kinds
+        self.exact, self.wanted, self.kinds = exact, wanted, kinds
+        # heads of a layer share no number, so that their rotations are found in one call
+        self.alike: dict[tuple[str, int, tuple[str, ...]], list[Pair]] = {}
+        for group, anchor in pairs:
+            key = (group.where, group.m, tuple(self._kinds_of(group)))
+            self.alike.setdefault(key, []).append((group, anchor))
         self.moves: list[tuple[int, str, str, float]] = []
         self.rejected: list[tuple[str, str]] = []
         self._refused: set[tuple[int, str]] = set()
@@ -169,9 +176,7 @@ class _Search:
         near = _distance(self.exact.model, target)
         self.exact.model.load_state_dict(start)
         self.moves = []
-        for group, anchor in self.pairs:
-            for kind in self._kinds_of(group):
-                self._try(-1, group, anchor, kind)
+        self._go_over(-1)
         self.run(rounds)
         if near <= _distance(self.exact.model, target):
             self.exact.model.load_state_dict(plain)
@@ -180,12 +185,18 @@ class _Search:
     def run(self, rounds: int) -> None:
         """Go over all groups until nothing moves."""
         for number in range(rounds):
-            gained = 0.0
-            for group, anchor in self.pairs:
-                for kind in self._kinds_of(group):
-                    gained += self._try(number, group, anchor, kind)
-            if gained <= 1e-9:
+            if self._go_over(number) <= 1e-9:
                 return
+
+    def _go_over(self, number: int) -> float:
+        """Try every move once; return how much nearer the groups came."""
+        gained = 0.0
+        for (_, _, kinds), pairs in self.alike.items():
+            for kind in kinds:
+                found = rotations(pairs, number < 0) if kind == "rotation" else [None] * len(pairs)
+                for (group, anchor), rotation in zip(pairs, found, strict=True):
+                    gained += self._try(number, group, anchor, kind, rotation)
+        return gained
 
     def _kinds_of(self, group: SymmetryGroup) -> list[str]:
         kinds = [kind for kind in self.kinds if kind in group.kinds]
@@ -193,13 +204,20 @@ class _Search:
             kinds = [kind for kind in kinds if kind not in ("permutation", "sign_flip")]
         return kinds
 
-    def _try(self, number: int, group: SymmetryGroup, anchor: SymmetryGroup, kind: str) -> float:
+    def _try(
+        self,
+        number: int,
+        group: SymmetryGroup,
+        anchor: SymmetryGroup,
+        kind: str,
+        rotation: Tensor | None,
+    ) -> float:
         """Make one move; return how much nearer it brought the group, 0 if rolled back."""
         if (id(group), kind) in self._refused:  # heads share their place: it is no name
             return 0.0
         saved = [member.tensor.clone() for member in group.members]
         before = distance(group, anchor)
-        match_(group, anchor, kind, written=number < 0)
+        match_(group, anchor, kind, number < 0, rotation)
         after = distance(group, anchor)
         if number < 0 or after < before * (1 - 1e-12):
             if relative_change(self.wanted, self.exact.outputs()) <= EXACT:

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Carry one symmetry group of a model onto the same group of an anchor, one kind at a time."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -22,14 +24,32 @@ def distance(group: SymmetryGroup, anchor: SymmetryGroup) -> float:
     return float((gather(group.members, group.m) - gather(anchor.members, anchor.m)).norm())
 
 
-def match_(group: SymmetryGroup, anchor: SymmetryGroup, kind: str, written: bool = False) -> None:
+def rotations(
+    pairs: Sequence[tuple[SymmetryGroup, SymmetryGroup]], written: bool = False
+) -> Tensor:
+    """Return the rotations (groups, m, m) that bring groups of m units nearest to their anchors.
+
+    ``polar(U1 U2^T)`` of (group, anchor) pairs, all heads of a layer in one call; ``written`` as in
+    `match_`.
+    """
+    both = [_compared(*pair, written) for pair in pairs]
+    return polar(torch.stack([first @ second.mT for first, second in both]))
+
+
+def match_(
+    group: SymmetryGroup,
+    anchor: SymmetryGroup,
+    kind: str,
+    written: bool = False,
+    rotation: Tensor | None = None,
+) -> None:
     """Move ``group`` in place to the element of ``kind`` that is nearest to ``anchor``.
 
     permutation: assignment on ``U1 U2^T`` (units brought to balanced gauge first if they may be
     rescaled, absolute values if they may be flipped). rotation: ``polar(U1 U2^T)``. sign_flip: the
     sign of ``<u1_j, u2_j>``. rescale, scale: the positive root of a quartic, per unit or for all.
     ``written`` compares only what writes the units: from the input on, that does not depend on
-    groups not matched yet.
+    groups not matched yet. ``rotation`` is the matrix of `rotations`, where it is known already.
 
     Raises:
         ValueError: if the kind is unknown.
@@ -37,10 +57,10 @@ def match_(group: SymmetryGroup, anchor: SymmetryGroup, kind: str, written: bool
     if kind == "permutation":
         group.apply_permutation_(_assignment(group, anchor, written))
     elif kind == "rotation":
-        first, second = (torch.cat(side_rows(x)[: 1 if written else 2], 1) for x in (anchor, group))
-        group.apply_rotation_(polar(first @ second.mT))
+        found = rotations([(group, anchor)], written)[0] if rotation is None else rotation
+        group.apply_rotation_(found)
     elif kind == "sign_flip":
-        first, second = (torch.cat(side_rows(x)[: 1 if written else 2], 1) for x in (anchor, group))
+        first, second = _compared(group, anchor, written)
         group.apply_scaling_(torch.where((first * second).sum(1) < 0, -1.0, 1.0).double())
     elif kind in ("rescale", "scale"):
         (A1, B1), (A2, B2) = side_rows(anchor), side_rows(group)
@@ -53,6 +73,12 @@ def match_(group: SymmetryGroup, anchor: SymmetryGroup, kind: str, written: bool
         group.apply_scaling_(factors.expand(group.m))
     else:
         raise ValueError(f"there is no matching for the kind {kind!r}")
+
+
+def _compared(group: SymmetryGroup, anchor: SymmetryGroup, written: bool) -> tuple[Tensor, Tensor]:
+    """Unit matrices U1 of the anchor and U2 of the group, or of what writes them."""
+    first, second = (torch.cat(side_rows(x)[: 1 if written else 2], 1) for x in (anchor, group))
+    return first, second
 
 
 def _ratio(a: Tensor, b: Tensor) -> Tensor:

@@ -59,6 +59,21 @@ def test_planted_rotations_of_heads_are_undone() -> None:
     assert found.after < 1e-6 * found.before
 
 
+def test_rotations_of_a_layer_are_found_in_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two heads have QK and VO each: two calls a pass, of two matrices each."""
+    match, shapes = importlib.import_module("symfast.unit_match"), []
+    polar = match.polar
+
+    def count(matrices: Tensor) -> Tensor:
+        shapes.append(tuple(matrices.shape))
+        return polar(matrices)
+
+    monkeypatch.setattr(match, "polar", count)
+    x = torch.randn(2, 5, 8, dtype=torch.float64)
+    match_models(Attention().double(), Attention().double(), x, kinds=("rotation",), rounds=1)
+    assert shapes == [(2, 4, 4)] * 6  # the search runs twice, the second time with a first pass
+
+
 def test_strangers_come_nearer_and_keep_their_function() -> None:
     anchor, model = mlp(nn.ReLU, torch.float32), mlp(nn.ReLU, torch.float32)
     x, kept = torch.randn(9, 6), copy.deepcopy(model.state_dict())
