@@ -19,25 +19,34 @@ def merged(results: dict[str, Any], kind: str) -> dict[str, Any]:
 
 
 def roofline(results: dict[str, Any]) -> Figure:
-    """Operations per second over operations per byte, below memory and arithmetic."""
-    machine, points = results["machine"], merged(results, "roofline")
+    """Operations per second over operations per byte, below memory and arithmetic.
+
+    A colour is a benchmark file; its point farthest below the roof carries its name.
+    """
+    machine, files = results["machine"], results["files"]
     stream = 1e9 * machine["stream_gigabytes_per_second"]["in place"]
     peak = machine["fma_peak_flops"]["float32"]
     figure = Figure(figsize=(9, 5.5), layout="constrained")
     axes = figure.add_subplot()
-    intensity = np.array([p["flops"] / p["bytes"] for p in points.values()])
-    speed = np.array([p["flops"] / p["seconds"] for p in points.values()])
-    x = np.geomspace(min(intensity.min(), 0.1) / 2, max(intensity.max(), peak / stream) * 2, 200)
+    every = [p["flops"] / p["bytes"] for p in merged(results, "roofline").values()]
+    x = np.geomspace(min(*every, 0.1) / 2, max(*every, peak / stream) * 2, 200)
     axes.loglog(x, np.minimum(x * stream, peak) / 1e9, color="black")
-    axes.text(
-        x[3], x[3] * stream / 1e9 * 1.3, f"stream in place {stream / 1e9:.0f} GB/s", rotation=30
-    )
+    axes.text(x[3], x[8] * stream / 1e9, f"stream in place {stream / 1e9:.0f} GB/s", ha="left")
     axes.text(x[-1], peak / 1e9 * 1.1, f"FMA peak {peak / 1e9:.0f} GFLOP/s", ha="right")
-    for number, (name, a, b) in enumerate(zip(points, intensity, speed, strict=True), 1):
-        axes.plot(a, b / 1e9, "o", color=f"C{number % 10}", label=f"{number} {name}")
-        axes.annotate(str(number), (a, b / 1e9), textcoords="offset points", xytext=(5, -4))
+    for stem, record in sorted(files.items()):
+        points = record["roofline"]
+        if not points:
+            continue
+        intensity = np.array([p["flops"] / p["bytes"] for p in points.values()])
+        speed = np.array([p["flops"] / p["seconds"] for p in points.values()])
+        drawn = axes.plot(intensity, speed / 1e9, "o", label=f"{stem} ({len(points)})", alpha=0.7)
+        lowest = int(np.argmin(speed / np.minimum(intensity * stream, peak)))
+        axes.annotate(
+            list(points)[lowest], (intensity[lowest], speed[lowest] / 1e9), fontsize=8,
+            textcoords="offset points", xytext=(5, -9), color=drawn[0].get_color(),
+        )  # fmt: skip
     axes.set(xlabel="operations per byte that must move", ylabel="GFLOP/s")
-    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8, frameon=False)
+    axes.legend(loc="lower right", fontsize=8)
     return figure
 
 
