@@ -27,12 +27,13 @@ REPLICAS, BATCH, SAMPLES = 1024, 32, 1000
 SIZES = (16, 32, 1)
 LR, DECAY = 0.02, 1e-3
 #: What is aimed at with lanes of 16: 12x of vmap, compiled or not, and of JAX, 400x of a loop, 65%
-#: of the peak, 40% for other shapes. A run fails below the floors, under what was measured.
+#: of the peak, 40% for other shapes. A case fails where that is missed. Lanes of 8 leave the
+#: opponents nearer; their floors are below what was measured on a busy machine.
 WIDE = "avx512" in build_info()["cpu_capability"]
-FLOORS = (
-    {"loop": 250.0, "vmap": 8.0, "compiled": 4.0, "jax": 5.0, "peak": 0.5, "shapes": 0.15}
+WANTED = (
+    {"loop": 400.0, "vmap": 12.0, "compiled": 12.0, "jax": 12.0, "peak": 0.65, "shapes": 0.4}
     if WIDE
-    else {"loop": 200.0, "vmap": 5.0, "compiled": 2.5, "jax": 3.0, "peak": 0.4, "shapes": 0.12}
+    else {"loop": 200.0, "vmap": 5.0, "compiled": 2.5, "jax": 3.0, "peak": 0.4, "shapes": 0.2}
 )
 
 pytestmark = pytest.mark.filterwarnings("default")  # torch.compile and JAX have some of their own
@@ -197,11 +198,11 @@ OURS = 100  # steps of a run of ours: 35 ms
 
 
 def compare(name: str, theirs: Callable[[], object], work: int, wanted: str) -> None:
-    """Add a row, and fail if the ratio is below its floor."""
+    """Add a row, and fail if the ratio is below what is wanted."""
     mine, other = in_turns(lambda: train(SIZES, "relu", OURS), theirs, seconds=3.0)
     ratio = (other / work) / (mine / (REPLICAS * OURS))
     row(name, work / other, f"symfast {ratio:.1f}x")
-    assert ratio >= FLOORS[wanted]
+    assert ratio >= WANTED[wanted]
 
 
 def test_share_of_peak_of_the_job() -> None:
@@ -210,7 +211,7 @@ def test_share_of_peak_of_the_job() -> None:
     found = REPLICAS * OURS / seconds
     share = found * flops(SIZES) / peak
     row("symfast 16-32-1 relu", found, f"{share:.0%} of {peak / 1e9:.0f} GFLOP/s")
-    assert share >= FLOORS["peak"]
+    assert share >= WANTED["peak"]
 
 
 def test_results_are_alike() -> None:
@@ -262,7 +263,7 @@ def test_share_of_peak(sizes: tuple[int, int, int], activation: str, dtype: torc
     i, h, o = sizes  # weights stay in registers and caches: what must move is read and written once
     moved = 2.0 * dtype.itemsize * replicas * (h * i + h + h * o + o)
     point(name, flops=flops(sizes) * replicas * steps, moved=moved, seconds=seconds)
-    assert share >= FLOORS["shapes"]
+    assert share >= WANTED["shapes"]
 
 
 def test_linear_in_replicas_and_steps() -> None:
