@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Truth case 20: deep Tucker products conserve their balance and recover a multilinear rank."""
 
+from collections.abc import Callable, Iterable
+
 import torch
 from torch import Tensor, nn
 
@@ -13,6 +15,11 @@ SOURCE = "Hariz et al., AISTATS 2024"
 SIZE, RANK, WIDE = 8, 2, 5
 #: Gradient descent that measures the drift; the loss is a mean of 512 squares.
 ETA, STEPS = 0.2, 800
+#: What recovers the tensor, by name: the optimizer of some parameters.
+RECOVERING: dict[str, Callable[[Iterable[Tensor]], torch.optim.Optimizer]] = {
+    "Adam": lambda parameters: torch.optim.Adam(parameters, lr=0.005),
+    "gradient descent": lambda parameters: torch.optim.SGD(parameters, lr=1.0),
+}
 
 
 def problem() -> tuple[Tensor, Tensor, Tensor]:
@@ -63,11 +70,11 @@ def drift(depth: int, eta: float, steps: int) -> tuple[float, float, float]:
     return float((after - before).abs().max()), float(grown.abs().max()), drop
 
 
-def recovered(depth: int, steps: int) -> tuple[Tensor, float]:
+def recovered(depth: int, by: str, steps: int) -> tuple[Tensor, float]:
     """Singular values (3, 8) of the unfoldings over their largest, and the error at the unseen."""
     target, seen, start = problem()
     model = tucker(Weight(start), "weight", WIDE, depth=depth)
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.005)
+    optimizer = RECOVERING[by](model.parameters())
     for _ in range(steps):
         optimizer.zero_grad()
         mismatch(model, target, seen).backward()
@@ -88,9 +95,6 @@ def run(quick: bool) -> CaseResult:
     for depth in (1, 2, 3):
         whole, grown, drop = drift(depth, ETA, STEPS)
         half, _, _ = drift(depth, ETA / 2, 2 * STEPS)
-        spectra, error = recovered(depth, 3_000 if quick else 10_000)
-        ranks = (spectra > 0.05).sum(1).tolist()
-        series.append(Series(f"depth {depth}", range(1, SIZE + 1), spectra.mean(0).tolist()))
         checks += [
             at_most(f"depth {depth}: drift of the invariants over 5 eta norm change", SOURCE,
                     whole / (5 * ETA * grown), 1.0, "<= 1"),
@@ -98,10 +102,19 @@ def run(quick: bool) -> CaseResult:
                     whole / (ETA * drop), 1.2, "<= 1 + O(eta)"),
             near(f"depth {depth}: drift at half the step size over drift", "derived", 0.5,
                  half / whole, 0.1),
-            at_most(f"depth {depth}: unfolding ranks {ranks}, off by", SOURCE,
-                    max(abs(r - RANK) for r in ranks), 0),
-            at_most(f"depth {depth}: relative error where nothing was seen", SOURCE, error, 0.05),
         ]  # fmt: skip
+        for by in RECOVERING:
+            spectra, error = recovered(depth, by, 3_000 if quick else 10_000)
+            ranks = (spectra > 0.05).sum(1).tolist()
+            series.append(
+                Series(f"depth {depth}, {by}", range(1, SIZE + 1), spectra.mean(0).tolist())
+            )
+            checks += [
+                at_most(f"depth {depth}, {by}: unfolding ranks {ranks}, off by", SOURCE,
+                        max(abs(r - RANK) for r in ranks), 0),
+                at_most(f"depth {depth}, {by}: relative error where nothing was seen", SOURCE,
+                        error, 0.05),
+            ]  # fmt: skip
     curves = Curves(
         "index", "singular value / largest", tuple(series), "Mean of the three unfoldings of what "
         "was learnt from 70% of a tensor of multilinear rank 2.", yscale="log",
