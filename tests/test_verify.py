@@ -3,6 +3,8 @@
 
 import json
 import math
+import multiprocessing
+import os
 from pathlib import Path
 
 import pytest
@@ -123,6 +125,35 @@ def test_processes_change_nothing() -> None:
     assert "with 2 processes" in str(beside)
     with pytest.raises(ValueError, match="jobs must be at least 1"):
         sf.verify(only=3, jobs=0)
+
+
+def dies_of_case_9(number: int, quick: bool) -> tuple[CaseResult | None, float, str]:
+    if number == 9:
+        os._exit(1)
+    return runner._run_number(number, quick)
+
+
+def test_only_the_case_that_kills_its_process_loses_its_verdict(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(runner, "_run_number", dies_of_case_9)
+    report = sf.verify(only=(3, 9, 19), quick=True, jobs=2)
+    assert [x.verdict for x in report.outcomes] == ["passed", "ERROR", "passed"]
+    assert "its process failed" in report.outcomes[1].error
+
+
+def test_a_process_killed_once_costs_no_verdict() -> None:
+    killed: list[int] = []
+
+    def kill(done: int, total: int, _: str) -> None:
+        if done == 1 and not killed:
+            child = multiprocessing.active_children()[0]
+            killed.append(child.pid or 0)
+            child.kill()
+
+    report = sf.verify(only=(3, 9, 19), quick=True, jobs=2, progress=kill)
+    assert killed
+    assert report.passed
 
 
 def test_progress(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -175,22 +175,38 @@ def verify(
 
 
 def _beside(chosen: list[Case], quick: bool, jobs: int, told: Progress) -> list[Outcome]:
-    """Run cases in processes of their own; one that dies is an error of its case."""
+    """Run cases in processes of their own; one that dies is an error of its case alone."""
     order = sorted(chosen, key=lambda c: LONGEST.index(c.number) if c.number in LONGEST else 99)
     found: dict[int, Outcome] = {}
     told(0, len(chosen), order[0].name)
-    context = get_context("spawn")
-    with ProcessPoolExecutor(jobs, context, torch.set_num_threads, (1,)) as pool:
+
+    def finished(case: Case, outcome: Outcome) -> None:
+        found[case.number] = outcome
+        told(len(found), len(chosen), case.name)
+
+    # a process that dies takes the pool along, with cases that are running or waiting: what is
+    # left runs again, each in a pool to itself, where only the case that kills loses its verdict
+    left: list[Case] = []
+    with _processes(jobs) as pool:
         futures = {pool.submit(_run_number, case.number, quick): case for case in order}
         for future in as_completed(futures):
-            case = futures[future]
             try:
-                result, seconds, error = future.result()
-            except Exception as broken:  # the process died: its case has no verdict
-                result, seconds, error = None, 0.0, f"{type(broken).__name__}: {broken}"
-            found[case.number] = Outcome(case, result, seconds, error)
-            told(len(found), len(chosen), case.name)
+                finished(futures[future], Outcome(futures[future], *future.result()))
+            except Exception:
+                left.append(futures[future])
+    for case in left:
+        with _processes(1) as pool:
+            try:
+                outcome = Outcome(case, *pool.submit(_run_number, case.number, quick).result())
+            except Exception as broken:  # it died, or what it found cannot be sent
+                error = f"its process failed: {type(broken).__name__}: {broken}"
+                outcome = Outcome(case, None, 0.0, error)
+        finished(case, outcome)
     return [found[case.number] for case in chosen]
+
+
+def _processes(jobs: int) -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(jobs, get_context("spawn"), torch.set_num_threads, (1,))
 
 
 def _run_number(number: int, quick: bool) -> tuple[CaseResult | None, float, str]:
