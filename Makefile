@@ -3,6 +3,8 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 SANITIZE ?= address,undefined
 ARGS ?=
+# what the tests need; EXTRAS=test skips those of optuna and ray, where one has no wheel
+EXTRAS ?= test,optuna,ray
 export SYMFAST_STRICT ?= 1
 export SKBUILD_BUILD_DIR ?= build/dev
 BIN := .venv/bin
@@ -47,7 +49,7 @@ clean:
 	command -v ninja >/dev/null || $(PIP) ninja
 	touch $@
 .venv/package: .venv/torch $(SOURCES)
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(PIP) --no-build-isolation -e '.[test]'
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(PIP) --no-build-isolation -e '.[$(EXTRAS)]'
 	touch $@
 .venv/bench .venv/dev .venv/docs: .venv/%: .venv/package
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(PIP) --no-build-isolation -e '.[$*]'

@@ -39,11 +39,15 @@ def compute_on_ray(train: Trainer, store: "Store") -> None:
     The workers need no common file system. A chunk whose worker dies is computed again elsewhere.
     Connects to the cluster that RAY_ADDRESS or ``ray.init`` names, or starts a local one.
 
+    On Ctrl-C the chunks that are being computed are cancelled; those that arrived stay.
+
     Raises:
         ModuleNotFoundError: without Ray.
+        RuntimeError: if Ray gives a chunk up: its worker died too often, or the cluster left.
     """
     need("a sweep on a cluster", "ray", "ray")
     import ray
+    from ray.exceptions import RayError, RayTaskError
 
     if not ray.is_initialized():
         ray.init(log_to_driver=False)
@@ -56,16 +60,27 @@ def compute_on_ray(train: Trainer, store: "Store") -> None:
     most = max(2, 2 * int(cores.get("CPU", 1)))  # bounds what waits in this process
     waiting = store.missing()
     running: dict[Any, int] = {}
-    while waiting or running:
-        while waiting and len(running) < most:
-            number = waiting.pop(0)
-            running[task.remote(shared, chunks[number])] = number
-        done, _ = ray.wait(list(running), num_returns=1)
-        number = running.pop(done[0])
-        part, seconds = ray.get(done[0])
-        store.write(number, part)
-        train.seconds += seconds
-        train.skip(chunks[number])
+    try:
+        while waiting or running:
+            while waiting and len(running) < most:
+                number = waiting.pop(0)
+                running[task.remote(shared, chunks[number])] = number
+            done, _ = ray.wait(list(running), num_returns=1)
+            number = running.pop(done[0])
+            part, seconds = ray.get(done[0])
+            store.write(number, part)
+            train.seconds += seconds
+            train.skip(chunks[number])
+    except RayTaskError:  # what the problem itself raised
+        raise
+    except RayError as error:
+        raise RuntimeError(
+            f"Ray gave up a chunk after {RETRIES} retries, or left; what arrived is stored, and a "
+            f"rerun computes the rest: {error}"
+        ) from error
+    finally:
+        for unfinished in running:
+            ray.cancel(unfinished)
 
 
 def _part(train: Trainer, rows: range) -> tuple[Part, float]:
