@@ -34,6 +34,28 @@ class Charge:
     imbalance: float
     locked: Tensor | None = None
 
+    @property
+    def components(self) -> tuple[int, int] | None:
+        """``(2^l, l + 1)`` for l locked units: pieces of what the charges allow, counted.
+
+        Gradient flow never leaves the piece it starts in: each has its own signs of the locked
+        units' outgoing weights. Second number: pieces that differ by more than an order of the
+        units, which is by how many of the signs are positive. None where ``locked`` is None.
+
+        Source: Nurisso et al., "Topological obstruction to the training of shallow ReLU
+            networks", 2024 (inputs of two or more dims).
+
+        Example:
+            >>> import torch
+            >>> from symfast.charges import Charge
+            >>> Charge("", "rescale", torch.zeros(2), 0.0, torch.tensor([True, True])).components
+            (4, 3)
+        """
+        if self.locked is None:
+            return None
+        count = int(self.locked.sum())
+        return 2**count, count + 1
+
 
 def charges(model: nn.Module | None, groups: Iterable[SymmetryGroup]) -> list[Charge]:
     """Conserved quantities of every group with a continuous symmetry.

@@ -110,8 +110,10 @@ def test_sign_locked_neurons() -> None:
     (charge,) = sf.charges(model, [group])
     assert charge.locked is not None
     assert charge.locked.tolist() == [True] * 3 + [False] * 3
+    assert charge.components == (8, 4)
     tanh = layer_group(model[0], model[2], ("rescale",), "leaky")
     assert sf.charges(model, [tanh])[0].locked is None
+    assert sf.charges(model, [tanh])[0].components is None
 
 
 def test_locked_signs_never_change_and_unlocked_ones_do() -> None:

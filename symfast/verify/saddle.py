@@ -6,22 +6,38 @@ import math
 import torch
 from torch import Tensor
 
+from symfast.balance import balance_
+from symfast.charges import charge_of
+from symfast.symmetry_group import Member, SymmetryGroup
 from symfast.verify.case import Case, CaseResult, Check, Curves, Series, at_most, near
 
 OBSTRUCTION = "Nurisso et al. 2024"
 SADDLES = "Saxe et al. 2014; Ziyin et al. 2025, parameter symmetry"
 #: Target singular values and the size of the first product of case 17.
 MODES, A0 = (3.0, 1.5, 0.5), 1e-6
-INITS = ("all v < 0, c < 0", "one v > 0", "all v < 0, |v| small: c > 0")
+#: Hidden neurons of case 16.
+NEURONS = 4
+INITS = ("all v < 0, c < 0", "one v > 0", "all v < 0, |v| small: c > 0",
+         "the first, rescaled to c > 0")  # fmt: skip
 
 
-def _three_inits() -> tuple[Tensor, Tensor]:
-    """Hidden rows W (3, 4, 2) and output weights v (3, 4) of the three inits."""
-    W = torch.nn.functional.normalize(torch.randn(4, 2, dtype=torch.float64), dim=-1) * 0.5
-    v = -(0.8 + 0.4 * torch.rand(4, dtype=torch.float64))
+def _inits() -> tuple[Tensor, Tensor]:
+    """Hidden rows W (4, 4, 2) and output weights v (4, 4) of the inits; 16 more, all signs of v."""
+    W = torch.nn.functional.normalize(torch.randn(NEURONS, 2, dtype=torch.float64), dim=-1) * 0.5
+    v = -(0.8 + 0.4 * torch.rand(NEURONS, dtype=torch.float64))
     one = v.clone()
     one[0] = -v[0]
-    return W.expand(3, 4, 2).clone(), torch.stack([v, one, 0.1 * v])
+    freed = _group(W.clone(), v.clone())
+    balance_(None, [freed], "unlock")
+    Ws = [W, W, W, freed.members[0].tensor] + [W] * 2**NEURONS
+    signs = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0], dtype=torch.float64)] * NEURONS)
+    free = freed.members[1].tensor[0]
+    return torch.stack(Ws), torch.cat([torch.stack([v, one, 0.1 * v, free]), signs * v.abs()])
+
+
+def _group(W: Tensor, v: Tensor) -> SymmetryGroup:
+    members = (Member(W, 0, "W", "in"), Member(v[None], 1, "v", "out"))
+    return SymmetryGroup(members, ("rescale",), activation="relu")
 
 
 def _charge(W: Tensor, v: Tensor) -> Tensor:
@@ -32,9 +48,9 @@ def _train(W: Tensor, v: Tensor, steps: int) -> dict[str, Tensor]:
     """Full-batch GD, eta 0.01, on a ReLU teacher >= 0; losses every 100 steps, sign flips."""
     lr, X = 0.01, torch.randn(200, 2, dtype=torch.float64)
     y = torch.relu(X @ torch.tensor([1.0, 0.4], dtype=torch.float64))
-    signs, flips, losses = v.sign(), torch.zeros(3), []
+    signs, flips, losses = v.sign(), torch.zeros(len(W)), []
     for step in range(steps):
-        hidden = torch.relu(X @ W.mT)  # (3, 200, 4)
+        hidden = torch.relu(X @ W.mT)  # (inits, 200, 4)
         off = (hidden @ v[..., None])[..., 0] - y
         if step % 100 == 0:
             losses.append(off.square().mean(-1) / 2)
@@ -45,7 +61,7 @@ def _train(W: Tensor, v: Tensor, steps: int) -> dict[str, Tensor]:
         signs = v.sign()
     losses.append((((torch.relu(X @ W.mT) @ v[..., None])[..., 0] - y).square().mean(-1)) / 2)
     return {"loss": torch.stack(losses), "flips": flips, "zero": y.square().mean() / 2,
-            "charge": _charge(W, v)}  # fmt: skip
+            "charge": _charge(W, v), "signs": signs}  # fmt: skip
 
 
 def _below_zero(d: int, hidden_std: float, out_std: float, draws: int) -> tuple[float, float]:
@@ -59,9 +75,9 @@ def _below_zero(d: int, hidden_std: float, out_std: float, draws: int) -> tuple[
 
 
 def run_obstruction(quick: bool) -> CaseResult:
-    """Case 16: four hidden neurons on a non-negative target, from three inits."""
+    """Case 16: four hidden neurons on a non-negative target, from several inits."""
     torch.manual_seed(16)
-    W, v = _three_inits()
+    W, v = _inits()
     before = _charge(W, v)
     found = _train(W, v, 10_000 if quick else 40_000)
     stuck, zero, flips = float(found["loss"][-1, 0]), float(found["zero"]), found["flips"]
@@ -75,8 +91,41 @@ def run_obstruction(quick: bool) -> CaseResult:
         Check("signs flip where c > 0", OBSTRUCTION, ">= 1", float(flips[2]), ">= 1",
               float(flips[2]) >= 1),
         at_most("drift of c under GD", OBSTRUCTION, drift, 0.03, "O(eta)"),
+        at_most("the stuck net rescaled to c > 0: same function, off by", OBSTRUCTION,
+                _difference(W, v, 0, 3), 1e-14),
+        at_most("the stuck net rescaled to c > 0: final loss", OBSTRUCTION,
+                float(found["loss"][-1, 3]), 1e-3),
+        *_count(W, v, found),
     ]  # fmt: skip
-    draws = 200_000 if quick else 2_000_000
+    return CaseResult((*checks, *_at_init(200_000 if quick else 2_000_000)), _losses(found["loss"]))
+
+
+def _difference(W: Tensor, v: Tensor, i: int, j: int) -> float:
+    X = torch.randn(100, 2, dtype=torch.float64)
+    out = (torch.relu(X @ W.mT) @ v[..., None])[..., 0]
+    return float((out[i] - out[j]).abs().max())
+
+
+def _count(W: Tensor, v: Tensor, found: dict[str, Tensor]) -> list[Check]:
+    """All signs of v, all c < 0: each stays in a piece of its own, 2^l, l + 1 up to order."""
+    charge = charge_of(_group(W[0], v[0]))
+    assert charge is not None
+    assert charge.components is not None
+    pieces, classes = charge.components
+    ends = found["signs"][len(INITS) :]
+    return [
+        near("l = 4 locked neurons: pieces after training from all signs", OBSTRUCTION,
+             pieces, len(ends.unique(dim=0)), 0),
+        near("up to an order of the neurons", OBSTRUCTION, classes,
+             len((ends > 0).sum(1).unique()), 0),
+        at_most("sign flips in all of them", OBSTRUCTION,
+                float(found["flips"][len(INITS) :].sum()), 0.0),
+    ]  # fmt: skip
+
+
+def _at_init(draws: int) -> list[Check]:
+    """How often usual inits lock a neuron."""
+    checks: list[Check] = []
     for name, d, hidden, out in (("Kaiming d=2, l=10", 2, 1.0, math.sqrt(0.2)),
                                  ("Xavier d=2, l=10", 2, 1 / math.sqrt(12 / 2), math.sqrt(2 / 11)),
                                  ):  # fmt: skip
@@ -84,12 +133,14 @@ def run_obstruction(quick: bool) -> CaseResult:
         error = math.sqrt(exact * (1 - exact) / draws)
         claim = f"{name}: P(c < 0) = P(F_1,d > d s_w^2 / s_v^2)"
         checks.append(near(claim, OBSTRUCTION, exact, sampled, 3 * error))
-    steps = [100.0 * i for i in range(len(found["loss"]))]
-    series = tuple(
-        Series(name, steps, found["loss"][:, i].tolist()) for i, name in enumerate(INITS)
-    )
+    return checks
+
+
+def _losses(loss: Tensor) -> Curves:
+    steps = [100.0 * i for i in range(len(loss))]
+    series = tuple(Series(name, steps, loss[:, i].tolist()) for i, name in enumerate(INITS))
     caption = "Two-layer ReLU, 4 neurons: with v < 0 and c < 0 the sign of v can never change."
-    return CaseResult(tuple(checks), Curves("step", "loss", series, caption, yscale="log"))
+    return Curves("step", "loss", series, caption, yscale="log")
 
 
 def _flow(s: Tensor, a0: float, dt: float, steps: int) -> Tensor:
