@@ -120,14 +120,17 @@ def _mirror_entry(
     first: tuple[int, int],
 ) -> Entry:
     """A dense mirror on a bare tensor: along its last dim, or on the whole of it."""
-    step = _lead(tensor, replicas, number)
-    lead = 0 if replicas is None else 1
-    shape, strides = tuple(tensor.shape[lead:]), tensor.stride()[lead:]
-    d, k = symmetry.matrix.shape[-2:]
-    batch = tuple(symmetry.matrix.shape[:-2])
-    count = tensor[0].numel() if lead and tensor.shape[0] else tensor.numel()
-    if shape[-1] == d and batch in ((), shape[:-1]):
-        member = Member(tensor, shape, strides, len(shape) - 1, step, batch=True)
+    whole, frame = tuple(tensor.shape), tuple(symmetry.matrix.shape)  # slices of sizes are slow
+    if replicas is None:
+        step, shape, strides = 0, whole, tensor.stride()
+    else:
+        step = _lead(tensor, replicas, number)
+        shape, strides = whole[1:], tensor.stride()[1:]
+    d, k = frame[-2:]
+    batch = frame[:-2]
+    count = tensor.numel() // replicas if replicas else tensor.numel()
+    if shape[-1] == d and (not batch or batch == shape[:-1]):
+        member = Member(tensor, shape, strides, len(shape) - 1, step, True)
         groups = count // d if d else _product(shape[:-1])
         return Entry(number, [member], symmetry, d, k, *first, 1, groups)
     if not batch and count == d:
@@ -140,7 +143,7 @@ def _mirror_entry(
         member = Member(tensor, (d,), (flat,), 0, step)
         return Entry(number, [member], symmetry, d, k, *first, 1, 1)
     raise PlanError(
-        f"entry {number}: Mirror(O) of shape {tuple(symmetry.matrix.shape)} does not fit a tensor "
+        f"entry {number}: Mirror(O) of shape {frame} does not fit a tensor "
         f"of shape {shape}: O needs {shape[-1]} rows (and batch dims {shape[:-1]} or none), or "
         f"{count} rows to act on the whole tensor"
     )

@@ -2,6 +2,7 @@
 """The tables of a plan as a value, and those of this process by their key."""
 
 from dataclasses import dataclass, field
+from itertools import groupby
 
 import torch
 
@@ -51,3 +52,21 @@ def find(plan: int) -> Tables:
 def drop(plan: int) -> None:
     """Forget a key, if it is there."""
     KEPT.pop(plan, None)
+
+
+def transposed_frames(frames: list[torch.Tensor], dtype: torch.dtype) -> torch.Tensor:
+    """All frames as A^T, one after the other, in the type sums are kept in."""
+    flat = []
+    for _, alike in groupby(frames, key=lambda frame: (frame.shape, frame.dtype)):
+        batch = list(alike)
+        whole = torch.stack(batch) if len(batch) > 1 else batch[0]
+        flat.append(whole.mT.reshape(-1))
+    return torch.cat(flat).to(dtype) if flat else torch.zeros(0, dtype=dtype)
+
+
+def layout_of(tensors: list[torch.Tensor]) -> torch.Tensor:
+    """(dims, sizes.., strides..) of every tensor in a row: what a call checks against."""
+    flat: list[int] = []
+    for tensor in tensors:
+        flat += [tensor.ndim, *tensor.shape, *tensor.stride()]
+    return torch.tensor(flat, dtype=torch.int64)

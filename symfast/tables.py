@@ -2,6 +2,7 @@
 """Compile (parameters, symmetry) entries into the flat tables of csrc/plan.h."""
 
 import weakref
+from array import array
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -11,12 +12,13 @@ import torch
 from symfast import plan_ops
 from symfast.chunks import GRAINS, TASK_FIELDS, cut
 from symfast.codes import ACCUMULATE, Kind
-from symfast.plan_tables import Tables
+from symfast.plan_tables import Tables, layout_of, transposed_frames
 from symfast.symmetry import Cluster, Direction, Indices, Mirror, SignFlip, Swap, Symmetry
 from symfast.views import View, owner, unit_views
 
 #: Runs shorter than this on average are stored unit by unit where units are adjacent in memory.
 SHORT_RUN = 8
+DENSE = int(Kind.DENSE)
 #: Rows of A^T whose lengths are multiples of this meet in the same sets of the first-level cache;
 #: a frame that many columns share gets a gap of a cache line or two between its rows.
 NEAR_ROWS, ROW_GAP = 512, 16
@@ -129,14 +131,16 @@ class PartBuilder:
     def __init__(self, part: Part, number: int, replicas: int, mirrors: int, groups: int) -> None:
         self.part, self.number = part, number
         self.replicas, self.mirrors, self.groups = replicas, mirrors, groups
-        self.tasks: list[tuple[int, ...]] = []
-        self.extent: list[tuple[int, int]] = []  # mirrors and touched units of each task
+        self.tasks = array("q")  # TASK_FIELDS of each
+        self.extent = array("q")  # mirrors and touched units of each task
         self.index: list[Indices] = []
         self.index_size = 0
         self.frames: list[torch.Tensor] = []
         self.frames_size = 0
         self.out_size = 0
+        self.batch_frame = (0, 0, 0)
         self.numbers: dict[int, int] = {}
+        self.views: dict[Any, list[View]] = {}  # of every layout
         self.stored: dict[tuple[int, bool], Stored] = {}
 
     def add(self, entry: Entry, member: Member) -> Piece:
@@ -145,39 +149,49 @@ class PartBuilder:
         tensor = self.numbers.setdefault(id(base), len(self.numbers))
         if tensor == len(self.part.tensors):
             self.part.tensors.append(base)
-        views = unit_views(member.shape, member.strides, offset, member.dim, member.batch)
+        layout = (member.shape, member.strides, member.dim, member.batch)
+        views = self.views.get(layout)
+        if views is None:
+            views = self.views[layout] = unit_views(*layout)
         width = _count(member.shape) // max(member.shape[member.dim], 1) if views else 0
         piece = Piece(self.number, self.out_size, width)
         for replica in range(self.replicas):
-            shifted = (
-                [view._replace(base=view.base + replica * member.replica_stride) for view in views]
-                if replica
-                else views
-            )
             if member.batch:
-                self._add_batch(entry, tensor, shifted, replica)
+                self._add_batch(entry, tensor, offset, views, replica)
             else:
-                self._add_units(entry, tensor, shifted, replica, width)
+                self._add_units(entry, tensor, offset, views, replica, width)
             self.out_size += entry.columns * width
+            offset += member.replica_stride
         return piece
 
-    def _add_batch(self, entry: Entry, tensor: int, views: list[View], replica: int) -> None:
+    def _add_batch(
+        self, entry: Entry, tensor: int, offset: int, views: list[View], replica: int
+    ) -> None:
         """A dense mirror per column: group, mirror and frame all advance with the column."""
         k = entry.columns
-        _, pool, _, _, step, row = self._frame(entry, False)
+        if replica == 0:  # it has no other member
+            assert isinstance(entry.symmetry, Mirror)
+            self.batch_frame = self._store_dense(entry, entry.symmetry)
+        pool, step, row = self.batch_frame
         mirror = entry.mirror + replica * self.mirrors
         group = entry.group + replica * self.groups
         for view in views:
-            self.tasks.append((
-                Kind.DENSE, tensor, *view[:7], pool + view.column * step, k,
-                view.outer_column * step, row, mirror + view.column, view.outer_column, 0,
-                group + view.column, view.outer_column,
-                self.out_size + view.column * k, view.outer_column * k, 0, 1,
+            column, over = view.column, view.outer_column
+            self.tasks.extend((
+                DENSE, tensor, offset + view.base, *view[1:7], pool + column * step, k,
+                over * step, row, mirror + column, over, 0, group + column, over,
+                self.out_size + column * k, over * k, 0, 1,
             ))  # fmt: skip
-            self.extent.append((1, entry.units))
+            self.extent.extend((1, entry.units))
 
     def _add_units(
-        self, entry: Entry, tensor: int, views: list[View], replica: int, width: int
+        self,
+        entry: Entry,
+        tensor: int,
+        offset: int,
+        views: list[View],
+        replica: int,
+        width: int,
     ) -> None:
         """One task per view under the entry's shared frame."""
         by_column = int(isinstance(entry.symmetry, Direction))
@@ -186,11 +200,12 @@ class PartBuilder:
         for view in views:
             adjacent = view.unit_stride == 1 or view.inner < SHORT_RUN
             kind, pool, count, touched, _, row = self._frame(entry, adjacent)
-            self.tasks.append((
-                kind, tensor, *view[:7], pool, count, 0, row, mirror, 0, by_column, group, 0,
-                self.out_size + view.column, view.outer_column, view.inner_column, width,
+            self.tasks.extend((
+                kind, tensor, offset + view.base, *view[1:7], pool, count, 0, row, mirror, 0,
+                by_column, group, 0, self.out_size + view.column, view.outer_column,
+                view.inner_column, width,
             ))  # fmt: skip
-            self.extent.append((entry.mirrors, touched))
+            self.extent.extend((entry.mirrors, touched))
 
     def _frame(self, entry: Entry, adjacent: bool) -> Stored:
         """Store the frame of an entry once; ``adjacent`` units may need the scattered form."""
@@ -203,13 +218,8 @@ class PartBuilder:
     def _store(self, entry: Entry, adjacent: bool) -> Stored:
         symmetry = entry.symmetry
         if isinstance(symmetry, Direction | Mirror):
-            matrix, units, k = symmetry.matrix, entry.units, entry.columns
-            shared = matrix.ndim == 2
-            row = units + ROW_GAP if shared and units % NEAR_ROWS == 0 else units
-            if row > units:
-                matrix = torch.nn.functional.pad(matrix, (0, 0, 0, row - units))
-            pool = self._push_frames(matrix)
-            return Stored(Kind.DENSE, pool, k, units, 0 if shared else units * k, row)
+            pool, step, row = self._store_dense(entry, symmetry)
+            return Stored(Kind.DENSE, pool, entry.columns, entry.units, step, row)
         if isinstance(symmetry, Cluster):
             members = symmetry.members(entry.units)
             sizes = [0, *(part.size for part in members)]
@@ -226,23 +236,29 @@ class PartBuilder:
             return Stored(kinds[1], self._push_index(a | (b << 32)), a.size, touched)
         return Stored(kinds[0], self._push_index(runs), len(runs), touched)
 
+    def _store_dense(self, entry: Entry, symmetry: Direction | Mirror) -> tuple[int, int, int]:
+        """Where the frame starts, its step between groups and the one between rows of A^T."""
+        matrix, units = symmetry.matrix, entry.units
+        shared = matrix.ndim == 2
+        row = units + ROW_GAP if shared and units % NEAR_ROWS == 0 else units
+        if row > units:
+            matrix = torch.nn.functional.pad(matrix, (0, 0, 0, row - units))
+        start = self.frames_size
+        self.frames.append(matrix)
+        self.frames_size += matrix.numel()
+        return start, 0 if shared else units * entry.columns, row
+
     def _push_index(self, values: Indices) -> int:
         start = self.index_size
         self.index.append(values.ravel())
         self.index_size += values.size
         return start
 
-    def _push_frames(self, matrix: torch.Tensor) -> int:
-        start = self.frames_size
-        self.frames.append(matrix)
-        self.frames_size += matrix.numel()
-        return start
-
     def finish(self) -> Part:
         """Freeze the collected tasks into tables."""
         part = self.part
-        tasks = np.array(self.tasks, np.int64).reshape(-1, len(TASK_FIELDS))
-        extent = np.array(self.extent, np.int64).reshape(-1, 2)
+        tasks = np.frombuffer(self.tasks, np.int64).reshape(-1, len(TASK_FIELDS))
+        extent = np.frombuffer(self.extent, np.int64).reshape(-1, 2)
         index = np.concatenate(self.index) if self.index else np.zeros(0, np.int64)
         grain = GRAINS.get(part.device.type, GRAINS["cpu"])
         chunks = cut(tasks, extent[:, 0], extent[:, 1], index, grain)
@@ -260,20 +276,6 @@ class PartBuilder:
             )
         )
         return part
-
-
-def transposed_frames(frames: list[torch.Tensor], dtype: torch.dtype) -> torch.Tensor:
-    """All frames as A^T, one after the other, in the type sums are kept in."""
-    flat = [frame.mT.reshape(-1) for frame in frames]
-    return torch.cat(flat).to(dtype) if flat else torch.zeros(0, dtype=dtype)
-
-
-def layout_of(tensors: list[torch.Tensor]) -> torch.Tensor:
-    """(dims, sizes.., strides..) of every tensor in a row: what a call checks against."""
-    flat: list[int] = []
-    for tensor in tensors:
-        flat += [tensor.ndim, *tensor.shape, *tensor.stride()]
-    return torch.tensor(flat, dtype=torch.int64)
 
 
 def _count(shape: tuple[int, ...]) -> int:

@@ -14,6 +14,8 @@ MOST_PIECES = 65536
 class View(NamedTuple):
     """One piece of a tensor: ``element(o, i, c) = base + o*outer_stride + i*unit_stride + ...``.
 
+    ``base`` counts from the tensor's first element.
+
     ``column`` numbers the columns of U in row-major order of the other dims: column of (o, c) is
     ``column + o*outer_column + c*inner_column``.
     """
@@ -44,7 +46,7 @@ def owner(tensor: torch.Tensor) -> tuple[torch.Tensor, int]:
 
 
 def unit_views(
-    shape: tuple[int, ...], strides: tuple[int, ...], offset: int, dim: int, columns_apart: bool
+    shape: tuple[int, ...], strides: tuple[int, ...], dim: int, columns_apart: bool
 ) -> list[View]:
     """Split a tensor into views along ``dim``; ``columns_apart`` keeps one column per outer step.
 
@@ -53,12 +55,10 @@ def unit_views(
 
     Example:
         >>> from symfast.views import unit_views
-        >>> [v.inner for v in unit_views((4, 3, 2), (6, 2, 1), 0, 1, False)]
+        >>> [v.inner for v in unit_views((4, 3, 2), (6, 2, 1), 1, False)]
         [2]
     """
     units, unit_stride = shape[dim], strides[dim]
-    if len(shape) == 1 and units and (unit_stride or units == 1):  # most groups of most plans
-        return [View(offset, 1, 0, units, unit_stride, 1, 0, 0, 0, 0)]
     if 0 in shape:
         return []
     _refuse_overlap(shape, strides)
@@ -78,7 +78,7 @@ def unit_views(
             )
         pieces = [(b + i * stride, c + i * column) for b, c in pieces for i in range(size)]
     return [
-        View(offset + b, *outer[:2], units, unit_stride, *inner[:2], c, outer[2], inner[2])
+        View(b, *outer[:2], units, unit_stride, *inner[:2], c, outer[2], inner[2])
         for b, c in pieces
     ]
 
