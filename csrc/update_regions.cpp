@@ -4,6 +4,8 @@
 #include <mutex>
 #include <unordered_map>
 
+#include "one_per_process.h"
+
 namespace symfast {
 namespace {
 
@@ -76,19 +78,19 @@ struct Kept {
   std::weak_ptr<const PlanTables> plan;
   std::shared_ptr<const Regions> regions;
 };
+using KeptRegions = OnePerProcess<std::unordered_map<int64_t, Kept>>;
 
 }  // namespace
 
 std::shared_ptr<const Regions> regions_of(int64_t key,
                                           const std::shared_ptr<const PlanTables>& plan) {
-  static std::mutex mutex;
-  static auto* kept = new std::unordered_map<int64_t, Kept>;  // outlives every thread
-  const std::lock_guard lock(mutex);
-  const auto found = kept->find(key);
-  if (found != kept->end() && found->second.plan.lock() == plan) return found->second.regions;
-  std::erase_if(*kept, [](const auto& item) { return item.second.plan.expired(); });
+  KeptRegions& kept = KeptRegions::get();
+  const std::lock_guard lock(kept.mutex);
+  const auto found = kept.value.find(key);
+  if (found != kept.value.end() && found->second.plan.lock() == plan) return found->second.regions;
+  std::erase_if(kept.value, [](const auto& item) { return item.second.plan.expired(); });
   auto made = find_regions(*plan);
-  (*kept)[key] = {plan, made};
+  kept.value[key] = {plan, made};
   return made;
 }
 

@@ -3,6 +3,7 @@
 
 import gc
 import os
+import signal
 import threading
 from collections.abc import Callable
 
@@ -82,26 +83,69 @@ def test_a_plan_dropped_under_a_running_verb_is_refused_next_time() -> None:
     run_together([verbs, dropper])
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
-@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-def test_plans_survive_a_fork() -> None:
-    plan = sf.Plan([(torch.tensor([3.0, 4.0]), sf.SignFlip())])
+def fork_while(churn: Callable[[], object], good: Callable[[], bool], children: int) -> None:
+    """Fork while another thread repeats ``churn``; ``good`` must hold in every child, soon."""
     stop = threading.Event()
 
-    def churn() -> None:
+    def repeat() -> None:
         while not stop.is_set():
-            plan_ops.drop(plan_ops.store(plan._compiled.parts[0].tables))
+            churn()
 
-    thread = threading.Thread(target=churn)
+    thread = threading.Thread(target=repeat)
     thread.start()
     try:
-        for _ in range(20):
+        for _ in range(children):
             child = os.fork()
             if child == 0:  # no pytest in here
-                good = plan.norms().tolist() == [5.0]
-                del plan
-                os._exit(0 if good else 1)
+                signal.signal(signal.SIGALRM, signal.SIG_DFL)
+                signal.alarm(20)  # ends a child that waits for a mutex nobody holds
+                os._exit(exit_code(good))
             assert os.waitpid(child, 0)[1] == 0
     finally:
         stop.set()
         thread.join()
+
+
+def exit_code(good: Callable[[], bool]) -> int:
+    try:
+        return 0 if good() else 1
+    except BaseException:
+        return 2
+
+
+forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+ignored = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+
+
+@forks
+@ignored
+def test_plans_survive_a_fork() -> None:
+    plan = sf.Plan([(torch.tensor([3.0, 4.0]), sf.SignFlip())])
+
+    def store() -> None:
+        plan_ops.drop(plan_ops.store(plan._compiled.parts[0].tables))
+
+    fork_while(store, lambda: plan.norms().tolist() == [5.0], 20)
+
+
+def constrained_step(w: torch.nn.Parameter) -> None:
+    """A step and its constraint, of a plan that no optimizer has seen before."""
+    plan = sf.Plan([(sf.Units([(w, 0)]), sf.Swap([0], [1]))])
+    sf.optim.SGD([w], lr=1.0, plan=plan).step()
+
+
+@forks
+@ignored
+def test_steps_survive_a_fork() -> None:
+    """Which elements a plan's chunks may update is worked out under a mutex, here for long."""
+    large, small = (torch.nn.Parameter(torch.ones(n, 2)) for n in (1 << 20, 3))
+    large.grad = torch.zeros_like(large)
+    small.grad = torch.tensor([[1.0, 0.0], [0.0, 0.0], [0.0, 0.0]])
+
+    def good() -> bool:
+        torch.set_num_threads(1)
+        constrained_step(small)
+        return small.tolist() == [[0.5, 1.0], [0.5, 1.0], [1.0, 1.0]]
+
+    constrained_step(large)  # imports what it needs: a child may inherit Python's import locks
+    fork_while(lambda: constrained_step(large), good, 20)
