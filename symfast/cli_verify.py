@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command ``symfast verify``."""
 
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from symfast.extras import need
 from symfast.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -37,17 +39,23 @@ def verify_command(
 ) -> None:
     """Run the truth cases: every system of the field against its closed form.
 
-    Exit codes: 0 every check holds, 1 a check failed or a case raised, 2 wrong arguments.
+    Exit codes: 0 every check holds, 1 a check failed, a case raised or the page cannot be written,
+    2 wrong arguments, 130 interrupted.
 
     Example: [bold]symfast verify --quick --html runs/verify.html[/bold]
     """
     from symfast.verify.run import verify
 
+    if html is not None:
+        _check_page(html)  # now, not after minutes of work
     try:
         with progress_bar(not as_json, "verify") as progress:
             report = verify(only or None, quick, jobs=jobs, progress=progress)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
+    except KeyboardInterrupt:
+        typer.echo("interrupted; nothing was written", err=True)
+        raise typer.Exit(130) from None
     if as_json:
         typer.echo(report.to_json())
     else:
@@ -56,11 +64,28 @@ def verify_command(
         try:
             report.to_html(html)
         except OSError as error:
-            typer.echo(f"the page could not be written: {error}", err=True)
-            raise typer.Exit(1) from error
+            raise _no_page(error) from error
         typer.echo(f"written: {html}", err=True)
     if not report.passed:
         raise typer.Exit(1)
+
+
+def _check_page(html: Path) -> None:
+    """End the command if a page cannot be drawn, or no file made where it is to be."""
+    try:
+        need("the page of verify", "demo", "matplotlib", "jinja2")
+        html.parent.mkdir(parents=True, exist_ok=True)
+        if html.is_dir():
+            raise IsADirectoryError(f"{html} is a directory")
+        with tempfile.TemporaryFile(dir=html.parent):
+            pass
+    except (OSError, ModuleNotFoundError) as error:
+        raise _no_page(error) from error
+
+
+def _no_page(error: Exception) -> typer.Exit:
+    typer.echo(f"the page could not be written: {error}", err=True)
+    return typer.Exit(1)
 
 
 def print_report(report: "VerifyReport") -> None:

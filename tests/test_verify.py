@@ -5,6 +5,8 @@ import json
 import math
 import multiprocessing
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -103,6 +105,37 @@ def test_command(
     assert result.exit_code == code
     assert json.loads(result.stdout)["passed"] is (code == 0)
     assert CliRunner().invoke(app, ["verify", "--only", "7"]).exit_code == 2
+
+
+@pytest.mark.parametrize("page", ["/dev/null/page.html", "."])
+def test_a_page_that_cannot_be_written_ends_the_command_before_any_work(
+    page: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(monkeypatch, Case(90, "never", "", broken))
+    result = CliRunner().invoke(app, ["verify", "--html", page])
+    assert result.exit_code == 1
+    assert "the page could not be written" in result.stderr
+    assert result.stdout == ""
+
+
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_an_interrupt_ends_the_command_at_once(jobs: str) -> None:
+    """As a terminal does it: every process of the group gets the signal."""
+    # whoever runs the tests in the background of a shell has interrupts ignored, here too
+    start = (
+        "import os, signal, threading; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "from symfast.cli import app; threading.Timer(5, os.killpg, (0, signal.SIGINT)).start(); "
+        "app()"
+    )
+    cases = [word for number in ("1", "10", "11", "20") for word in ("--only", number)]
+    command = [sys.executable, "-c", start, "verify", *cases, "--jobs", jobs]
+    child = subprocess.Popen(
+        command, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    out, words = child.communicate(timeout=30)  # the cases themselves take minutes
+    assert child.returncode == 130, words
+    assert out == ""
+    assert words.endswith("interrupted; nothing was written\n")
 
 
 def test_random_state_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 """Run truth cases and hold what came out."""
 
 import json
+import signal
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
@@ -205,8 +206,25 @@ def _beside(chosen: list[Case], quick: bool, jobs: int, told: Progress) -> list[
     return [found[case.number] for case in chosen]
 
 
-def _processes(jobs: int) -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(jobs, get_context("spawn"), torch.set_num_threads, (1,))
+@contextmanager
+def _processes(jobs: int) -> Iterator[ProcessPoolExecutor]:
+    """A pool that an interrupt ends at once: cases that run are killed, none begins."""
+    pool = ProcessPoolExecutor(jobs, get_context("spawn"), _begin)
+    try:
+        yield pool
+    except BaseException:
+        workers = list(pool._processes.values())
+        pool.shutdown(wait=False, cancel_futures=True)
+        for worker in workers:
+            worker.kill()
+        raise
+    pool.shutdown()
+
+
+def _begin() -> None:
+    """One thread a case; Ctrl-C reaches all processes of a terminal, the parent acts on it."""
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _run_number(number: int, quick: bool) -> tuple[CaseResult | None, float, str]:
