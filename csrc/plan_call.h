@@ -21,6 +21,9 @@ struct PlanCall {
   AmountIndex amount_index;
   double* partial;  // kNorms
   void* out;        // kCoefficients, accumulate type
+  // What happens to a chunk's elements before the verb does, if anything.
+  void (*before)(const void* context, const Chunk& chunk);
+  const void* context;
 };
 
 // Columns a tile of the dense kernel for adjacent columns holds: 4 KB of float, a page, keep the

@@ -51,6 +51,7 @@ template <Verb verb, typename T>
 void run_range(const PlanCall& call, int64_t begin, int64_t end, void* scratch) {
   Partners<Acc<T>> partners;  // chunks are sorted by task: tables are made once for each
   for (int64_t i = begin; i < end; ++i) {
+    if (call.before) call.before(call.context, call.chunks[i]);
     run_chunk<verb, T>(call, call.chunks[i], partners, static_cast<Acc<T>*>(scratch));
   }
 }

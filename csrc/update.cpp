@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // One step on lists of parameters on the CPU: check, share the elements out, then one parallel
 // loop. With a plan, chunks update their elements and run the verb on them while they are near.
+#include <algorithm>
+#include <atomic>
 #include <optional>
 
 #include "isa.h"
@@ -123,35 +125,51 @@ class Step {
   }
 
  private:
+  // Every thread takes the next piece when it is done with one: pieces differ in size, and threads
+  // in speed.
   template <typename Run>
   void for_all(const std::vector<Work>& work, const Run& run) const {
-    const auto range = [&](int64_t begin, int64_t end) {
+    std::atomic<std::size_t> next{0};
+    const auto take = [&](int64_t, int64_t) {
       const Scratch scratch(constraint_);
-      for (int64_t i = begin; i < end; ++i) run(work[static_cast<std::size_t>(i)], scratch.get());
+      for (std::size_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < work.size();) {
+        run(work[i], scratch.get());
+      }
     };
     const auto count = static_cast<int64_t>(work.size());
-    if (count <= 1) return range(0, count);
-    torch::stable::parallel_for(0, count, 1, range);
+    if (count <= 1) return take(0, 1);
+    const int64_t threads = torch::stable::get_num_threads();
+    torch::stable::parallel_for(0, std::min(threads, count), 1, take);
   }
 
   void run_spans(const Work& piece) const {
     for (int64_t i = piece.first; i < piece.last; ++i) update_(call_, spans_[i]);
   }
 
+  // The elements of a chunk, just before the verb.
+  static void update_chunk(const void* step, const Chunk& chunk) {
+    const Step& self = *static_cast<const Step*>(step);
+    const PlanCall& plan = self.constraint_->call;
+    const Task& task = plan.tasks[chunk.task];
+    walk_region(task, chunk, plan.index, [&](int64_t begin, int64_t end) {
+      self.update_(self.call_, {task.tensor, begin, end});
+    });
+  }
+
   void run_fused(const Work& piece, void* scratch) const {
-    const PlanCall& plan = constraint_->call;
-    for (int64_t i = piece.first; i < piece.last; ++i) {
-      const int64_t c = constraint_->regions->fused[i];
-      const Chunk& chunk = plan.chunks[c];
-      const Task& task = plan.tasks[chunk.task];
-      if (has_dense_columns(task)) {
-        dense_(call_, plan, chunk, scratch);
-        continue;
+    PlanCall plan = constraint_->call;
+    plan.before = update_chunk;
+    plan.context = this;
+    const std::vector<int64_t>& fused = constraint_->regions->fused;
+    each_row(fused, piece, [&](int64_t begin, int64_t end) {
+      for (int64_t c = begin; c < end; ++c) {
+        if (!has_dense_columns(plan.tasks[plan.chunks[c].task])) continue;
+        if (begin < c) verb_(plan, begin, c, scratch);
+        dense_(call_, plan, plan.chunks[c], scratch);
+        begin = c + 1;
       }
-      walk_region(task, chunk, plan.index,
-                  [&](int64_t begin, int64_t end) { update_(call_, {task.tensor, begin, end}); });
-      verb_(plan, c, c + 1, scratch);
-    }
+      if (begin < end) verb_(plan, begin, end, scratch);
+    });
   }
 
   void run_late() const {
@@ -163,13 +181,21 @@ class Step {
       work.push_back({c, c + together < chunks ? c + together : chunks, true});
     }
     for_all(work, [&](const Work& piece, void* scratch) {
-      for (int64_t i = piece.first; i < piece.last;) {
-        int64_t next = i + 1;  // chunks in a row share their task's tables
-        while (next < piece.last && late[next] == late[next - 1] + 1) ++next;
-        verb_(constraint_->call, late[i], late[next - 1] + 1, scratch);
-        i = next;
-      }
+      each_row(late, piece,
+               [&](int64_t begin, int64_t end) { verb_(constraint_->call, begin, end, scratch); });
     });
+  }
+
+  // Calls run(begin, end) for the chunks of a piece that follow each other: they share their task's
+  // tables.
+  template <typename Run>
+  static void each_row(const std::vector<int64_t>& chunks, const Work& piece, const Run& run) {
+    for (int64_t i = piece.first; i < piece.last;) {
+      int64_t next = i + 1;
+      while (next < piece.last && chunks[next] == chunks[next - 1] + 1) ++next;
+      run(chunks[i], chunks[next - 1] + 1);
+      i = next;
+    }
   }
 
   const UpdateCall& call_;

@@ -10,11 +10,15 @@ from symfast.codes import Kind
 
 
 class Grain(NamedTuple):
-    """How large chunks are: ``elements`` each, at least ``rows`` rows or ``columns`` columns."""
+    """How large chunks are: ``elements`` each, at least ``rows`` rows or ``columns`` columns.
+
+    Rows under one dense frame make chunks of ``long`` times as many elements.
+    """
 
     elements: int
     rows: int
     columns: int
+    long: int = 8
 
 
 #: A thread of a CPU walks memory: 16 rows are what SIMD lanes are filled from, 1024 columns a page
@@ -103,7 +107,7 @@ def _cut_task(
         height = max(1, elements // per_outer)
         if task["kind"] == Kind.DENSE and task["unit_stride"] == 1 and not task["frame_step"]:
             # one frame for many rows: long chunks, in whole blocks of the 3 or 4 rows done at once
-            height = max(1, min(outer // 16, 8 * height) // 12) * 12
+            height = max(1, min(outer // 16, grain.long * height) // 12) * 12
         outers = _ranges(outer, height)
     else:
         outers = _ranges(outer, 1)

@@ -19,7 +19,7 @@ from symfast.units import Units
 
 VERBS = {"project": PROJECT, "shrink": SHRINK, "prox": PROX}
 #: Chunks of a step: parameter, gradient and two states of one stay in the second-level cache.
-FUSED_GRAIN = Grain(16384, 16, 1024)
+FUSED_GRAIN = Grain(8192, 16, 1024, long=1)
 
 
 class Fused:
