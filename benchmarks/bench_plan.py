@@ -123,54 +123,60 @@ def test_equal_mirrors(benchmark: Any, groups: int, d: int, k: int) -> None:
     benchmark.pedantic(plan_call(), rounds=3)
 
 
-def test_ragged_mirrors(benchmark: Any) -> None:
-    generator = torch.Generator().manual_seed(0)
-    sizes = torch.randint(4, 2049, (1000,), generator=generator).tolist()
-    ranks = [min(int(torch.randint(1, 9, (1,), generator=generator)), d) for d in sizes]
-    os_ = [frames(d, k) for d, k in zip(sizes, ranks, strict=True)]
-    moved = 4.0 * sum(d * (2 + k) for d, k in zip(sizes, ranks, strict=True))
-    reads = sum(d * k for d, k in zip(sizes, ranks, strict=True)) / sum(sizes)
+class Ragged:
+    """1,000 vectors of 4 to 2048 numbers, mirrored in 1 to 8 directions each."""
 
-    def problem() -> tuple[torch.Tensor, list[torch.Tensor]]:
-        flat = torch.randn(sum(sizes))
-        return flat, list(flat.split(sizes))
+    def __init__(self) -> None:
+        draw = torch.Generator().manual_seed(0)
+        self.sizes = torch.randint(4, 2049, (1000,), generator=draw).tolist()
+        ranks = [min(int(torch.randint(1, 9, (1,), generator=draw)), d) for d in self.sizes]
+        self.shapes = list(zip(self.sizes, ranks, strict=True))
+        self.frames = [frames(d, k) for d, k in self.shapes]
+        self.moved = 4.0 * sum(d * (2 + k) for d, k in self.shapes)
+        self.reads = sum(d * k for d, k in self.shapes) / sum(self.sizes)
 
-    def plan_call() -> Callable[[], object]:
-        _, parts = problem()
+    def vectors(self) -> list[torch.Tensor]:
+        return list(torch.randn(sum(self.sizes)).split(self.sizes))
+
+    def plan(self) -> Callable[[], object]:
+        parts = self.vectors()
         before = [p.double() for p in parts]
-        plan = sf.Plan([(p, sf.Mirror(o)) for p, o in zip(parts, os_, strict=True)])
+        plan = sf.Plan([(p, sf.Mirror(o)) for p, o in zip(parts, self.frames, strict=True)])
         plan.project_()
-        for p, b, o in zip(parts, before, os_, strict=True):
+        for p, b, o in zip(parts, before, self.frames, strict=True):
             wanted = b - o.double() @ (o.double().T @ b)
             torch.testing.assert_close(p.double(), wanted, rtol=0, atol=2e-5)
         return plan.project_
 
-    def loop_call() -> Callable[[], object]:
-        _, parts = problem()
+    def loop(self) -> Callable[[], object]:
+        parts = self.vectors()
 
         def loop() -> None:
-            for p, o in zip(parts, os_, strict=True):
+            for p, o in zip(parts, self.frames, strict=True):
                 p.addmv_(o, o.T @ p, alpha=-1)
 
         return loop
 
-    def padded_call() -> Callable[[], object]:
-        x = torch.zeros(1000, max(sizes), 1)
-        o = torch.zeros(1000, max(sizes), 8)
-        for i, (frame, d, k) in enumerate(zip(os_, sizes, ranks, strict=True)):
+    def padded(self) -> Callable[[], object]:
+        x = torch.zeros(1000, max(self.sizes), 1)
+        o = torch.zeros(1000, max(self.sizes), 8)
+        for i, (frame, (d, k)) in enumerate(zip(self.frames, self.shapes, strict=True)):
             o[i, :d, :k] = frame
         return lambda: torch.baddbmm(x, o, torch.bmm(o.mT, x), alpha=-1)
 
-    ours = best(rotation(moved, plan_call))
-    loop = best(rotation(moved, loop_call), seconds=1.0)
-    padded = best(padded_call(), seconds=1.0)
-    stream = stream_bandwidth(OUT_OF_CACHE / 1e6, reads)
+
+def test_ragged_mirrors(benchmark: Any) -> None:
+    job = Ragged()
+    ours = best(rotation(job.moved, job.plan))
+    loop = best(rotation(job.moved, job.loop), seconds=1.0)
+    padded = best(job.padded(), seconds=1.0)
+    stream = stream_bandwidth(OUT_OF_CACHE / 1e6, job.reads)
     note("Ragged mirrors: 1,000 groups, d in 4..2048, k in 1..8, project, out of cache",
-         ms=f"{ours * 1e3:.2f}", GB_per_s=f"{moved / ours / 1e9:.1f}",
-         of_stream=f"{moved / ours / 1e9 / stream:.0%} of {stream:.1f}",
+         ms=f"{ours * 1e3:.2f}", GB_per_s=f"{job.moved / ours / 1e9:.1f}",
+         of_stream=f"{job.moved / ours / 1e9 / stream:.0%} of {stream:.1f}",
          over_loop=f"{loop / ours:.1f}x", over_padded_bmm=f"{padded / ours:.1f}x")  # fmt: skip
     benchmark.extra_info.update(speedup_loop=loop / ours, speedup_padded=padded / ours)
-    benchmark.pedantic(plan_call(), rounds=3)
+    benchmark.pedantic(job.plan(), rounds=3)
 
 
 @pytest.mark.parametrize("dim", [0, 1])

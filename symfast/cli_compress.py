@@ -5,9 +5,14 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from symfast.cli_failures import failures
+
+if TYPE_CHECKING:
+    from symfast.align import Alignment
 
 _MODEL = typer.Argument(help="MODULE:FACTORY, your Python code that makes the torch module.")
 _WEIGHTS = typer.Option(help="Its state_dict: a .safetensors file, or a torch.save file.")
@@ -16,6 +21,12 @@ _INPUT = typer.Option(
     "-i",
     help="[NAME=]SHAPE[:DTYPE][<HIGH], repeatable: 8,3 or ids=2,12:int64<30522; or one file.",
 )
+_OUT = typer.Option(help="New directory: model.safetensors, model.pt2, proof.json.")
+_TOL = typer.Option(min=0.0, help="Also merge and truncate up to this output change.")
+_NORMS = typer.Option("--keep-norms", help="Do not fold batch norms.")
+_ATTENTION = typer.Option("--keep-attention", help="No smaller class for nn.MultiheadAttention.")
+_JSON = typer.Option("--json", help="Print one JSON object.")
+_QUIET = typer.Option("--quiet", "-q", help="Print one sentence.")
 
 
 def register(app: typer.Typer) -> None:
@@ -37,23 +48,13 @@ def compress_command(
     model: Annotated[str, _MODEL],
     inputs: Annotated[list[str], _INPUT],
     weights: Annotated[Path | None, _WEIGHTS] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(help="New directory: model.safetensors, model.pt2, proof.json."),
-    ] = None,
-    tol: Annotated[
-        float, typer.Option(min=0.0, help="Also merge and truncate up to this output change.")
-    ] = 0.0,
-    keep_norms: Annotated[
-        bool, typer.Option("--keep-norms", help="Do not fold batch norms.")
-    ] = False,
-    keep_attention: Annotated[
-        bool,
-        typer.Option("--keep-attention", help="No smaller class for nn.MultiheadAttention."),
-    ] = False,
+    out: Annotated[Path | None, _OUT] = None,
+    tol: Annotated[float, _TOL] = 0.0,
+    keep_norms: Annotated[bool, _NORMS] = False,
+    keep_attention: Annotated[bool, _ATTENTION] = False,
     seed: Annotated[int, typer.Option(help="Of inputs and proofs.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print one sentence.")] = False,
+    as_json: Annotated[bool, _JSON] = False,
+    quiet: Annotated[bool, _QUIET] = False,
 ) -> None:
     """Cut out of a model what does nothing, and prove that the function is the same.
 
@@ -71,7 +72,7 @@ def compress_command(
 
     if out is not None and out.exists():
         raise typer.BadParameter(f"{out} exists; give a directory that does not")
-    with _failures("compress"):
+    with failures("compress"):
         if out is not None:
             need("--out", "models", "safetensors")
         made, example, notes = _load(model, weights, inputs, seed)
@@ -101,8 +102,8 @@ def align_command(
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Largest number of rounds.")] = 20,
     seed: Annotated[int, typer.Option(help="Of the inputs.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print one sentence.")] = False,
+    as_json: Annotated[bool, _JSON] = False,
+    quiet: Annotated[bool, _QUIET] = False,
 ) -> None:
     """Move a model along its symmetries as near to an anchor as they go; same function.
 
@@ -115,7 +116,7 @@ def align_command(
     from symfast.compress.store import write_weights
     from symfast.extras import need
 
-    with _failures("align"):
+    with failures("align"):
         need("align", "models", "scipy", *(["safetensors"] if out is not None else []))
         made, example, notes = _load(model, weights, inputs, seed)
         target, _, more = _load(model, anchor, inputs, seed)
@@ -123,14 +124,8 @@ def align_command(
             found = match_models(made, target, example, rounds=rounds)
         if out is not None:
             write_weights(out, found.model)
-    notes = [*notes, *more]
-    facts = {"before": found.before, "after": found.after, "error": found.error}
     if as_json:
-        moves = [
-            dict(zip(("round", "group", "kind", "distance"), m, strict=True)) for m in found.moves
-        ]
-        rejected = [dict(zip(("group", "kind"), pair, strict=True)) for pair in found.rejected]
-        typer.echo(json.dumps(facts | {"moves": moves, "rejected": rejected, "notes": notes}))
+        typer.echo(json.dumps(_facts(found) | {"notes": [*notes, *more]}))
         return
     typer.echo(
         f"distance {found.before:.4g} -> {found.after:.4g} in {len(found.moves)} moves, outputs "
@@ -138,10 +133,22 @@ def align_command(
     )
     for where, kind in [] if quiet else found.rejected:
         typer.echo(f"rolled back: {kind} of {where}")
-    for note in [] if quiet else notes:
+    for note in [] if quiet else [*notes, *more]:
         typer.echo(f"note: {note}")
     if out is not None:
         typer.echo(f"written: {out}")
+
+
+def _facts(found: "Alignment") -> dict[str, Any]:
+    """What ``symfast align --json`` says."""
+    columns = ("round", "group", "kind", "distance")
+    return {
+        "before": found.before,
+        "after": found.after,
+        "error": found.error,
+        "moves": [dict(zip(columns, move, strict=True)) for move in found.moves],
+        "rejected": [dict(zip(("group", "kind"), pair, strict=True)) for pair in found.rejected],
+    }
 
 
 def _load(
@@ -154,26 +161,6 @@ def _load(
         raise typer.BadParameter(f"{weights} is no file")
     made, notes = make_model(model, weights)
     return made, make_inputs(inputs, seed), notes
-
-
-@contextmanager
-def _failures(command: str) -> "Iterator[None]":
-    """Turn what can go wrong into one sentence on stderr and an exit code."""
-    from symfast.checkpoint import CheckpointError
-
-    try:
-        yield
-    except CheckpointError as error:
-        typer.echo(f"symfast {command} failed: {error}", err=True)
-        raise typer.Exit(1) from error
-    except (ValueError, TypeError) as error:
-        raise typer.BadParameter(str(error)) from error
-    except (RuntimeError, OSError, ImportError) as error:
-        typer.echo(f"symfast {command} failed: {error}", err=True)
-        raise typer.Exit(1) from error
-    except KeyboardInterrupt:
-        typer.echo("interrupted; nothing was written", err=True)
-        raise typer.Exit(130) from None
 
 
 @contextmanager

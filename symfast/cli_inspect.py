@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from symfast.cli_failures import failures
 from symfast.progress import progress_bar
 
 
@@ -46,24 +47,15 @@ def inspect_command(
 
     Example: [bold]symfast inspect model.safetensors --html report.html[/bold]
     """
-    from symfast.checkpoint import CheckpointError
     from symfast.inspect import inspect
 
     if not file.is_file():
         raise typer.BadParameter(f"{file} is no file")
-    try:
+    with failures("inspect"):
         with progress_bar(not (quiet or as_json), "inspect") as progress:
             report = inspect(file, tol=tol, heads=heads, pairs_up_to=pairs_up_to, progress=progress)
         if html is not None:
             report.to_html(html)
-    except CheckpointError as error:
-        typer.echo(f"symfast inspect failed: {error}", err=True)
-        raise typer.Exit(1) from error
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
-    except (RuntimeError, OSError, ModuleNotFoundError) as error:
-        typer.echo(f"symfast inspect failed: {error}", err=True)
-        raise typer.Exit(1) from error
     if as_json:
         typer.echo(report.to_json())
     else:

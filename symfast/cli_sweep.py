@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from symfast.cli_failures import failures
 from symfast.progress import progress_bar, with_speed
 
 if TYPE_CHECKING:
@@ -15,6 +16,11 @@ if TYPE_CHECKING:
     from symfast.sweep.result import SweepResult
 
 
+_FILE = typer.Argument(help="A sweep as TOML; see symfast.sweep.config_file.")
+_DATA = typer.Option(help="diabetes, wine, breast_cancer, a .csv (target last) or a .npz (X, y).")
+_PENALTIES = typer.Option(min=1, help="Number of penalty weights below the largest useful one.")
+_DEPTH = typer.Option(help="Factors per weight, 1 to 6; repeatable.  [default: 2]")
+_RAY = typer.Option("--ray", help="Compute on a Ray cluster, into --out.")
 #: Longer tables of cells are cut on the terminal.
 MOST_LINES = 64
 
@@ -43,20 +49,11 @@ def register(app: typer.Typer) -> None:
 
 def sweep_command(
     context: typer.Context,
-    file: Annotated[
-        Path | None, typer.Argument(help="A sweep as TOML; see symfast.sweep.config_file.")
-    ] = None,
-    data: Annotated[
-        str,
-        typer.Option(help="diabetes, wine, breast_cancer, a .csv (target last) or a .npz (X, y)."),
-    ] = "diabetes",
-    penalties: Annotated[
-        int, typer.Option(min=1, help="Number of penalty weights below the largest useful one.")
-    ] = 24,
+    file: Annotated[Path | None, _FILE] = None,
+    data: Annotated[str, _DATA] = "diabetes",
+    penalties: Annotated[int, _PENALTIES] = 24,
     decades: Annotated[float, typer.Option(min=0.0, help="Range of the penalty weights.")] = 2.5,
-    depth: Annotated[
-        list[int] | None, typer.Option(help="Factors per weight, 1 to 6; repeatable.  [default: 2]")
-    ] = None,
+    depth: Annotated[list[int] | None, _DEPTH] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Random starts of every cell.")] = 4,
     steps: Annotated[int, typer.Option(min=1, help="Steps of every run.")] = 20_000,
     lr: Annotated[float, typer.Option(min=0.0, help="Step size.")] = 0.1,
@@ -65,9 +62,7 @@ def sweep_command(
     dtype: Annotated[Precision, typer.Option(help="Arithmetic.")] = Precision.float64,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     out: Annotated[Path | None, typer.Option(help="Directory for table, figure and page.")] = None,
-    ray: Annotated[
-        bool, typer.Option("--ray", help="Compute on a Ray cluster, into --out.")
-    ] = False,
+    ray: Annotated[bool, _RAY] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
 ) -> None:
@@ -81,10 +76,8 @@ def sweep_command(
 
     Example: [bold]symfast sweep --data wine --depth 2 --depth 3 --out runs/wine[/bold]
     """
-    from symfast.sweep import sweep
-    from symfast.sweep.cluster import shard_of_environment
-
-    try:
+    kept = out
+    with failures("sweep", lambda: f"; run it again to complete {kept}" if kept else ""):
         if file is None:
             flags = {"lr": lr, "momentum": momentum, "seeds": seeds, "steps": steps, "tol": tol}
             problem, arguments = _from_flags(data, tuple(depth or [2]), penalties, decades, flags)
@@ -93,26 +86,10 @@ def sweep_command(
             problem, arguments = _from_file(context, file)
         if out is not None:
             arguments["out"] = out
-        out = None if arguments.get("out") is None else Path(arguments["out"])
-        with progress_bar(not (quiet or as_json), "sweep") as move:
-            result = sweep(
-                problem,
-                progress=with_speed(move, arguments.get("steps")),
-                ray=ray,
-                shard=shard_of_environment(),
-                **(arguments | {"dtype": _dtype_of(arguments.get("dtype", "float64"))}),
-            )
-        if out is not None and not result.missing:
-            write_outputs(result, out)
-    except (ValueError, TypeError) as error:
-        raise typer.BadParameter(str(error)) from error
-    except (RuntimeError, OSError, ImportError) as error:
-        typer.echo(f"symfast sweep failed: {error}", err=True)
-        raise typer.Exit(1) from error
-    except KeyboardInterrupt:
-        kept = "" if out is None else f"; run it again to complete {out}"
-        typer.echo(f"interrupted{kept}", err=True)
-        raise typer.Exit(130) from None
+        kept = None if arguments.get("out") is None else Path(arguments["out"])
+        result = _run(problem, arguments, ray=ray, shown=not (quiet or as_json))
+        if kept is not None and not result.missing:
+            write_outputs(result, kept)
     if as_json:
         typer.echo(json.dumps(summary(result), indent=2))
     elif not quiet:
@@ -120,6 +97,20 @@ def sweep_command(
     if (result.table.status == "diverged").any():
         typer.echo("Some runs diverged; a smaller --lr helps.", err=True)
         raise typer.Exit(1)
+
+
+def _run(problem: "Problem", arguments: dict[str, Any], *, ray: bool, shown: bool) -> "SweepResult":
+    """This process's share of the sweep."""
+    import torch
+
+    from symfast.sweep import sweep
+    from symfast.sweep.cluster import shard_of_environment
+
+    name = arguments.get("dtype", "float64")
+    given = arguments | {"dtype": getattr(torch, name) if isinstance(name, str) else name}
+    with progress_bar(shown, "sweep") as move:
+        progress = with_speed(move, arguments.get("steps"))
+        return sweep(problem, progress=progress, ray=ray, shard=shard_of_environment(), **given)
 
 
 def _from_flags(
@@ -157,13 +148,6 @@ def _from_file(context: typer.Context, file: Path) -> "tuple[Problem, dict[str, 
     chosen = source is not None and source.name == "COMMANDLINE"
     device = {"device": context.params["device"]} if chosen else {}
     return found.problem, found.arguments | device
-
-
-def _dtype_of(name: Any) -> Any:
-    """A torch dtype by name, or the dtype itself."""
-    import torch
-
-    return getattr(torch, name) if isinstance(name, str) else name
 
 
 def demo_command(

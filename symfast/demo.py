@@ -7,7 +7,6 @@ the pure-Python reference and theory, timed against torch, and written as table,
 
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +21,7 @@ from symfast.factor_sweep import factor_sweep
 from symfast.problems import SUPPORT, Factorized
 from symfast.progress import progress_bar, with_speed
 from symfast.reference import factor_sweep as reference
+from symfast.report.demo_page import Check, Timing, write_demo
 from symfast.sweep import SweepResult, sweep
 from symfast.sweep.data import load
 from symfast.sweep.eager import eager_sweep
@@ -37,25 +37,6 @@ SLICE = 100  # steps of the slow opponents; their time for a step is scaled to S
 PAIRS = (("s1", "s2"), ("s3", "s4"), ("s5", "s6"))
 
 
-@dataclass(frozen=True)
-class Check:
-    """One line of the table of claims."""
-
-    claim: str
-    expected: str
-    measured: str
-    holds: bool
-
-
-@dataclass(frozen=True)
-class Timing:
-    """Seconds for the whole sweep, and how they were found."""
-
-    name: str
-    seconds: float
-    note: str
-
-
 def run(out: Path) -> bool:
     """Do the whole job, print it and write ``out``; return whether every check holds.
 
@@ -64,8 +45,6 @@ def run(out: Path) -> bool:
         >>> run(Path("runs/demo"))  # doctest: +SKIP
         True
     """
-    from symfast.report.demo_page import write_demo
-
     console = Console()
     X, y, names = load("diabetes")
     problem = Factorized(X, y, depth=DEPTHS)

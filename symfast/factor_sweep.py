@@ -2,7 +2,7 @@
 """The persistent product-factor sweep: many whole training runs in one operator call."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -128,40 +128,20 @@ def factor_sweep(
         0.75
     """
     _check_problem(gram, linear, factors, velocity, factored)
+    _check_stops(steps, check_every, tol)
     depth = _depths(factors, depth)
-    if steps < 0 or check_every < 1 or not tol >= 0:
-        raise ValueError(
-            f"steps {steps}, check_every {check_every} and tol {tol} must be at least 0, 1 and 0"
-        )
-    rates = [
-        _per_replica(factors, name, x)
-        for name, x in (("lr", lr), ("momentum", momentum), ("lam", lam))
-    ]
-    if factored is None:
-        factored = torch.ones_like(linear, dtype=torch.bool)
-    if velocity is None:
-        velocity = torch.zeros_like(factors)
-    if progress is None:
-        progress = depth.new_zeros(2)
-    if group is None:
-        group = depth.new_zeros(0)
+    factored = torch.ones_like(linear, dtype=torch.bool) if factored is None else factored
+    velocity = torch.zeros_like(factors) if velocity is None else velocity
+    progress = depth.new_zeros(2) if progress is None else progress
+    group = depth.new_zeros(0) if group is None else group
     with torch.no_grad():
         found = (operator or torch.ops.symfast.factor_sweep.default)(
-            gram,
-            linear,
-            factors,
-            velocity,
-            depth,
-            factored,
-            *rates,
+            gram, linear, factors, velocity, depth, factored,
+            *_per_replica(factors, lr=lr, momentum=momentum, lam=lam),
             *_schedule(factors, "schedule", schedule, kind, steps),
             *_schedule(factors, "lr_schedule", lr_schedule, lr_kind, steps),
-            group,
-            *_random(factors, random),
-            tol,
-            check_every,
-            progress,
-        )
+            group, *_random(factors, random), tol, check_every, progress,
+        )  # fmt: skip
     return FactorSweep(*found)
 
 
@@ -190,6 +170,14 @@ def _check_problem(
         raise ValueError(f"factored must be a bool tensor of shape ({d},)")
 
 
+def _check_stops(steps: int, check_every: int, tol: float) -> None:
+    """Refuse numbers of steps and tolerances out of range."""
+    if steps < 0 or check_every < 1 or not tol >= 0:
+        raise ValueError(
+            f"steps {steps}, check_every {check_every} and tol {tol} must be at least 0, 1 and 0"
+        )
+
+
 def _depths(factors: Tensor, depth: Tensor | int | None) -> Tensor:
     """The (B,) depths; all factor slots if none is given."""
     replicas, slots, _ = factors.shape
@@ -203,16 +191,19 @@ def _depths(factors: Tensor, depth: Tensor | int | None) -> Tensor:
     return every.expand(replicas)
 
 
-def _per_replica(like: Tensor, name: str, x: Tensor | float) -> Tensor:
-    """The (B,) tensor of one hyperparameter in the dtype and on the device of the factors."""
-    value = torch.as_tensor(x, dtype=like.dtype, device=like.device)
-    if value.ndim > 1 or (value.ndim == 1 and len(value) != len(like)):
-        raise ValueError(
-            f"{name} must be a number or hold one number for each of {len(like)} replicas"
-        )
-    if not bool(value.isfinite().all()) or bool((value < 0).any()):
-        raise ValueError(f"{name} must be finite and not negative")
-    return value.expand(len(like))
+def _per_replica(like: Tensor, **values: Tensor | float) -> list[Tensor]:
+    """The (B,) tensors of hyperparameters in the dtype and on the device of the factors."""
+    found = []
+    for name, x in values.items():
+        value = torch.as_tensor(x, dtype=like.dtype, device=like.device)
+        if value.ndim > 1 or (value.ndim == 1 and len(value) != len(like)):
+            raise ValueError(
+                f"{name} must be a number or hold one number for each of {len(like)} replicas"
+            )
+        if not bool(value.isfinite().all()) or bool((value < 0).any()):
+            raise ValueError(f"{name} must be finite and not negative")
+        found.append(value.expand(len(like)))
+    return found
 
 
 def _schedule(
@@ -237,39 +228,14 @@ def _random(
         none = torch.zeros(3, 0, dtype=torch.int64, device=like.device)
         x, y = like.new_zeros(0, d), like.new_zeros(0, 1)
         return x, y, like.new_zeros(2, 0), none, False, 0
-    noise = [
-        _per_replica(like, name, getattr(random, name))
-        for name in ("label_noise", "gradient_noise")
-    ]
+    noise = _per_replica(like, label_noise=random.label_noise, gradient_noise=random.gradient_noise)
     draws = torch.stack([random.seed, random.cell, random.batch]).to(like.device)
     arrays = random.x.to(like), random.y.to(like), torch.stack(noise), draws
     return *arrays, random.by_output, random.first_step
 
 
 def _factor_sweep_fake(
-    gram: Tensor,
-    linear: Tensor,
-    factors: Tensor,
-    velocity: Tensor,
-    depth: Tensor,
-    factored: Tensor,
-    lr: Tensor,
-    momentum: Tensor,
-    lam: Tensor,
-    schedule: Tensor,
-    kind: Tensor,
-    lr_schedule: Tensor,
-    lr_kind: Tensor,
-    group: Tensor,
-    x: Tensor,
-    y: Tensor,
-    noise: Tensor,
-    draws: Tensor,
-    by_output: bool,
-    first_step: int,
-    tol: float,
-    check_every: int,
-    progress: Tensor,
+    gram: Tensor, linear: Tensor, factors: Tensor, velocity: Tensor, depth: Tensor, *others: Any
 ) -> tuple[Tensor, ...]:
     """Shapes and dtypes of the outputs."""
     replicas, _, d = factors.shape

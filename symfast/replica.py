@@ -2,7 +2,7 @@
 """Whole trainings of many two-layer networks in one operator call, in place."""
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -163,22 +163,11 @@ def replica_sweep_(
         >>> bool(theta.isfinite().all())
         True
     """
-    codes = []
-    for name, value, kinds in (
-        ("activation", activation, Activation),
-        ("loss", loss, Loss),
-        ("rule", rule, Rule),
-    ):
-        if value not in get_args(kinds):
-            raise ValueError(f"{name} must be one of {', '.join(get_args(kinds))}, not {value!r}")
-        codes.append(get_args(kinds).index(value))
-    unknown = set(rates) - set(reference.RATES)
-    if unknown:
-        raise ValueError(
-            f"rates are {', '.join(reference.RATES)}, not {', '.join(sorted(unknown))}"
-        )
-    zero = theta.new_zeros(len(theta))
-    table = torch.stack([rates.get(name, zero).to(theta) for name in reference.RATES])
+    codes = [
+        _code("activation", activation, Activation),
+        _code("loss", loss, Loss),
+        _code("rule", rule, Rule),
+    ]
     if progress is None:
         progress = torch.zeros(2, dtype=torch.int64, device=theta.device)
     if constraint is None:
@@ -186,6 +175,24 @@ def replica_sweep_(
     tables = (mirrors or UnitMirrors.of((), hidden)).to(theta)
     with torch.no_grad():
         torch.ops.symfast.replica_sweep_.default(
-            x, y, theta, first, second, table, schedule, kind, seed, cell, batch, constraint,
-            *tables, status, taken, progress, hidden, bias, *codes, first_step,
+            x, y, theta, first, second, _rate_table(rates, theta), schedule, kind, seed, cell,
+            batch, constraint, *tables, status, taken, progress, hidden, bias, *codes, first_step,
         )  # fmt: skip
+
+
+def _code(name: str, value: str, kinds: Any) -> int:
+    """The operator's number of a named choice."""
+    if value not in get_args(kinds):
+        raise ValueError(f"{name} must be one of {', '.join(get_args(kinds))}, not {value!r}")
+    return get_args(kinds).index(value)
+
+
+def _rate_table(rates: dict[str, Tensor], theta: Tensor) -> Tensor:
+    """Rates (names, R) in the operator's order; missing ones are 0."""
+    unknown = set(rates) - set(reference.RATES)
+    if unknown:
+        raise ValueError(
+            f"rates are {', '.join(reference.RATES)}, not {', '.join(sorted(unknown))}"
+        )
+    zero = theta.new_zeros(len(theta))
+    return torch.stack([rates.get(name, zero).to(theta) for name in reference.RATES])

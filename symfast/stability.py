@@ -162,13 +162,17 @@ def stability(
         if follow and lr is not None:
             runs = _follow(measure, planes, stacked, lr, weight_decay, follow, chains, seed + i)
             exponent = runs.mean(1)
-            error = (
-                runs.std(1) / chains**0.5 if chains > 1 else torch.full_like(exponent, torch.nan)
-            )
+            error = _standard_error(runs)
         parts.append((curvature, exponent, error))
     curvature, exponent, error = (torch.cat(column) for column in zip(*parts, strict=True))
     names = tuple(mirror.name for mirror in mirrors)
     return StabilityReport(names, curvature, (-curvature).clamp_min(0), exponent, error)
+
+
+def _standard_error(runs: Tensor) -> Tensor:
+    """Of the mean over (mirrors, chains); NaN where one chain says nothing about it."""
+    chains = runs.shape[1]
+    return runs.std(1) / chains**0.5 if chains > 1 else torch.full_like(runs[:, 0], torch.nan)
 
 
 class _Planes:

@@ -23,7 +23,7 @@ LAYERS = {
         rank sides stability symmetry_group tangent triangle unit_match workers""",
     "experiments": "problems sweep verify",
     "report": "report",
-    "command": "__init__ cli cli_compress cli_inspect cli_sweep cli_verify demo",
+    "command": "__init__ cli cli_compress cli_failures cli_inspect cli_sweep cli_verify demo",
 }
 #: A result draws its own page when it is asked to, and imports nothing of it before.
 DRAWN = {"inspect_report uses report", "sweep uses report", "verify uses report"}

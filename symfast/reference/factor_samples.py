@@ -22,6 +22,16 @@ class Samples(NamedTuple):
     draws: Tensor  # (3, R) int64: seed, cell, batch size, 0 for all samples
     by_output: bool  # coordinate (f, o) is o i + f, otherwise f o + o'
 
+    @classmethod
+    def of(
+        cls, x: Tensor, y: Tensor, noise: Tensor, draws: Tensor, by_output: bool, like: Tensor
+    ) -> "Samples":
+        """Return what the operator was given; (2, 0) and (3, 0) are zeros for replicas (R,)."""
+        if noise.shape[1] == 0:
+            noise = like.new_zeros(2, len(like))
+            draws = torch.zeros(3, len(like), dtype=torch.int64, device=like.device)
+        return cls(x, y, noise, draws, by_output)
+
     def select(self, rows: Tensor) -> "Samples":
         """Return the samples of some replicas."""
         return self._replace(noise=self.noise[:, rows], draws=self.draws[:, rows])

@@ -35,30 +35,12 @@ def leave_one_out(factors: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def factor_sweep(
-    gram: Tensor,
-    linear: Tensor,
-    factors: Tensor,
-    velocity: Tensor,
-    depth: Tensor,
-    factored: Tensor,
-    lr: Tensor,
-    momentum: Tensor,
-    lam: Tensor,
-    schedule: Tensor,
-    kind: Tensor,
-    lr_schedule: Tensor,
-    lr_kind: Tensor,
-    group: Tensor,
-    x: Tensor,
-    y: Tensor,
-    noise: Tensor,
-    draws: Tensor,
-    by_output: bool,
-    first_step: int,
-    tol: float,
-    check_every: int,
+    gram: Tensor, linear: Tensor, factors: Tensor, velocity: Tensor, depth: Tensor,
+    factored: Tensor, lr: Tensor, momentum: Tensor, lam: Tensor, schedule: Tensor, kind: Tensor,
+    lr_schedule: Tensor, lr_kind: Tensor, group: Tensor, x: Tensor, y: Tensor, noise: Tensor,
+    draws: Tensor, by_output: bool, first_step: int, tol: float, check_every: int,
     progress: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Train B replicas of a factorised least-squares problem by momentum SGD.
 
     With w = prod_j f_j, g = Gram w - c and c_j = 2 lam / D, every step does for every factor
@@ -101,16 +83,12 @@ def factor_sweep(
     Raises:
         RuntimeError: from torch, if shapes or dtypes do not fit.
     """
-    slot = torch.arange(factors.shape[1], device=factors.device)[None, :, None]
-    active = slot < torch.where(factored, depth[:, None], 1)[:, None, :]  # (B, D, d)
-    decay = torch.where(factored, 2 * lam[:, None] / depth[:, None], 0)  # (B, d)
+    active, decay = _active(depth, factored, factors.shape[1]), _decay(depth, factored, lam)
     f, v = torch.where(active, factors, 1), torch.where(active, velocity, 0)
     w = leave_one_out(f)[1]
     out_w, out_f, out_v = w.clone(), factors.clone(), velocity.clone()
     residual, status, used = torch.full_like(lr, torch.inf), depth * 0 + FINISHED, depth * 0
-    if noise.shape[1] == 0:
-        noise, draws = lr.new_zeros(2, len(lr)), depth.new_zeros(3, len(lr))
-    samples = Samples(x, y, noise, draws, by_output)
+    samples = Samples.of(x, y, noise, draws, by_output, lr)
     alive, done, steps = torch.arange(len(lr), device=lr.device), 0, schedule.shape[1]
     while done < steps and len(alive):
         if progress[1]:
@@ -137,6 +115,17 @@ def factor_sweep(
     if not bool(progress[1]):
         progress[0] += (steps - done) * len(lr)
     return out_w, out_f, out_v, used, residual, status
+
+
+def _active(depth: Tensor, factored: Tensor, slots: int) -> Tensor:
+    """Which factors (B, D, d) are trained: plain weights have one."""
+    slot = torch.arange(slots, device=depth.device)[None, :, None]
+    return slot < torch.where(factored, depth[:, None], 1)[:, None, :]
+
+
+def _decay(depth: Tensor, factored: Tensor, lam: Tensor) -> Tensor:
+    """Weight decay (B, d) of every factor."""
+    return torch.where(factored, 2 * lam[:, None] / depth[:, None], 0)
 
 
 def _judge(w: Tensor, before: Tensor, tol: float) -> tuple[Tensor, Tensor]:

@@ -137,6 +137,20 @@ def gradient(
     return torch.cat([g.flatten(1) for g in kept], 1)
 
 
+def _noisy_gradient(
+    x: Tensor, y: Tensor, theta: Tensor, z: dict[str, Tensor], rate: dict[str, Tensor],
+    model: tuple[int, bool, int, int],
+) -> Tensor:  # fmt: skip
+    """The gradient of a minibatch with the noise z, normal numbers, of labels and gradient."""
+    if "label_noise" in z:
+        spread = z["label_noise"][:, : y[0].numel()].view_as(y)
+        y = y + rate["label_noise"][:, :, None] * spread
+    g = gradient(x, y, theta, *model)
+    if "gradient_noise" in z:
+        g = g + rate["gradient_noise"] * z["gradient_noise"]
+    return g
+
+
 def _update(
     rule: int, g: Tensor, lr: Tensor, rate: dict[str, Tensor], step: int,
     theta: Tensor, first: Tensor, second: Tensor,
@@ -195,12 +209,7 @@ def replica_sweep_(
             lr = rate["lr"] * schedule[kind[rows], number][:, None]
             z = {name: x[rows, number % LOOK_EVERY].to(theta) for name, x in noise.items()}
             inputs, targets = _minibatches(x, y, seed[rows], size, step)
-            if "label_noise" in z:
-                spread = z["label_noise"][:, : targets[0].numel()].view_as(targets)
-                targets = targets + rate["label_noise"][:, :, None] * spread
-            g = gradient(inputs, targets, parts[0], *model)
-            if "gradient_noise" in z:
-                g = g + rate["gradient_noise"] * z["gradient_noise"]
+            g = _noisy_gradient(inputs, targets, parts[0], z, rate, model)
             _update(rule, g, lr, rate, step, parts[0], parts[1], parts[2])
             sizes = x.shape[1], hidden, y.shape[1], bias
             amount, tables = (lr * rate["strength"])[:, 0], (offsets, members, directions)

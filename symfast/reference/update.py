@@ -75,9 +75,26 @@ def check(
         >>> s, k = torch.zeros(1, 11, dtype=torch.float64), torch.zeros(0, 4, dtype=torch.int64)
         >>> check(0, [], [], [], [], [], s, k)
     """
-    n = len(params)
     if rule not in (SGD, ADAM):
         raise RuntimeError(f"symfast: rule {rule} is not 0 (SGD) or 1 (Adam)")
+    _check_counts(rule, len(params), (grads, first, second, steps), settings, keys)
+    for p in params:
+        if p.dtype != params[0].dtype or p.dtype not in ACCUMULATE:
+            raise RuntimeError("symfast: the parameters of one step must have one floating dtype")
+    for tensors in (grads, first, second):
+        for i, (tensor, p) in enumerate(zip(tensors, params, strict=False)):
+            alike = tensor.dtype == p.dtype and tensor.device == p.device
+            if not alike or tensor.shape != p.shape or tensor.stride() != p.stride():
+                raise RuntimeError(
+                    f"symfast: what belongs to parameter {i} must have its dtype, device, sizes "
+                    f"and strides; got {tuple(tensor.shape)} for {tuple(p.shape)}"
+                )
+
+
+def _check_counts(
+    rule: int, n: int, lists: tuple[Tensors, ...], settings: Tensor, keys: Tensor
+) -> None:
+    """Refuse tables and lists of other lengths than n parameters have."""
     if settings.shape[1:] != (SETTINGS,) or keys.shape != (n, KEYS):
         raise RuntimeError(
             f"symfast: settings must have shape (rows, {SETTINGS}) and keys ({n}, {KEYS}), got "
@@ -91,21 +108,9 @@ def check(
     }
     if rule == SGD:
         allowed |= {"first states": (n, 0), "second states": (0,), "steps": (n, 0)}
-    lists = zip(allowed.items(), (grads, first, second, steps), strict=True)
-    for (what, counts), tensors in lists:
+    for (what, counts), tensors in zip(allowed.items(), lists, strict=True):
         if len(tensors) not in counts:
             raise RuntimeError(f"symfast: there are {len(tensors)} {what} for {n} parameters")
-    for p in params:
-        if p.dtype != params[0].dtype or p.dtype not in ACCUMULATE:
-            raise RuntimeError("symfast: the parameters of one step must have one floating dtype")
-    for tensors in (grads, first, second):
-        for i, (tensor, p) in enumerate(zip(tensors, params, strict=False)):
-            alike = tensor.dtype == p.dtype and tensor.device == p.device
-            if not alike or tensor.shape != p.shape or tensor.stride() != p.stride():
-                raise RuntimeError(
-                    f"symfast: what belongs to parameter {i} must have its dtype, device, sizes "
-                    f"and strides; got {tuple(tensor.shape)} for {tuple(p.shape)}"
-                )
 
 
 def _step(

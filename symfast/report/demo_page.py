@@ -2,6 +2,7 @@
 """Figures and page of the demo."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,10 +20,27 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from symfast.demo import Check, Timing
-
 #: Foot of the logarithmic axis; smaller violations, exact zeros included, are drawn on it.
 FLOOR = 1e-17
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the table of claims."""
+
+    claim: str
+    expected: str
+    measured: str
+    holds: bool
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds for the whole sweep, and how they were found."""
+
+    name: str
+    seconds: float
+    note: str
 
 
 def write_demo(
@@ -32,8 +50,8 @@ def write_demo(
     threshold: float,
     lasso: Tensor,
     names: list[str],
-    checks: "Sequence[Check]",
-    timings: "Sequence[Timing]",
+    checks: Sequence[Check],
+    timings: Sequence[Timing],
 ) -> None:
     """Write ``sweep.png``, ``threshold.png`` and ``report.html`` into ``out``."""
     path, constraint = path_figure(result, lasso, names), threshold_figure(mirror)

@@ -82,13 +82,7 @@ def sweep(
         >>> result.table.sparsity.tolist()
         [0.25, 0.25, 0.5, 0.5]
     """
-    if not isinstance(problem, Problem):
-        raise TypeError(f"problem must be one of symfast.problems, not {type(problem).__name__}")
-    need("a sweep", "demo", "pandas", *(("pyarrow",) if out is not None else ()))
-    if dtype not in (torch.float32, torch.float64):
-        raise ValueError(f"dtype must be torch.float32 or torch.float64, not {dtype}")
-    if steps < 1 or (every is not None and every < 1) or (chunk is not None and chunk < 1):
-        raise ValueError("steps, every and chunk must be at least 1")
+    _check(problem, out, dtype, steps, every, chunk)
     given, options = split_keywords(problem, axes)
     if every is not None and options.get("tol", 0) > 0 and every % options["check_every"]:
         raise ValueError(
@@ -107,6 +101,20 @@ def sweep(
             raise ValueError("shard and ray need out, the directory where all results meet")
         return _collect(train, size)
     return _collect_stored(train, size, Path(out), shard or (0, 1), ray)
+
+
+def _check(
+    problem: Problem, out: str | Path | None, dtype: torch.dtype, steps: int, every: int | None,
+    chunk: int | None,
+) -> None:  # fmt: skip
+    """Refuse what no sweep can do."""
+    if not isinstance(problem, Problem):
+        raise TypeError(f"problem must be one of symfast.problems, not {type(problem).__name__}")
+    need("a sweep", "demo", "pandas", *(("pyarrow",) if out is not None else ()))
+    if dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"dtype must be torch.float32 or torch.float64, not {dtype}")
+    if steps < 1 or (every is not None and every < 1) or (chunk is not None and chunk < 1):
+        raise ValueError("steps, every and chunk must be at least 1")
 
 
 def split_keywords(
