@@ -16,7 +16,8 @@ from tables import tables
 from torch import Tensor
 
 from symfast import build_info
-from symfast.factor_sweep import RandomSteps, factor_sweep
+from symfast.factor_steps import RandomSteps
+from symfast.factor_sweep import factor_sweep
 from symfast.problems import Factorized
 from symfast.reference import factor_sweep as reference
 from symfast.sweep.data import load

@@ -53,29 +53,53 @@ SF_INLINE void store_pair(float* noise, const NormalPair<Vec<float>>& pair) {
   store(noise, pair.first);
   store(noise + kLanes<float>, pair.second);
 }
-// Doubles get the float numbers: those of the even lanes.
-SF_INLINE void store_pair(double* noise, const NormalPair<Vec<float>>& pair) {
-  for (int l = 0; l < kLanes<double>; ++l) {
-    noise[l] = static_cast<double>(pair.first[2 * l]);
-    noise[kLanes<double> + l] = static_cast<double>(pair.second[2 * l]);
-  }
+// Doubles get the float numbers, those of every second lane from `odd` on.
+SF_INLINE Vec<double> widen_lanes(Vec<float> x, int odd) {
+  typedef std::uint32_t Half __attribute__((vector_size(kVectorBytes / 2)));
+  typedef float Floats __attribute__((vector_size(kVectorBytes / 2)));
+  const Half half = __builtin_convertvector((Words64)x >> (32 * odd), Half);
+  return __builtin_convertvector((Floats)half, Vec<double>);
+}
+SF_INLINE void store_pair(double* noise, const NormalPair<Vec<float>>& pair, int odd) {
+  store(noise, widen_lanes(pair.first, odd));
+  store(noise + kLanes<double>, widen_lanes(pair.second, odd));
+}
+
+SF_INLINE void interleave_blocks(const PhiloxWords<Words64>& even, const PhiloxWords<Words64>& odd,
+                                 Bits32 (&word)[4]) {
+  for (int i = 0; i < 4; ++i) word[i] = interleave_words(even.word[i], odd.word[i]);
 }
 
 // `count` normal numbers per lane into noise (count, lanes), which has room for a multiple of four.
-template <typename T>
-void draw_noise(T* noise, std::int64_t seed, const std::int64_t* cell, RandomPurpose purpose,
-                std::int64_t step, std::int64_t count) {
-  constexpr int stride = sizeof(T) == 4 ? 2 : 1;
-  const Words64 even = cells_of(cell, 0, stride), odd = cells_of(cell, stride - 1, stride);
+inline void draw_noise(float* noise, std::int64_t seed, const std::int64_t* cell,
+                       RandomPurpose purpose, std::int64_t step, std::int64_t count) {
+  const Words64 even = cells_of(cell, 0, 2), odd = cells_of(cell, 1, 2);
   const auto key = static_cast<std::uint64_t>(seed);
   for (std::int64_t start = 0; start < count; start += 4) {
-    const auto low = draw_words(key, purpose, even, step, start / 4);
-    const auto high = stride == 2 ? draw_words(key, purpose, odd, step, start / 4) : low;
     Bits32 word[4];
-    for (int i = 0; i < 4; ++i) word[i] = interleave_words(low.word[i], high.word[i]);
-    T* const four = noise + start * kLanes<T>;
+    interleave_blocks(draw_words(key, purpose, even, step, start / 4),
+                      draw_words(key, purpose, odd, step, start / 4), word);
+    float* const four = noise + start * kLanes<float>;
     store_pair(four, normal_pair<Vec<float>>(word[0], word[1]));
-    store_pair(four + 2 * kLanes<T>, normal_pair<Vec<float>>(word[2], word[3]));
+    store_pair(four + 2 * kLanes<float>, normal_pair<Vec<float>>(word[2], word[3]));
+  }
+}
+// Two blocks of words side by side, in the lanes of as many floats.
+inline void draw_noise(double* noise, std::int64_t seed, const std::int64_t* cell,
+                       RandomPurpose purpose, std::int64_t step, std::int64_t count) {
+  const Words64 cells = cells_of(cell, 0, 1);
+  const auto key = static_cast<std::uint64_t>(seed);
+  for (std::int64_t start = 0; start < count; start += 8) {
+    Bits32 word[4];
+    interleave_blocks(draw_words(key, purpose, cells, step, start / 4),
+                      draw_words(key, purpose, cells, step, start / 4 + 1), word);
+    const auto low = normal_pair<Vec<float>>(word[0], word[1]);
+    const auto high = normal_pair<Vec<float>>(word[2], word[3]);
+    for (int odd = 0; odd < 2 && start + 4 * odd < count; ++odd) {
+      double* const four = noise + (start + 4 * odd) * kLanes<double>;
+      store_pair(four, low, odd);
+      store_pair(four + 2 * kLanes<double>, high, odd);
+    }
   }
 }
 

@@ -14,11 +14,16 @@ struct Coordinate {
   int used;
 };
 
+template <typename T>
+SF_DEVICE int64_t depth_of(const SweepArguments<T>& a, int64_t b) {
+  const int64_t depth = load_table(a.depth + b);
+  return depth < 1 ? 1 : depth > a.max_depth ? a.max_depth : depth;
+}
+
 template <typename T, int D>
 SF_DEVICE void read_coordinate(const SweepArguments<T>& a, int64_t b, int64_t i,
                                Coordinate<T, D>& c) {
-  int64_t depth = load_table(a.depth + b);
-  depth = depth < 1 ? 1 : depth > a.max_depth ? a.max_depth : depth;
+  const int64_t depth = depth_of(a, b);
   const bool factored = load(a.factored + i);
   c.used = factored ? static_cast<int>(depth) : 1;
   c.momentum = load_table(a.momentum + b);

@@ -116,10 +116,9 @@ sweep_by_samples(SF_ARGUMENT SweepArguments<T> a) {
   sweep_replica<T, D>(a, b, weights, [&](BlockWeights<T>& w, int64_t index) {
     const StepFactors<T> factors = factors_of(a, b, index);
     replica.form_gradients(w.weight, w.gradient, a.samples.first_step + index);
-    for (int64_t i = threadIdx.x; a.group && i < a.d; i += blockDim.x)
-      w.own[i] = load(a.factors + b * a.max_depth * a.d + i);
+    keep_own(a, b, w);
     __syncthreads();
-    if (a.group) return step_gates<T, D>(a, b, factors, w.next, w.own, w.gradient);
+    if (a.group) return step_gates<T, D>(a, b, factors, w);
     for (int64_t i = threadIdx.x; i < a.d; i += blockDim.x) {
       Coordinate<T, D> c;
       read_scaled(a, b, i, factors, c);

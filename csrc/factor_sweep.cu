@@ -14,18 +14,20 @@ void launch_on_stream(const SweepArguments<T>& a, const Tensor& like) {
 }
 
 SweepResult factor_sweep(const Tensor& gram, const Tensor& linear, const Tensor& factors,
-                         const Tensor& velocity, const Tensor& depth, const Tensor& factored,
-                         const Tensor& lr, const Tensor& momentum, const Tensor& lam,
-                         const Tensor& schedule, const Tensor& kind, const Tensor& lr_schedule,
-                         const Tensor& lr_kind, const Tensor& group, const Tensor& x,
-                         const Tensor& y, const Tensor& noise, const Tensor& draws, bool by_output,
+                         const Tensor& velocity, const Tensor& second, const Tensor& depth,
+                         const Tensor& factored, const Tensor& lr, const Tensor& momentum,
+                         const Tensor& lam, const Tensor& moments, const Tensor& schedule,
+                         const Tensor& kind, const Tensor& lr_schedule, const Tensor& lr_kind,
+                         const Tensor& group, const Tensor& x, const Tensor& y, const Tensor& noise,
+                         const Tensor& draws, bool by_output, std::int64_t rule,
                          std::int64_t first_step, double tol, std::int64_t check_every,
                          const Tensor& progress) {
   const OnDevice device(factors);
-  return run_sweep({gram,  linear,   factors,  velocity,    depth,      factored,    lr, momentum,
-                    lam,   schedule, kind,     lr_schedule, lr_kind,    group,       x,  y,
-                    noise, draws,    progress, by_output,   first_step, check_every, tol},
-                   launch_on_stream<double>, launch_on_stream<float>);
+  return run_sweep(
+      {gram,  linear,  factors,  velocity,  second,      depth,      factored,    lr, momentum,
+       lam,   moments, schedule, kind,      lr_schedule, lr_kind,    group,       x,  y,
+       noise, draws,   progress, by_output, rule,        first_step, check_every, tol},
+      launch_on_stream<double>, launch_on_stream<float>);
 }
 
 }  // namespace

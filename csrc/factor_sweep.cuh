@@ -112,37 +112,6 @@ SF_DEVICE void step_replica(const SweepArguments<T>& a, int64_t b, const StepFac
   }
 }
 
-// The same with gates. All gradients come first: `own` (d) has what f_0 was, `gradient` (d) them.
-template <typename T, int D>
-SF_DEVICE void step_gates(const SweepArguments<T>& a, int64_t b, const StepFactors<T>& factors,
-                          T* next, const T* own, const T* gradient) {
-  for (int64_t i = threadIdx.x; i < a.d; i += blockDim.x) {
-    Coordinate<T, D> c;
-    read_scaled(a, b, i, factors, c);
-    const int64_t group = load_table(a.group + i);
-    T sum = 0;
-    for (int64_t j = group < 0 ? 0 : group; j < a.d && load_table(a.group + j) == group; ++j)
-      sum = gate_gradient(sum, gradient[j], own[j]);
-    next[i] = step_gated<D>(c.factor, c.velocity, gradient[i], sum, c.lr, c.momentum, c.decay);
-    write_factors(a, b, i, c);
-  }
-}
-
-// Largest change over the block, the same for all its threads; all of them must call it.
-template <typename T>
-SF_DEVICE T worst_of_block(T change) {
-  SF_SHARED(T, of_warp, [kReplicaBlock / kWarp]);
-#pragma unroll
-  for (int offset = 1; offset < kWarp; offset *= 2)
-    change = worse(change, __shfl_xor_sync(kAllLanes, change, offset));
-  if (threadIdx.x % kWarp == 0) of_warp[threadIdx.x / kWarp] = change;
-  __syncthreads();
-  const int warps = static_cast<int>(blockDim.x) / kWarp;
-  for (int warp = 0; warp < warps; ++warp) change = worse(change, of_warp[warp]);
-  __syncthreads();
-  return change;
-}
-
 // Weights of a block's replica in shared memory, and room for `form_gradients` and gates.
 template <typename T>
 struct BlockWeights {
@@ -162,6 +131,51 @@ struct BlockWeights {
     next = swapped;
   }
 };
+
+// What f_0 was, where there are gates: all coordinates of a group need it.
+template <typename T>
+SF_DEVICE void keep_own(const SweepArguments<T>& a, int64_t b, const BlockWeights<T>& w) {
+  for (int64_t i = threadIdx.x; a.group && i < a.d; i += blockDim.x)
+    w.own[i] = load(a.factors + b * a.max_depth * a.d + i);
+}
+
+// Gradient times own factor over the group of coordinate i.
+template <typename T>
+SF_DEVICE T group_sum(const SweepArguments<T>& a, int64_t i, const BlockWeights<T>& w) {
+  const int64_t group = load_table(a.group + i);
+  T sum = 0;
+  for (int64_t j = group < 0 ? 0 : group; j < a.d && load_table(a.group + j) == group; ++j)
+    sum = gate_gradient(sum, w.gradient[j], w.own[j]);
+  return sum;
+}
+
+// The same with gates. All gradients come first, and what f_0 was.
+template <typename T, int D>
+SF_DEVICE void step_gates(const SweepArguments<T>& a, int64_t b, const StepFactors<T>& factors,
+                          const BlockWeights<T>& w) {
+  for (int64_t i = threadIdx.x; i < a.d; i += blockDim.x) {
+    Coordinate<T, D> c;
+    read_scaled(a, b, i, factors, c);
+    w.next[i] = step_gated<D>(c.factor, c.velocity, w.gradient[i], group_sum(a, i, w), c.lr,
+                              c.momentum, c.decay);
+    write_factors(a, b, i, c);
+  }
+}
+
+// Largest change over the block, the same for all its threads; all of them must call it.
+template <typename T>
+SF_DEVICE T worst_of_block(T change) {
+  SF_SHARED(T, of_warp, [kReplicaBlock / kWarp]);
+#pragma unroll
+  for (int offset = 1; offset < kWarp; offset *= 2)
+    change = worse(change, __shfl_xor_sync(kAllLanes, change, offset));
+  if (threadIdx.x % kWarp == 0) of_warp[threadIdx.x / kWarp] = change;
+  __syncthreads();
+  const int warps = static_cast<int>(blockDim.x) / kWarp;
+  for (int warp = 0; warp < warps; ++warp) change = worse(change, of_warp[warp]);
+  __syncthreads();
+  return change;
+}
 
 // All steps of this block's replica; step(weights, number of the step in the call) does one.
 template <typename T, int D, typename Step>
@@ -205,12 +219,11 @@ sweep_by_block(SF_ARGUMENT SweepArguments<T> a) {
   sweep_replica<T, D>(a, b, weights, [&](BlockWeights<T>& w, int64_t index) {
     const StepFactors<T> factors = factors_of(a, b, index);
     if (!a.group) return step_replica<T, D>(a, b, factors, w.weight, w.next);
-    for (int64_t i = threadIdx.x; i < a.d; i += blockDim.x) {
+    for (int64_t i = threadIdx.x; i < a.d; i += blockDim.x)
       w.gradient[i] = gradient_of(a, i, w.weight);
-      w.own[i] = load(a.factors + b * a.max_depth * a.d + i);
-    }
+    keep_own(a, b, w);
     __syncthreads();
-    step_gates<T, D>(a, b, factors, w.next, w.own, w.gradient);
+    step_gates<T, D>(a, b, factors, w);
   });
 }
 

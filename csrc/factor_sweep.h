@@ -12,12 +12,13 @@
 //
 // With gates a group of neighbouring coordinates shares f_1 ... f_{D-1}, so that the penalty is
 // lam ||w_group||_2^{2/D}. Every coordinate keeps a copy of its gates; all copies take the same
-// step, for the sum of their gradients.
+// step, for the sum of their gradients. Adam and AdamW on the factors: factor_moments.h.
 #pragma once
 
 #include <cstdint>
 
 #include "factor.h"
+#include "factor_moments.h"
 #include "factor_samples.h"
 
 namespace symfast {
@@ -52,6 +53,7 @@ struct SweepArguments {
   std::int64_t* status;         // (B), SweepStatus
   std::int64_t* progress;       // (2): replica steps done so far; set [1] to cancel
   SampleArguments<T> samples;
+  MomentArguments<T> moments;
   std::int64_t kinds, lr_kinds, replicas, d, max_depth, steps, check_every;
   T tol;
 };
@@ -77,6 +79,7 @@ struct FactorBlock {
   const T* schedule;     // factor of decay of the steps to come
   const T* lr_schedule;  // factor of lr of the steps to come
   SampleBlock<T> samples;
+  MomentBlock<T> moments;
 };
 
 // One step on the D factors of one coordinate; returns the new weight. T is a number or a vector

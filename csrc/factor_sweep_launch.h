@@ -4,7 +4,7 @@
 #include <stdexcept>
 #include <string>
 
-#include "factor_samples.cuh"
+#include "factor_moments.cuh"
 #include "launch.h"
 
 namespace symfast {
@@ -36,18 +36,22 @@ void launch_sweep_blocks(const SweepArguments<T>& a, void* stream, int most_shar
   launch(sweep_by_block<T, D>, {a.replicas, kReplicaBlock, bytes, stream}, a);
 }
 
-// The replicas with minibatches or noise.
-template <typename T, int D>
-void launch_sweep_samples(const SweepArguments<T>& a, void* stream, int most_shared) {
+// One of the kernels with gradients in memory: of the replicas with minibatches or noise, or of
+// all.
+template <typename T>
+void launch_sweep_samples(void (*kernel)(SweepArguments<T>), const SweepArguments<T>& a,
+                          void* stream, int most_shared) {
   const int64_t outputs = a.samples.shape.outputs;
   const int bytes = block_bytes(a, 5, samples_of_tile(outputs) * outputs, most_shared);
   const int threads = a.d <= kWarp ? kWarp : kSampleBlock;
-  launch(sweep_by_samples<T, D>, {a.replicas, threads, bytes, stream}, a);
+  launch(kernel, {a.replicas, threads, bytes, stream}, a);
 }
 
 template <typename T, int D>
 void launch_sweep_depth(const SweepArguments<T>& a, void* stream, int most_shared) {
-  if (a.samples.batch) launch_sweep_samples<T, D>(a, stream, most_shared);
+  if (a.moments.rule != Optimizer::sgd)
+    return launch_sweep_samples(sweep_by_moments<T, D>, a, stream, most_shared);
+  if (a.samples.batch) launch_sweep_samples(sweep_by_samples<T, D>, a, stream, most_shared);
   if (a.group) return launch_sweep_blocks<T, D>(a, stream, most_shared);
   if (a.d <= 8) return launch_sweep_teams<T, D, 8>(a, stream);
   if (a.d <= 16) return launch_sweep_teams<T, D, 16>(a, stream);

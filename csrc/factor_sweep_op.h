@@ -11,14 +11,14 @@
 
 namespace symfast {
 
-// (w, factors, velocity, steps, residual, status)
-using SweepResult = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+// (w, factors, velocity, steps, residual, status, second)
+using SweepResult = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
 struct SweepInputs {
-  Tensor gram, linear, factors, velocity, depth, factored, lr, momentum, lam, schedule, kind,
-      lr_schedule, lr_kind, group, x, y, noise, draws, progress;
+  Tensor gram, linear, factors, velocity, second, depth, factored, lr, momentum, lam, moments,
+      schedule, kind, lr_schedule, lr_kind, group, x, y, noise, draws, progress;
   bool by_output;
-  std::int64_t first_step, check_every;
+  std::int64_t rule, first_step, check_every;
   double tol;
 };
 
@@ -66,6 +66,21 @@ inline void check_samples(const SweepInputs& in) {
   require(in.first_step >= 0, "factor_sweep: first_step must not be negative");
 }
 
+// Adam's second moment (B, D, d), beta2 and epsilon in the rows of moments; empty for SGD.
+inline void check_moments(const SweepInputs& in) {
+  const auto& f = in.factors;
+  require(in.rule >= 0 && in.rule <= 2, "factor_sweep: rule must be 0, 1 or 2, got ", in.rule);
+  const bool adaptive = in.rule != 0;
+  require(in.second.dim() == 3 && in.second.size(0) == f.size(0) &&
+              in.second.size(1) == (adaptive ? f.size(1) : 0) && in.second.size(2) == f.size(2) &&
+              in.second.scalar_type() == f.scalar_type() && in.second.device() == f.device(),
+          "factor_sweep: second must match factors, without slots for SGD, got ",
+          sizes_of(in.second));
+  check_rows(in.moments, "moments", 2, adaptive ? f.size(0) : 0, f.scalar_type(), f);
+  require(!adaptive || in.noise.size(1) == f.size(0),
+          "factor_sweep: Adam needs noise and draws of every replica, zeros if there are none");
+}
+
 inline void check(const SweepInputs& in) {
   const auto& f = in.factors;
   require(f.dim() == 3, "factor_sweep: factors must have shape (replicas, depth, d), got ",
@@ -96,6 +111,7 @@ inline void check(const SweepInputs& in) {
   check_vector(in.group, "group", in.group.dim() == 1 && in.group.size(0) == 0 ? 0 : d,
                ScalarType::Long, f);
   check_samples(in);
+  check_moments(in);
   check_vector(in.progress, "progress", 2, ScalarType::Long, f);
   require(in.progress.is_contiguous(), "factor_sweep: progress must be contiguous");
   require(in.check_every >= 1, "factor_sweep: check_every must be at least 1, got ",
@@ -108,7 +124,8 @@ template <typename T>
 SampleArguments<T> sample_arguments(const SweepInputs& in, const Tensor& x, const Tensor& y,
                                     const Tensor& noise, const Tensor& draws) {
   const auto replicas = noise.size(1);
-  if (replicas == 0) return {nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, {}, 0};
+  if (replicas == 0)
+    return {nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, {}, in.first_step};
   const T* const sigma = noise.const_data_ptr<T>();
   const std::int64_t* const number = draws.const_data_ptr<std::int64_t>();
   return {x.const_data_ptr<T>(),
@@ -133,47 +150,52 @@ SweepResult run(const SweepInputs& in, void (*launch)(const SweepArguments<T>&, 
                kind = st::contiguous(in.kind), lr_schedule = st::contiguous(in.lr_schedule),
                lr_kind = st::contiguous(in.lr_kind), group = st::contiguous(in.group),
                x = st::contiguous(in.x), y = st::contiguous(in.y), noise = st::contiguous(in.noise),
-               draws = st::contiguous(in.draws);
+               draws = st::contiguous(in.draws), moments = st::contiguous(in.moments);
   // Standard strides even if the inputs are permuted: clone() alone would keep their layout.
   const Tensor factors = st::new_empty(in.factors, in.factors.sizes());
   const Tensor velocity = st::new_empty(in.factors, in.factors.sizes());
-  Tensor factors_out = factors, velocity_out = velocity;
+  const Tensor second = st::new_empty(in.factors, in.second.sizes());
+  Tensor factors_out = factors, velocity_out = velocity, second_out = second;
   st::copy_(factors_out, in.factors);
   st::copy_(velocity_out, in.velocity);
+  st::copy_(second_out, in.second);
   const Tensor weight = st::new_empty(in.factors, {replicas, d});
   const Tensor residual = st::new_empty(in.factors, {replicas});
   const Tensor steps_used = st::new_empty(in.depth, {replicas});
   const Tensor status = st::new_empty(in.depth, {replicas});
-  const SweepArguments<T> arguments{gram.const_data_ptr<T>(),
-                                    linear.const_data_ptr<T>(),
-                                    factored.const_data_ptr<bool>(),
-                                    depth.const_data_ptr<std::int64_t>(),
-                                    lr.const_data_ptr<T>(),
-                                    momentum.const_data_ptr<T>(),
-                                    lam.const_data_ptr<T>(),
-                                    schedule.const_data_ptr<T>(),
-                                    kind.const_data_ptr<std::int64_t>(),
-                                    lr_schedule.const_data_ptr<T>(),
-                                    lr_kind.const_data_ptr<std::int64_t>(),
-                                    group.size(0) ? group.const_data_ptr<std::int64_t>() : nullptr,
-                                    weight.mutable_data_ptr<T>(),
-                                    factors.mutable_data_ptr<T>(),
-                                    velocity.mutable_data_ptr<T>(),
-                                    steps_used.mutable_data_ptr<std::int64_t>(),
-                                    residual.mutable_data_ptr<T>(),
-                                    status.mutable_data_ptr<std::int64_t>(),
-                                    in.progress.mutable_data_ptr<std::int64_t>(),
-                                    sample_arguments<T>(in, x, y, noise, draws),
-                                    schedule.size(0),
-                                    lr_schedule.size(0),
-                                    replicas,
-                                    d,
-                                    in.factors.size(1),
-                                    schedule.size(1),
-                                    in.check_every,
-                                    static_cast<T>(in.tol)};
+  const SweepArguments<T> arguments{
+      gram.const_data_ptr<T>(),
+      linear.const_data_ptr<T>(),
+      factored.const_data_ptr<bool>(),
+      depth.const_data_ptr<std::int64_t>(),
+      lr.const_data_ptr<T>(),
+      momentum.const_data_ptr<T>(),
+      lam.const_data_ptr<T>(),
+      schedule.const_data_ptr<T>(),
+      kind.const_data_ptr<std::int64_t>(),
+      lr_schedule.const_data_ptr<T>(),
+      lr_kind.const_data_ptr<std::int64_t>(),
+      group.size(0) ? group.const_data_ptr<std::int64_t>() : nullptr,
+      weight.mutable_data_ptr<T>(),
+      factors.mutable_data_ptr<T>(),
+      velocity.mutable_data_ptr<T>(),
+      steps_used.mutable_data_ptr<std::int64_t>(),
+      residual.mutable_data_ptr<T>(),
+      status.mutable_data_ptr<std::int64_t>(),
+      in.progress.mutable_data_ptr<std::int64_t>(),
+      sample_arguments<T>(in, x, y, noise, draws),
+      {static_cast<Optimizer>(in.rule), second.mutable_data_ptr<T>(), moments.const_data_ptr<T>(),
+       moments.const_data_ptr<T>() + moments.size(1)},
+      schedule.size(0),
+      lr_schedule.size(0),
+      replicas,
+      d,
+      in.factors.size(1),
+      schedule.size(1),
+      in.check_every,
+      static_cast<T>(in.tol)};
   if (replicas > 0) launch(arguments, in.factors);
-  return {weight, factors, velocity, steps_used, residual, status};
+  return {weight, factors, velocity, steps_used, residual, status, second};
 }
 
 }  // namespace sweep_detail

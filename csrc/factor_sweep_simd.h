@@ -63,15 +63,24 @@ SYMFAST_SWEEP_INLINE void update(const FactorBlock<T>& b, std::int64_t i, std::i
   lanes(b.next + i * L + lane) = w;
 }
 
+// Gradient times own factor over the group that begins at `first`; `last` becomes its end.
+template <typename T>
+SYMFAST_SWEEP_INLINE Vec<T> sum_of_group(const FactorBlock<T>& b, std::int64_t lane,
+                                         std::int64_t first, std::int64_t& last) {
+  constexpr std::int64_t L = kSweepLanes<T>;
+  Vec<T> sum{};
+  for (last = first; last < b.d && b.group[last] == first; ++last)
+    sum = gate_gradient(sum, lanes(b.gradient + last * L + lane),
+                        lanes(b.factor + last * b.depth * L + lane));
+  return sum;
+}
+
 // The update of one vector of lanes with gates, group by group.
 template <int D, typename T>
 void step_groups(const FactorBlock<T>& b, std::int64_t lane, const Rates<T>& rates) {
   constexpr std::int64_t L = kSweepLanes<T>;
   for (std::int64_t first = 0, last; first < b.d; first = last) {
-    Vec<T> sum{};
-    for (last = first; last < b.d && b.group[last] == first; ++last)
-      sum = gate_gradient(sum, lanes(b.gradient + last * L + lane),
-                          lanes(b.factor + last * D * L + lane));
+    const Vec<T> sum = sum_of_group(b, lane, first, last);
     for (std::int64_t i = first; i < last; ++i) {
       const Vec<T> gradient = lanes(b.gradient + i * L + lane);
       if (b.factored[i])

@@ -14,11 +14,12 @@
 
 namespace symfast {
 
-// The hot loops of an instruction set, without and with random numbers.
+// The hot loops of an instruction set: SGD without and with random numbers, Adam and AdamW.
 template <typename T>
 struct Advance {
   void (*plain)(const FactorBlock<T>&, std::int64_t);
   void (*random)(const FactorBlock<T>&, std::int64_t);
+  void (*moments)(const FactorBlock<T>&, std::int64_t);
 };
 
 template <typename T>
@@ -45,7 +46,7 @@ class Worker {
       : a_(a),
         progress_(a.progress),
         advance_(advance),
-        memory_(a.d * kLanes * (4 + 2 * a.max_depth)),
+        memory_(a.d * kLanes * (4 + (adaptive() ? 3 : 2) * a.max_depth)),
         batch_(most_batch * (a.samples.shape.inputs + a.samples.shape.outputs)),
         scratch_((std::max(a.d, most_batch * a.samples.shape.outputs) + 3) * kLanes) {
     const std::int64_t row = a.d * kLanes;
@@ -68,7 +69,9 @@ class Worker {
               decay_,
               nullptr,
               nullptr,
-              {}};
+              {},
+              {a.moments.rule, factor + 2 * row * a.max_depth, epsilon_, beta2_, rate1_, rate2_,
+               power1_, power2_}};
     SampleBlock<T>& s = block_.samples;
     s.shape = a.samples.shape;
     s.x = a.samples.x;
@@ -87,8 +90,9 @@ class Worker {
     load(members, count);
     const T* const schedule = a_.schedule + a_.kind[members[0]] * a_.steps;
     const T* const lr_schedule = a_.lr_schedule + a_.lr_kind[members[0]] * a_.steps;
-    const auto advance =
-        block_.samples.source == GradientSource::gram ? advance_.plain : advance_.random;
+    const auto advance = adaptive()                                      ? advance_.moments
+                         : block_.samples.source == GradientSource::gram ? advance_.plain
+                                                                         : advance_.random;
     std::int64_t done = 0, reported = 0, alive = count;
     SweepStatus ending = SweepStatus::finished;
     while (done < a_.steps && alive > 0) {
@@ -114,6 +118,8 @@ class Worker {
   }
 
  private:
+  bool adaptive() const { return a_.moments.rule != Optimizer::sgd; }
+
   void load(const std::int64_t* members, std::int64_t count) {
     const std::int64_t depth = a_.depth[members[0]];
     block_.depth = depth;
@@ -126,6 +132,7 @@ class Worker {
       lr_[lane] = a_.lr[b];
       momentum_[lane] = a_.momentum[b];
       decay_[lane] = T(2) * a_.lam[b] / static_cast<T>(depth);
+      if (adaptive()) load_moments(b, lane);
       for (std::int64_t i = 0; i < a_.d; ++i) {
         const std::int64_t used = a_.factored[i] ? depth : 1;
         T weight = T(1);
@@ -134,6 +141,7 @@ class Worker {
           const std::int64_t to = (i * depth + j) * kLanes + lane;
           block_.factor[to] = a_.factors[from];
           block_.velocity[to] = a_.velocity[from];
+          if (adaptive()) block_.moments.second[to] = a_.moments.second[from];
         }
         // The order of multiplication of `product`, so that zero steps change nothing.
         for (std::int64_t j = used - 1; j >= 0; --j)
@@ -143,16 +151,26 @@ class Worker {
     }
   }
 
+  void load_moments(std::int64_t b, std::int64_t lane) {
+    const std::int64_t taken = a_.samples.first_step;
+    epsilon_[lane] = a_.moments.epsilon[b];
+    beta2_[lane] = a_.moments.beta2[b];
+    rate1_[lane] = static_cast<double>(a_.momentum[b]);
+    rate2_[lane] = static_cast<double>(a_.moments.beta2[b]);
+    power1_[lane] = power_after(rate1_[lane], taken);
+    power2_[lane] = power_after(rate2_[lane], taken);
+  }
+
   // Seed, batch and noise of the members.
   void load_samples(const std::int64_t* members, std::int64_t count) {
     const SampleArguments<T>& from = a_.samples;
     SampleBlock<T>& s = block_.samples;
     s.source = source_of(a_, members[0]);
-    if (s.source == GradientSource::gram) return;
     s.batch = s.source == GradientSource::samples ? rows_of(a_, members[0]) : 0;
+    s.noisy_labels = s.noisy_gradient = false;
+    if (s.source == GradientSource::gram) return;
     s.draws = from.batch[members[0]] > 0;
     s.seed = from.seed[members[0]];
-    s.noisy_labels = s.noisy_gradient = false;
     for (std::int64_t lane = 0; lane < kLanes; ++lane) {
       const std::int64_t b = members[lane < count ? lane : 0];
       cell_[lane] = from.cell[b];
@@ -198,6 +216,7 @@ class Worker {
         const std::int64_t from = (i * block_.depth + j) * kLanes + lane;
         a_.factors[to] = block_.factor[from];
         a_.velocity[to] = block_.velocity[from];
+        if (adaptive()) a_.moments.second[to] = block_.moments.second[from];
       }
     }
   }
@@ -211,6 +230,9 @@ class Worker {
   alignas(64) T lr_[kLanes];
   alignas(64) T momentum_[kLanes];
   alignas(64) T decay_[kLanes];
+  alignas(64) T epsilon_[kLanes];
+  alignas(64) T beta2_[kLanes];
+  alignas(64) double rate1_[kLanes], rate2_[kLanes], power1_[kLanes], power2_[kLanes];
   FactorBlock<T> block_{};
   T* previous_ = nullptr;  // weights at the last check
   T residual_[kLanes];

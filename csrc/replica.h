@@ -15,7 +15,7 @@
 #include "arithmetic.h"
 #include "draws.h"
 #include "elementary.h"
-#include "power.h"
+#include "step_rules.h"
 #include "unit_mirrors.h"
 
 namespace symfast {
@@ -24,7 +24,6 @@ constexpr std::int64_t kMostInputs = 256, kMostHidden = 256, kMostOutputs = 64;
 
 enum class Activation : std::int64_t { identity = 0, relu = 1, tanh = 2 };
 enum class Loss : std::int64_t { mse = 0, cross_entropy = 1 };
-enum class Optimizer : std::int64_t { sgd = 0, adam = 1, adamw = 2 };
 enum class ReplicaStatus : std::int64_t { finished = 0, diverged = 2, cancelled = 3 };
 
 // Rows of the table of rates.
@@ -104,41 +103,6 @@ struct ReplicaArguments {
   std::int64_t samples, kinds, replicas, first_step, steps;
 };
 
-// The rates of one step, for a number or a vector of replicas.
-template <typename V>
-struct StepRates {
-  V lr, decay, momentum, beta2, epsilon;
-  V amount;   // of the constraint: lr strength
-  V rate;     // adam: lr over the bias correction of the first moment
-  V rescale;  // adam: 1 over the root of the bias correction of the second moment
-  V shrink;   // adamw: 1 - lr decay
-};
-
-template <bool kMomentum, typename V>
-SYMFAST_SWEEP_INLINE void step_sgd(const StepRates<V>& r, V g, V& theta, V& velocity) {
-  using Math = Arithmetic<V>;
-  const V push = Math::multiply_add(r.decay, theta, g);
-  velocity = kMomentum ? Math::multiply_add(r.momentum, velocity, push) : push;
-  theta = Math::multiply_add(-r.lr, velocity, theta);
-}
-
-template <bool kDecoupled, typename V>
-SYMFAST_SWEEP_INLINE void step_adam(const StepRates<V>& r, V g, V& theta, V& first, V& second) {
-  using Math = Arithmetic<V>;
-  using A = typename Lanes<V>::Number;
-  if constexpr (kDecoupled) {
-    theta = r.shrink * theta;
-  } else {
-    g = Math::multiply_add(r.decay, theta, g);
-  }
-  const V one = fill<V>(A(1));
-  first = Math::multiply_add(one - r.momentum, g - first, first);
-  const V power = (one - r.beta2) * g;
-  second = Math::multiply_add(r.beta2, second, power * g);
-  const V scale = Math::multiply_add(Lanes<V>::root(second), r.rescale, r.epsilon);
-  theta = Math::multiply_add(-r.rate, first / scale, theta);
-}
-
 template <typename V>
 SYMFAST_SWEEP_INLINE V slope(Activation activation, V value, V g) {
   if (activation == Activation::relu) return value > V{} ? g : V{};
@@ -146,19 +110,6 @@ SYMFAST_SWEEP_INLINE V slope(Activation activation, V value, V g) {
   const V derivative =
       Arithmetic<V>::multiply_add(-value, value, fill<V>(typename Lanes<V>::Number(1)));
   return g * derivative;
-}
-
-// Power of a rate after `steps` steps: by squaring up to the last look, one multiplication a step
-// from there on. So pieces of a training equal the whole, and a late start costs nothing.
-SYMFAST_SWEEP_INLINE double power_after(double rate, std::int64_t steps) {
-  const std::int64_t rest = steps % kLookEvery;
-  double power = whole_power(rate, static_cast<std::uint32_t>(steps - rest));
-  for (std::int64_t step = 0; step < rest; ++step) power *= rate;
-  return power;
-}
-// The next power, from the one after `steps` steps.
-SYMFAST_SWEEP_INLINE double next_power(double power, double rate, std::int64_t steps) {
-  return steps % kLookEvery == 0 ? power_after(rate, steps) * rate : power * rate;
 }
 
 // One CPU block: replicas of equal seed and batch size as structure of arrays, `lanes` of them.

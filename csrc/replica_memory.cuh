@@ -50,17 +50,4 @@ struct ReplicaMemory {
   }
 };
 
-// Rates of one step; the powers run on from step to step.
-template <typename T>
-SF_DEVICE void set_rates(StepRates<T>& r, T lr, Optimizer rule, std::int64_t taken, double& power1,
-                         double& power2) {
-  r.lr = lr;
-  if (rule == Optimizer::sgd) return;
-  r.shrink = Arithmetic<T>::multiply_add(-lr, r.decay, T(1));
-  power1 = next_power(power1, static_cast<double>(r.momentum), taken);
-  power2 = next_power(power2, static_cast<double>(r.beta2), taken);
-  r.rate = static_cast<T>(static_cast<double>(lr) / (1 - power1));
-  r.rescale = static_cast<T>(1 / Lanes<double>::root(1 - power2));
-}
-
 }  // namespace symfast

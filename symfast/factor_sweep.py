@@ -8,6 +8,14 @@ import torch
 from torch import Tensor
 
 from symfast import ops
+from symfast.factor_steps import (
+    AdaptiveSteps,
+    RandomSteps,
+    moment_arguments,
+    per_replica,
+    random_arguments,
+    schedule_arguments,
+)
 from symfast.reference import factor_sweep as reference
 
 #: Largest number of factors of one weight; csrc/factor_sweep.h has the same number.
@@ -17,34 +25,14 @@ STATUS = ("finished", "converged", "diverged", "cancelled")
 
 ops.define(
     "factor_sweep",
-    "(Tensor gram, Tensor linear, Tensor factors, Tensor velocity, Tensor depth, Tensor factored, "
-    "Tensor lr, Tensor momentum, Tensor lam, Tensor schedule, Tensor kind, Tensor lr_schedule, "
-    "Tensor lr_kind, Tensor group, Tensor x, Tensor y, Tensor noise, Tensor draws, "
-    "bool by_output, int first_step, float tol, int check_every, "
-    "Tensor(a!) progress) -> (Tensor w, Tensor factors, Tensor velocity, Tensor steps, "
-    "Tensor residual, Tensor status)",
+    "(Tensor gram, Tensor linear, Tensor factors, Tensor velocity, Tensor second, Tensor depth, "
+    "Tensor factored, Tensor lr, Tensor momentum, Tensor lam, Tensor moments, Tensor schedule, "
+    "Tensor kind, Tensor lr_schedule, Tensor lr_kind, Tensor group, Tensor x, Tensor y, "
+    "Tensor noise, Tensor draws, bool by_output, int rule, int first_step, float tol, "
+    "int check_every, Tensor(a!) progress) -> (Tensor w, Tensor factors, Tensor velocity, "
+    "Tensor steps, Tensor residual, Tensor status, Tensor second)",
     reference.factor_sweep,
 )
-
-
-class RandomSteps(NamedTuple):
-    """Minibatches and noise of a sweep of B replicas over data with d = i o weights.
-
-    A replica with a batch size above 0 or label noise takes the gradient of rows of the data,
-    ``1/B sum_s x_s (x_s . w - y_s - sigma z_s)``, in every step: rows drawn with replacement from
-    (seed, step), or all in order, and z from (seed, cell, step). Gradient noise adds ``sigma' z``
-    to the gradient with respect to w; the factors get it as they get the gradient.
-    """
-
-    x: Tensor  # (n, i), in the dtype of the factors
-    y: Tensor  # (n, o)
-    seed: Tensor  # (B,) int64
-    cell: Tensor  # (B,) int64 in [0, 2^32)
-    batch: Tensor  # (B,) int64, 0 for all samples
-    label_noise: Tensor  # (B,), standard deviations
-    gradient_noise: Tensor  # (B,)
-    first_step: int = 0  # number of the first step, which keys the random numbers
-    by_output: bool = False  # coordinate of feature f and output k: k i + f, otherwise f o + k
 
 
 class FactorSweep(NamedTuple):
@@ -56,13 +44,11 @@ class FactorSweep(NamedTuple):
     steps: Tensor  # (B,) int64, steps used
     residual: Tensor  # (B,), max |dw| between the last two checks
     status: Tensor  # (B,) int64, index into STATUS
+    second: Tensor  # (B, D, d) second moment of Adam; (B, 0, d) for SGD
 
 
 def factor_sweep(
-    gram: Tensor,
-    linear: Tensor,
-    factors: Tensor,
-    *,
+    gram: Tensor, linear: Tensor, factors: Tensor, *,
     steps: int,
     lr: Tensor | float,
     momentum: Tensor | float = 0.0,
@@ -73,19 +59,19 @@ def factor_sweep(
     tol: float = 0.0,
     check_every: int = 100,
     progress: Tensor | None = None,
-    schedule: Tensor | None = None,
-    kind: Tensor | None = None,
-    lr_schedule: Tensor | None = None,
-    lr_kind: Tensor | None = None,
+    schedule: Tensor | None = None, kind: Tensor | None = None,
+    lr_schedule: Tensor | None = None, lr_kind: Tensor | None = None,
     random: RandomSteps | None = None,
+    adaptive: AdaptiveSteps | None = None,
     group: Tensor | None = None,
     operator: Callable[..., tuple[Tensor, ...]] | None = None,
-) -> FactorSweep:
-    """Run momentum SGD on the factors of B least-squares replicas, all steps in one kernel call.
+) -> FactorSweep:  # fmt: skip
+    """Train the factors of B least-squares replicas, all steps in one kernel call.
 
     Minimises ``1/2 w^T Gram w - c^T w + lam ||w||_{2/D}^{2/D}`` over w = f_1 ... f_D through
     ``v_j = m v_j + g prod_{e != j} f_e + (2 lam / D) f_j``, ``f_j = f_j - lr v_j``: torch's SGD
     with weight decay 2 lam / D on every factor (Ziyin & Wang 2023; Kolb et al. 2025). With
+    ``adaptive`` it is torch's Adam or AdamW with that decay instead; AdamW's is no penalty. With
     ``group`` the coordinates of a group share f_2 ... f_D, their gates, and the penalty is ``lam
     ||w_group||_2^{2/D}`` (D-Gating): every coordinate holds a copy of them, and all copies take the
     step of the sum of their gradients, so start them equal. With ``random`` steps see minibatches
@@ -99,11 +85,11 @@ def factor_sweep(
         factors: (B, D, d) start; slots beyond a replica's depth are ignored.
         steps: steps of every replica.
         lr: step size, number or (B,).
-        momentum: number or (B,).
+        momentum: number or (B,); the rate of Adam's first moment.
         lam: penalty weight, number or (B,).
         depth: number of factors per replica, number or (B,) int64; D if left out.
         factored: (d,) bool; False makes a coordinate a plain weight without decay.
-        velocity: (B, D, d) start, zero if left out.
+        velocity: (B, D, d) start, zero if left out; Adam's first moment.
         tol: stop a replica once max |dw| between two checks is below it; 0 never stops.
         check_every: steps between two checks for convergence, divergence and cancelling.
         progress: (2,) int64; the kernel adds replica steps to [0] and stops if [1] is set.
@@ -112,6 +98,7 @@ def factor_sweep(
         lr_schedule: (kinds, steps) factors of lr for the steps to do; constant if left out.
         lr_kind: (B,) int64, row of it; 0 if left out.
         random: minibatches, label noise and gradient noise; none if left out.
+        adaptive: Adam or AdamW; SGD if left out.
         group: (d,) int64, the first coordinate of each one's group; groups lie together, and a
             coordinate that is not factored is one of its own.
         operator: what computes; `symfast.reference.factor_sweep` to compare it with the kernel.
@@ -133,14 +120,15 @@ def factor_sweep(
     factored = torch.ones_like(linear, dtype=torch.bool) if factored is None else factored
     velocity = torch.zeros_like(factors) if velocity is None else velocity
     progress = depth.new_zeros(2) if progress is None else progress
-    group = depth.new_zeros(0) if group is None else group
+    rates = per_replica(factors, lr=lr, momentum=momentum, lam=lam)
+    second, moments = moment_arguments(factors, rates[1], adaptive)
     with torch.no_grad():
         found = (operator or torch.ops.symfast.factor_sweep.default)(
-            gram, linear, factors, velocity, depth, factored,
-            *_per_replica(factors, lr=lr, momentum=momentum, lam=lam),
-            *_schedule(factors, "schedule", schedule, kind, steps),
-            *_schedule(factors, "lr_schedule", lr_schedule, lr_kind, steps),
-            group, *_random(factors, random), tol, check_every, progress,
+            gram, linear, factors, velocity, second, depth, factored, *rates, moments,
+            *schedule_arguments(factors, "schedule", schedule, kind, steps),
+            *schedule_arguments(factors, "lr_schedule", lr_schedule, lr_kind, steps),
+            depth.new_zeros(0) if group is None else group,
+            *random_arguments(factors, random, adaptive), tol, check_every, progress,
         )  # fmt: skip
     return FactorSweep(*found)
 
@@ -191,51 +179,14 @@ def _depths(factors: Tensor, depth: Tensor | int | None) -> Tensor:
     return every.expand(replicas)
 
 
-def _per_replica(like: Tensor, **values: Tensor | float) -> list[Tensor]:
-    """The (B,) tensors of hyperparameters in the dtype and on the device of the factors."""
-    found = []
-    for name, x in values.items():
-        value = torch.as_tensor(x, dtype=like.dtype, device=like.device)
-        if value.ndim > 1 or (value.ndim == 1 and len(value) != len(like)):
-            raise ValueError(
-                f"{name} must be a number or hold one number for each of {len(like)} replicas"
-            )
-        if not bool(value.isfinite().all()) or bool((value < 0).any()):
-            raise ValueError(f"{name} must be finite and not negative")
-        found.append(value.expand(len(like)))
-    return found
-
-
-def _schedule(
-    like: Tensor, name: str, schedule: Tensor | None, kind: Tensor | None, steps: int
-) -> tuple[Tensor, Tensor]:
-    """Factors (kinds, steps) of a rate, and the row (B,) of every replica; constant by default."""
-    if schedule is None:
-        schedule = like.new_ones(1, steps)
-    if kind is None:
-        kind = torch.zeros(len(like), dtype=torch.int64, device=like.device)
-    if schedule.ndim != 2 or schedule.shape[1] != steps:
-        raise ValueError(f"{name} must have shape (kinds, {steps})")
-    return schedule.to(like), kind
-
-
-def _random(
-    like: Tensor, random: RandomSteps | None
-) -> tuple[Tensor, Tensor, Tensor, Tensor, bool, int]:
-    """The operator's x, y, noise (2, B), draws (3, B), by_output and first_step."""
-    if random is None:
-        d = like.shape[2]
-        none = torch.zeros(3, 0, dtype=torch.int64, device=like.device)
-        x, y = like.new_zeros(0, d), like.new_zeros(0, 1)
-        return x, y, like.new_zeros(2, 0), none, False, 0
-    noise = _per_replica(like, label_noise=random.label_noise, gradient_noise=random.gradient_noise)
-    draws = torch.stack([random.seed, random.cell, random.batch]).to(like.device)
-    arrays = random.x.to(like), random.y.to(like), torch.stack(noise), draws
-    return *arrays, random.by_output, random.first_step
-
-
 def _factor_sweep_fake(
-    gram: Tensor, linear: Tensor, factors: Tensor, velocity: Tensor, depth: Tensor, *others: Any
+    gram: Tensor,
+    linear: Tensor,
+    factors: Tensor,
+    velocity: Tensor,
+    second: Tensor,
+    depth: Tensor,
+    *others: Any,
 ) -> tuple[Tensor, ...]:
     """Shapes and dtypes of the outputs."""
     replicas, _, d = factors.shape
@@ -247,6 +198,7 @@ def _factor_sweep_fake(
         depth.new_empty(replicas),
         factors.new_empty(replicas),
         depth.new_empty(replicas),
+        factors.new_empty(tuple(second.shape)),
     )
 
 

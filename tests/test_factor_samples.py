@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from symfast import ops
-from symfast.factor_sweep import FactorSweep, RandomSteps, factor_sweep
+from symfast.factor_steps import RandomSteps
+from symfast.factor_sweep import FactorSweep, factor_sweep
 from symfast.reference.factor_sweep import factor_sweep as reference
 from symfast.reference.philox import GRADIENT_NOISE, LABEL_NOISE
 from symfast.reference.replica import minibatch, normals

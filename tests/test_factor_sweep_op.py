@@ -11,21 +11,25 @@ from symfast import ops
 needs_kernels = pytest.mark.skipif(not ops.has_kernels(), reason="no compiled kernels")
 
 
-def operator_arguments(replicas: int, slots: int, d: int, dtype: torch.dtype) -> dict[str, Any]:
+def operator_arguments(
+    replicas: int, slots: int, d: int, dtype: torch.dtype, rule: int = 0
+) -> dict[str, Any]:
     """Seven steps of the operator itself, by name and in its order; no random numbers."""
     x, whole = torch.randn(6, d, dtype=dtype), torch.zeros(replicas, dtype=torch.int64)
     factors = 0.5 + torch.rand(replicas, slots, d, dtype=dtype)
     taken = {"gram": x.T @ x / 6, "linear": x[0], "factors": factors, "velocity": factors * 0}
+    taken["second"] = factors * 0 if rule else factors[:, :0]
     taken |= {"depth": whole + slots, "factored": torch.arange(d) > 0}
     taken |= {
         name: torch.full((replicas,), 0.01, dtype=dtype) for name in ("lr", "momentum", "lam")
     }
+    taken["moments"] = torch.full((2, replicas if rule else 0), 0.9, dtype=dtype)
     tables = {"schedule": torch.ones(1, 7, dtype=dtype), "kind": whole}
     tables |= {"lr_schedule": torch.ones(1, 7, dtype=dtype), "lr_kind": whole, "group": whole[:0]}
     samples = {"x": x, "y": torch.randn(6, 1, dtype=dtype)}
     samples["noise"] = torch.zeros(2, replicas, dtype=dtype)
     samples["draws"] = torch.ones(3, replicas, dtype=torch.int64)
-    numbers = {"by_output": False, "first_step": 0, "tol": 0.0, "check_every": 3}
+    numbers = {"by_output": False, "rule": rule, "first_step": 0, "tol": 0.0, "check_every": 3}
     return taken | tables | samples | numbers | {"progress": torch.zeros(2, dtype=torch.int64)}
 
 

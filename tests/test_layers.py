@@ -12,7 +12,8 @@ LAYERS = {
     "ground": """codes dense_symmetry errors extras files index_symmetry orthonormal progress
         symmetry""",
     "arithmetic": "mirror_check plan_tables reference",
-    "operators": "build factor_op factor_sweep mirror_op ops plan_ops polar replica update",
+    "operators": """build factor_op factor_steps factor_sweep mirror_op ops plan_ops polar replica
+        update""",
     "mirrors": """chunks compiled entries frames mirror mirror_index overlap plan plan_state tables
         units views""",
     "training": """anchor artificial dcs factor_init factor_settings factor_sgd factorize fold

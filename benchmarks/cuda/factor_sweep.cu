@@ -119,6 +119,7 @@ struct DeviceSweep {
                               status.get(),
                               progress.get(),
                               {},
+                              {},
                               1,
                               1,
                               shape.replicas,

@@ -2,6 +2,7 @@
 """Least squares through product factors: the Lasso and its relatives by plain gradient descent."""
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, get_args
@@ -15,11 +16,12 @@ from symfast.problems.factor_start import Init, first_factors
 from symfast.problems.factor_train import OPTIONS, factor_axes, train_factors
 from symfast.problems.order_parameters import SUPPORT
 from symfast.problems.problem import FINISHED, Axis, Replicas, State, Stretch, data_hash
+from symfast.replica import Rule
 
 
 @dataclass(frozen=True, eq=False)
 class Factorized:
-    """Least squares through products of D factors, trained by SGD with momentum and decay.
+    """Least squares through products of D factors, trained by SGD, Adam or AdamW with decay.
 
     ``1/(2n) ||X w - y||^2 + lam ||w||_{2/D}^{2/D}``, w = f_1 ... f_D per coordinate: the Lasso for
     D = 2, ridge for D = 1. With groups the factors f_2 ... f_D are gates, one for each group, and
@@ -38,7 +40,9 @@ class Factorized:
     one seed see the same data, noise from (seed, cell, step). ``label_noise`` is the standard
     deviation of what is added to the targets, ``gradient_noise`` of what is added to the gradient
     with respect to the trained coordinates w; the factors receive both through w, so the mirrors
-    stay. The rule is SGD: under AdamW the decay of the factors would be no penalty of w.
+    stay. Adam's decay is coupled, so it ends where the penalised loss is least, as SGD does (but
+    from other starts of D > 2 elsewhere); AdamW's decoupled decay is no penalty of w, and a warning
+    says so.
 
     Args:
         X: (n, d) data. Columns should be of similar size: standardise them.
@@ -52,6 +56,8 @@ class Factorized:
         per: what shares gates: "element" nothing, "row" the weights of a feature, "column" those of
             an output, or one label for every feature.
         beta: imbalance of init="pilot", >= 0; with 0 no weight can ever change its sign.
+        optimizer: "sgd" with momentum, "adam" (decay coupled) or "adamw" (decoupled), as in
+            torch.optim.
 
     Raises:
         ValueError: if shapes do not fit, values are not finite, or the frame is not orthonormal.
@@ -72,6 +78,7 @@ class Factorized:
     scale: float = 0.1
     per: Per = "element"
     beta: float = 1.0
+    optimizer: Rule = "sgd"
     at: Coordinates = field(init=False, repr=False)
     offset: float = field(init=False, repr=False)  # loss at w = 0
 
@@ -82,6 +89,11 @@ class Factorized:
         check_data(X, y)
         if self.init not in get_args(Init):
             raise ValueError(f"init must be one of {', '.join(get_args(Init))}, not {self.init!r}")
+        if self.optimizer not in get_args(Rule):
+            known = ", ".join(get_args(Rule))
+            raise ValueError(f"optimizer must be one of {known}, not {self.optimizer!r}")
+        if self.optimizer == "adamw":
+            warnings.warn(_NO_PENALTY, stacklevel=3)
         if self.init == "dwf" and self.per != "element":
             raise ValueError('init="dwf" goes with per="element"; gates need "keep" or "pilot"')
         for name, number in (("scale", self.scale), ("beta", self.beta)):
@@ -125,7 +137,7 @@ class Factorized:
     @property
     def axes(self) -> Mapping[str, Axis]:
         """Depth, start, rates with their schedules, batch size (0: all samples), and noise."""
-        return factor_axes(self.depths, self.scale)
+        return factor_axes(self.depths, self.scale, self.optimizer)
 
     @property
     def options(self) -> Mapping[str, Any]:
@@ -138,8 +150,9 @@ class Factorized:
 
     @property
     def replica_bytes(self) -> int:
-        """Factors and velocities, and a copy of each."""
-        return 8 * self.d * (4 * max(self.depths) + 4)
+        """Factors and moments, and a copy of each."""
+        kept = 2 if self.optimizer == "sgd" else 3
+        return 8 * self.d * (2 * kept * max(self.depths) + 4)
 
     def draw(
         self, depths: Sequence[int], seeds: Sequence[int], scales: Sequence[float] | None = None
@@ -160,13 +173,15 @@ class Factorized:
         return factors
 
     def start(self, replicas: Replicas, *, dtype: torch.dtype, device: torch.device) -> State:
-        """Return factors and velocities (R, D, d), their product w (R, d), and how runs stand."""
+        """Return factors and moments (R, D, d), their product w (R, d), and how runs stand."""
         depths = replicas.cells["depth"].long().tolist()
         factors = self.draw(depths, replicas.seeds.tolist(), replicas.cells["scale"].tolist())
         count = torch.zeros(len(replicas), dtype=torch.int64, device=device)
+        moment = torch.zeros_like(factors, dtype=dtype, device=device)
         return {
             "factors": factors.to(device, dtype),
-            "velocity": torch.zeros_like(factors, dtype=dtype, device=device),
+            "velocity": moment,
+            "second": moment[:, :0] if self.optimizer == "sgd" else moment.clone(),
             "w": factors.prod(1).to(device, dtype),
             "residual": torch.full((len(replicas),), math.inf, dtype=dtype, device=device),
             "steps": count,
@@ -179,10 +194,13 @@ class Factorized:
         stretch.progress[0] += stretch.steps * (len(replicas) - len(alive))
         if len(alive) == 0:
             return state
-        found = train_factors(self.at, state, replicas.select(alive.cpu()), stretch, alive)
+        found = train_factors(
+            self.at, self.optimizer, state, replicas.select(alive.cpu()), stretch, alive
+        )
         state["steps"][alive] += found.steps
         names = {"w": found.weight, "factors": found.factors, "velocity": found.velocity}
-        for name, x in (names | {"residual": found.residual, "status": found.status}).items():
+        names |= {"second": found.second, "residual": found.residual, "status": found.status}
+        for name, x in names.items():
             state[name][alive] = x
         return state
 
@@ -256,9 +274,18 @@ class Factorized:
         }
         if self.init == "pilot":
             facts["beta"] = self.beta
+        if self.optimizer != "sgd":
+            facts["optimizer"] = self.optimizer
         if self.per != "element":
             facts["per"] = self.per if isinstance(self.per, str) else list(self.per)
         return facts
+
+
+#: What a user of AdamW is told.
+_NO_PENALTY = (
+    "AdamW shrinks factors beside their gradients: that is no penalty of their product, and the "
+    'sparse solutions of SGD are not found; optimizer="adam" couples the decay'
+)
 
 
 def _check_depths(depth: int | Sequence[int]) -> tuple[int, ...]:

@@ -35,7 +35,8 @@ def predictions(problem: Problem, axes: dict[str, tuple[Any, ...]]) -> list[Pred
     Gram matrix is diagonal, the sparsity that the ``L_{2/D}`` law predicts for every depth: soft
     threshold ``|z| <= lam`` for D = 2, the local minimum's disappearance ``|z| <= z_min`` for D > 2
     (Kolb et al. 2025), z the least-squares weights. These are laws of gradient descent: nothing for
-    a sweep with minibatches or noise, which act as a further penalty, nor for other problems.
+    a sweep with minibatches or noise, which act as a further penalty, nor for AdamW, whose decay
+    is none, nor for D > 2 under Adam, which leaves other minima, nor for other problems.
 
     Args:
         problem: what was trained.
@@ -54,6 +55,8 @@ def predictions(problem: Problem, axes: dict[str, tuple[Any, ...]]) -> list[Pred
     random = any(x != 0 for name in RANDOM for x in axes.get(name, ()))
     if not isinstance(problem, Factorized) or len(lam) < 2 or random:
         return []
+    if problem.optimizer == "adamw":
+        return []
     top = problem.threshold()
     found = []
     if 2 in axes.get("depth", ()):  # the threshold of depth 2 is no other depth's
@@ -64,7 +67,7 @@ def predictions(problem: Problem, axes: dict[str, tuple[Any, ...]]) -> list[Pred
         return found
     z, h = problem.linear[problem.factored], size[problem.factored]
     for depth in axes.get("depth", ()):
-        if depth < 2:
+        if depth < 2 or (depth > 2 and problem.optimizer != "sgd"):
             continue
         share = [_zero_share(z, h, x, int(depth)) for x in lam]
         label = f"L_{{2/{depth}}} law" if depth > 2 else "soft threshold"

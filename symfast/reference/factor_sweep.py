@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from symfast.reference.factor_samples import Gradients, Samples
+from symfast.reference.replica import SGD, optimizer_step_
 
 #: Values of the ``status`` output, as in csrc/factor_sweep.h.
 FINISHED, CONVERGED, DIVERGED, CANCELLED = range(4)
@@ -35,13 +36,13 @@ def leave_one_out(factors: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def factor_sweep(
-    gram: Tensor, linear: Tensor, factors: Tensor, velocity: Tensor, depth: Tensor,
-    factored: Tensor, lr: Tensor, momentum: Tensor, lam: Tensor, schedule: Tensor, kind: Tensor,
-    lr_schedule: Tensor, lr_kind: Tensor, group: Tensor, x: Tensor, y: Tensor, noise: Tensor,
-    draws: Tensor, by_output: bool, first_step: int, tol: float, check_every: int,
-    progress: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """Train B replicas of a factorised least-squares problem by momentum SGD.
+    gram: Tensor, linear: Tensor, factors: Tensor, velocity: Tensor, second: Tensor,
+    depth: Tensor, factored: Tensor, lr: Tensor, momentum: Tensor, lam: Tensor, moments: Tensor,
+    schedule: Tensor, kind: Tensor, lr_schedule: Tensor, lr_kind: Tensor, group: Tensor,
+    x: Tensor, y: Tensor, noise: Tensor, draws: Tensor, by_output: bool, rule: int,
+    first_step: int, tol: float, check_every: int, progress: Tensor,
+) -> tuple[Tensor, ...]:  # fmt: skip
+    """Train B replicas of a factorised least-squares problem by momentum SGD, Adam or AdamW.
 
     With w = prod_j f_j, g = Gram w - c and c_j = 2 lam / D, every step does for every factor
     ``v_j = m v_j + g prod_{e != j} f_e + c_j f_j``, ``f_j = f_j - lr v_j``: torch's SGD with
@@ -56,12 +57,14 @@ def factor_sweep(
         gram: (d, d), symmetric.
         linear: (d,).
         factors: (B, D, d), start; slots beyond a replica's depth are left alone.
-        velocity: (B, D, d), start.
+        velocity: (B, D, d), start; Adam's first moment.
+        second: (B, D, d), start of Adam's second moment; (B, 0, d) for SGD.
         depth: (B,) int64, 1..D.
         factored: (d,) bool; False is a plain weight, depth 1 without decay.
         lr: (B,).
         momentum: (B,).
         lam: (B,).
+        moments: (2, B), rows beta2 and eps of Adam; (2, 0) for SGD.
         schedule: (kinds, steps), factors of lam.
         kind: (B,) int64, row of the schedule.
         lr_schedule: (kinds, steps), factors of lr.
@@ -72,21 +75,24 @@ def factor_sweep(
         noise: (2, B), standard deviations of label and gradient noise, or (2, 0) without any.
         draws: (3, B) int64: seed, cell, batch size, 0 for all samples in order; or (3, 0).
         by_output: whether coordinate (f, o) is o i + f instead of f o + o'.
+        rule: SGD, ADAM (decay coupled) or ADAMW, as in `symfast.reference.replica`.
         first_step: number of the first step, which keys the random numbers.
         tol: stop a replica when max |dw| between two checks is below it; 0 never stops.
         check_every: steps between two checks.
         progress: (2,) int64; [0] grows by the replica steps done, [1] != 0 cancels.
 
     Returns:
-        w (B, d), factors, velocity, steps used (B,), residual (B,) = last max |dw|, status (B,).
+        w (B, d), factors, velocity, steps used (B,), residual (B,) = last max |dw|, status (B,),
+        second.
 
     Raises:
         RuntimeError: from torch, if shapes or dtypes do not fit.
     """
     active, decay = _active(depth, factored, factors.shape[1]), _decay(depth, factored, lam)
-    f, v = torch.where(active, factors, 1), torch.where(active, velocity, 0)
-    w = leave_one_out(f)[1]
-    out_w, out_f, out_v = w.clone(), factors.clone(), velocity.clone()
+    state = _used(active, (factors, velocity, second))
+    out = [factors.clone(), velocity.clone(), second.clone()]
+    w = leave_one_out(state[0])[1]
+    out_w = w.clone()
     residual, status, used = torch.full_like(lr, torch.inf), depth * 0 + FINISHED, depth * 0
     samples = Samples.of(x, y, noise, draws, by_output, lr)
     alive, done, steps = torch.arange(len(lr), device=lr.device), 0, schedule.shape[1]
@@ -95,26 +101,26 @@ def factor_sweep(
             status[alive] = CANCELLED
             break
         before, chunk = w, min(check_every, steps - done)
-        eta, inertia = lr[alive], momentum[alive][:, None, None]
-        mask, coupled = active[alive], decay[alive][:, None, :]
+        mask, rates = active[alive], _rates(momentum, moments, alive)
         gradients = Gradients(gram, linear, samples.select(alive))
         for step in range(done, done + chunk):
+            rate = (lr[alive] * lr_schedule[lr_kind[alive], step])[:, None, None]
             factor = schedule[kind[alive], step][:, None, None]
-            rate = (eta * lr_schedule[lr_kind[alive], step])[:, None, None]
-            gradient = gradients(w, first_step + step)[:, None, :]
-            f, v, w = _step(gradient, f, v, group, mask, rate, inertia, coupled * factor)
+            rates["weight_decay"] = decay[alive][:, None, :] * factor
+            push = _push(gradients(w, first_step + step)[:, None, :], state[0], group)
+            state = _step(rule, push, state, mask, rate, rates, first_step + step)
+            w = leave_one_out(state[0])[1]
         done += chunk
         progress[0] += chunk * len(lr)
         residual[alive], status[alive] = _judge(w, before, tol)
-        used[alive] = done
-        out_w[alive] = w
-        out_f[alive] = torch.where(mask, f, out_f[alive])
-        out_v[alive] = torch.where(mask, v, out_v[alive])
+        used[alive], out_w[alive] = done, w
+        for whole, part in zip(out, state, strict=True):
+            whole[alive] = torch.where(mask[:, : part.shape[1]], part, whole[alive])
         keep = status[alive] == FINISHED
-        alive, f, v, w = alive[keep], f[keep], v[keep], w[keep]
+        alive, w, state = alive[keep], w[keep], [x[keep] for x in state]
     if not bool(progress[1]):
         progress[0] += (steps - done) * len(lr)
-    return out_w, out_f, out_v, used, residual, status
+    return out_w, out[0], out[1], used, residual, status, out[2]
 
 
 def _active(depth: Tensor, factored: Tensor, slots: int) -> Tensor:
@@ -136,11 +142,24 @@ def _judge(w: Tensor, before: Tensor, tol: float) -> tuple[Tensor, Tensor]:
     return torch.where(diverged, torch.nan, change), torch.where(diverged, DIVERGED, status)
 
 
-def _step(
-    gradient: Tensor, f: Tensor, v: Tensor, group: Tensor, mask: Tensor, lr: Tensor,
-    momentum: Tensor, decay: Tensor,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """One step of all replicas: new factors, velocities and weights."""
+def _used(active: Tensor, state: tuple[Tensor, Tensor, Tensor]) -> list[Tensor]:
+    """Factors and moments, 1 and 0 in the slots that are not used; SGD has no second moment."""
+    f, *moments = state
+    return [torch.where(active, f, 1)] + [
+        torch.where(active, x, 0) if x.shape[1] else x for x in moments
+    ]
+
+
+def _rates(momentum: Tensor, moments: Tensor, rows: Tensor) -> dict[str, Tensor]:
+    """Rates (B, 1, 1) of the moments of some replicas, by name."""
+    named = {"momentum": momentum}
+    if moments.shape[1]:
+        named |= {"beta2": moments[0], "eps": moments[1]}
+    return {name: x[rows, None, None] for name, x in named.items()}
+
+
+def _push(gradient: Tensor, f: Tensor, group: Tensor) -> Tensor:
+    """Gradients (B, D, d) of the factors for those of w (B, 1, d)."""
     others, _ = leave_one_out(f)
     push = gradient * others
     if len(group):  # (B, 1, d) sums over groups, instead of gradient times own factor
@@ -148,6 +167,18 @@ def _step(
         total = torch.zeros_like(own).index_add_(2, group, own)[:, :, group]
         shared, _ = leave_one_out(torch.cat([total, f[:, 1:]], 1))
         push = torch.cat([push[:, :1], shared[:, 1:]], 1)
-    v = torch.where(mask, momentum * v + (push + decay * f), 0)
-    f = f - lr * v
-    return f, v, leave_one_out(f)[1]
+    return push
+
+
+def _step(
+    rule: int, push: Tensor, state: list[Tensor], mask: Tensor, lr: Tensor,
+    rates: dict[str, Tensor], step: int,
+) -> list[Tensor]:  # fmt: skip
+    """Factors and moments after a step; slots that are not used stay."""
+    f, v, s = state
+    if rule == SGD:
+        v = torch.where(mask, rates["momentum"] * v + (push + rates["weight_decay"] * f), 0)
+        return [f - lr * v, v, s]
+    fresh = [x.clone() for x in state]
+    optimizer_step_(rule, push, lr, rates, step, fresh[0], fresh[1], fresh[2])
+    return [torch.where(mask, x, y) for x, y in zip(fresh, state, strict=True)]

@@ -151,11 +151,21 @@ def _noisy_gradient(
     return g
 
 
-def _update(
+def optimizer_step_(
     rule: int, g: Tensor, lr: Tensor, rate: dict[str, Tensor], step: int,
     theta: Tensor, first: Tensor, second: Tensor,
 ) -> None:  # fmt: skip
-    """One step in place; rates (R, 1)."""
+    """One step of torch's SGD, Adam or AdamW in place; rates must broadcast with theta.
+
+    Example:
+        >>> import torch
+        >>> from symfast.reference.replica import SGD, optimizer_step_
+        >>> theta, zero = torch.ones(1, 1), torch.zeros(1, 1)
+        >>> rates = {"weight_decay": zero, "momentum": zero}
+        >>> optimizer_step_(SGD, theta, zero + 0.5, rates, 0, theta, zero.clone(), zero)
+        >>> theta.item()
+        0.5
+    """
     decay, beta1 = rate["weight_decay"], rate["momentum"]
     if rule == SGD:
         push = g + decay * theta
@@ -210,7 +220,7 @@ def replica_sweep_(
             z = {name: x[rows, number % LOOK_EVERY].to(theta) for name, x in noise.items()}
             inputs, targets = _minibatches(x, y, seed[rows], size, step)
             g = _noisy_gradient(inputs, targets, parts[0], z, rate, model)
-            _update(rule, g, lr, rate, step, parts[0], parts[1], parts[2])
+            optimizer_step_(rule, g, lr, rate, step, parts[0], parts[1], parts[2])
             sizes = x.shape[1], hidden, y.shape[1], bias
             amount, tables = (lr * rate["strength"])[:, 0], (offsets, members, directions)
             _constrain_(parts[0], constraint[rows], amount, tables, sizes)

@@ -11,16 +11,40 @@ from family import Call, Family, Tensors, structure, untouched
 from symfast.reference.factor_sweep import factor_sweep
 
 POINTERS = (
-    "gram", "linear", "factored", "depth", "lr", "momentum", "lam", "schedule", "kind",
-    "lr_schedule", "lr_kind", "group", "weight", "factors", "velocity", "steps_used", "residual",
-    "status", "progress", "x", "y", "label_noise", "gradient_noise", "seed", "cell", "batch",
-)  # fmt: skip
+    "gram",
+    "linear",
+    "factored",
+    "depth",
+    "lr",
+    "momentum",
+    "lam",
+    "schedule",
+    "kind",
+    "lr_schedule",
+    "lr_kind",
+    "group",
+    "weight",
+    "factors",
+    "velocity",
+    "steps_used",
+    "residual",
+    "status",
+    "progress",
+    "x",
+    "y",
+    "label_noise",
+    "gradient_noise",
+    "seed",
+    "cell",
+    "batch",
+)
+MOMENTS = ("second", "beta2", "eps")  # fmt: skip
 #: Null pointers where there are no gates, and no random numbers.
 GATES, RANDOM = ("group",), ("x", "y", "label_noise", "gradient_noise", "seed", "cell", "batch")
 FIRST_STEP = 5
 SHAPE = ("samples", "inputs", "outputs", "by_output", "first_step")  # by_output: a byte, padded
 SIZES = ("kinds", "lr_kinds", "replicas", "d", "max_depth", "steps", "check_every")
-WRITTEN = ("weight", "factors", "velocity", "steps_used", "residual", "status")
+WRITTEN = ("weight", "factors", "velocity", "steps_used", "residual", "status", "second")
 SHARED = 48 * 1024
 
 
@@ -76,20 +100,45 @@ def samples(replicas: int, d: int) -> Tensors:
     }
 
 
+def moments_of(x: Tensors, rule: int) -> Tensors:
+    """Second moments and rates of Adam; of no random numbers where there are no samples."""
+    replicas = len(x["lr"])
+    found = {
+        "rule": torch.tensor(rule),
+        "second": 0.1 + torch.rand_like(x["factors"]),
+        "beta2": 0.9 + 0.09 * torch.rand_like(x["lr"]),
+        "eps": torch.full_like(x["lr"], 1e-3),
+    }
+    if len(x["group"]):
+        found["second"][:, 1:] = found["second"][:, 1:].index_select(2, x["group"])
+    if "x" not in x:
+        none = {
+            name: torch.zeros(replicas, dtype=torch.int64) for name in ("seed", "cell", "batch")
+        }
+        found |= none | {name: 0 * x["lr"] for name in ("label_noise", "gradient_noise")}
+        found |= {"x": x["gram"][:0], "y": x["linear"][:0, None]}
+    return found
+
+
 def launch(x: Tensors, steps: int, tol: float, emulator: emulated.Emulator) -> None:
     """One sweep on the tensors given."""
     (replicas, slots, d), dtype = x["factors"].shape, x["factors"].dtype
     kind = ctypes.c_double if dtype == torch.float64 else ctypes.c_float
     fields = [(name, ctypes.c_void_p) for name in POINTERS]
-    fields += [(name, ctypes.c_int64) for name in (*SHAPE, *SIZES)]
+    fields += [(name, ctypes.c_int64) for name in SHAPE]
     emulator.start()
     pointed = x | {k: x[k][:, :steps].contiguous() for k in ("schedule", "lr_schedule")}
     absent = (() if len(x["group"]) else GATES) + (() if "x" in x else RANDOM)
     addresses = [0 if name in absent else emulator.allow(name, pointed[name]) for name in POINTERS]
     shape = (len(x["x"]), x["x"].shape[1], x["y"].shape[1]) if "x" in x else (0, 0, 0)
     shape += (int("by_output" in x), FIRST_STEP)
+    moments = [emulator.allow(name, x[name]) if "second" in x else 0 for name in MOMENTS]
+    fields += [("rule", ctypes.c_int64), *((name, ctypes.c_void_p) for name in MOMENTS)]
+    fields += [(name, ctypes.c_int64) for name in SIZES]
     sizes = len(x["schedule"]), len(x["lr_schedule"]), replicas, d, slots, steps, 10
-    call = structure([*fields, ("tol", kind)])(*addresses, *shape, *sizes, tol)
+    rule = int(x["rule"]) if "second" in x else 0
+    numbers = *shape, rule, *moments, *sizes, tol
+    call = structure([*fields, ("tol", kind)])(*addresses, *numbers)
     emulator.call("emulated_factor_sweep", call, SHARED)
 
 
@@ -108,7 +157,8 @@ def run(
 
 def expected(x: Tensors, steps: int, tol: float) -> Tensors:
     """The same by the reference."""
-    order = ("gram", "linear", "factors", "velocity", "depth", "factored", "lr", "momentum", "lam")
+    order = "gram", "linear", "factors", "velocity"
+    rates = "depth", "factored", "lr", "momentum", "lam"
     progress, schedule = torch.zeros(2, dtype=torch.int64), x["schedule"][:, :steps]
     tables = schedule, x["kind"], x["lr_schedule"][:, :steps], x["lr_kind"], x["group"]
     if "x" in x:
@@ -117,9 +167,17 @@ def expected(x: Tensors, steps: int, tol: float) -> Tensors:
     else:
         none = x["gram"].new_zeros(2, 0), torch.zeros(3, 0, dtype=torch.int64)
         random = x["gram"], x["linear"][:, None], *none
-    numbers = "by_output" in x, FIRST_STEP, tol, 10
-    found = factor_sweep(*(x[k] for k in order), *tables, *random, *numbers, progress)
-    return dict(zip(WRITTEN, found, strict=True)) | {"progress": progress}
+    second, moments = x["factors"][:, :0], x["gram"].new_zeros(2, 0)
+    if "second" in x:
+        second, moments = x["second"], torch.stack([x["beta2"], x["eps"]])
+    numbers = "by_output" in x, int(x.get("rule", torch.zeros(()))), FIRST_STEP, tol, 10
+    taken = [*(x[k] for k in order), second, *(x[k] for k in rates), moments]
+    found = dict(
+        zip(WRITTEN, factor_sweep(*taken, *tables, *random, *numbers, progress), strict=True)
+    )
+    if "second" not in x:
+        del found["second"]
+    return found | {"progress": progress}
 
 
 def widened(x: Tensors) -> Tensors:
@@ -129,16 +187,18 @@ def widened(x: Tensors) -> Tensors:
 
 def call(
     shape: tuple[int, int, int], steps: int, dtype: torch.dtype, offset: int, lr: float = 0,
-    gated: bool = False, random: bool = False, by_output: bool = False,
+    gated: bool = False, random: bool = False, by_output: bool = False, rule: int = 0,
 ) -> Call:  # fmt: skip
     """Replicas, slots and weights of each; a large ``lr`` for the third replica, which diverges."""
     torch.manual_seed(sum(shape))
     x = problem(*shape, dtype, gated, random)
+    if rule:
+        x |= moments_of(x, rule)
     if by_output:
         x["by_output"] = torch.ones(1)
     if lr:
         x["lr"][2], x["depth"][2] = lr, 2
-    for name in POINTERS:
+    for name in (*POINTERS, *MOMENTS):
         if offset and name in x and x[name].numel():
             x[name] = torch.cat([x[name].reshape(-1)[:1], x[name].reshape(-1)])[1:].view_as(x[name])
     tol = 0.0 if lr else 1e-2
@@ -146,7 +206,7 @@ def call(
     return Call(
         partial(run, x, steps, tol),
         lambda: {k: v for k, v in expected(widened(x), steps, tol).items() if k in wanted},
-        3 if random else 2,
+        3 if random and not rule else 2,
     )
 
 
@@ -172,7 +232,7 @@ def huge() -> Call:
             x[name][first:] = some[name][: replicas - first]
         x["progress"] = torch.zeros(2, dtype=torch.int64)
         launch(x, 10, 0.0, emulator)
-        return {k: x[k][first:] for k in WRITTEN}
+        return {k: x[k][first:] for k in WRITTEN if k in x}
 
     count = replicas - (replicas - 1) // 4 * 4
     return Call(launched, lambda: {
@@ -198,15 +258,24 @@ FAMILY = Family(
     | {f"random, gated {s}": partial(call, s, 15, random=True, gated=True) for s in GATED}
     | {f"random, few steps {s}": partial(call, s, 3, random=True) for s in RANDOM_FEW}
     | {"random, few steps, gated": partial(call, (6, 2, 100), 3, random=True, gated=True)}
+    | {f"{name} {s}": partial(call, s, 15, random=True, rule=rule)
+       for rule, name in ((1, "adam"), (2, "adamw")) for s in RANDOM_SHAPES}
+    | {f"adam, gated {s}": partial(call, s, 15, random=True, gated=True, rule=1) for s in GATED}
+    | {f"adamw, plain {s}": partial(call, s, 15, rule=2) for s in SHAPES[1:3]}
+    | {"adam, few steps": partial(call, (6, 2, 100), 3, random=True, rule=1)}
+    | {"adamw, few steps, gated": partial(call, (6, 2, 100), 3, random=True, gated=True, rule=2)}
     | {f"diverging, d = {d}": partial(call, (5, 2, d), 40, lr=1e3) for d in (10, 40)},
     tolerance={torch.float64: 5000, torch.float32: 300},
     planted=(
         ("factor_sweep.cuh:__syncthreads();\n      w.swap()=>w.swap()", "(2, 4, 270)"),
-        ("factor_sweep.cuh:  }\n    __syncthreads();\n    step_gates=>  }\n    step_gates",
+        ("factor_sweep.cuh:w);\n    __syncthreads();\n    step_gates=>w);\n    step_gates",
          "gated (2, 2, 271)"),
         ("factor_samples.cuh:__syncthreads();\n      add_tile=>add_tile", "random (6, 2, 270)"),
         ("factor_samples.cuh:rows[s] * inputs=>rows[0] * inputs", "random (13, 4, 13)"),
         ("factor_samples.cuh:start * shape.outputs + i=>i", "random (6, 2, 270)"),
+        ("factor_moments.cuh:__syncthreads();\n    for=>for", "adam, gated (2, 2, 271)"),
+        ("factor_moments.cuh:lr * factors.lr=>lr", "adam (13, 4, 13)"),
+        ("factor_moments.cuh:rates.shrink = T(1)=>rates.decay = T(0)", "adamw (13, 4, 13)"),
         ("factor_sweep.cuh:lane < a.d;=>true;", "(33, 4, 13)"),
         ("factor_sweep.cuh:lane ^ j;=>j;", "(33, 4, 13)"),
     ),
@@ -214,6 +283,7 @@ FAMILY = Family(
     sanitized=(
         *(f"few steps {s}" for s in FEW), "few steps, gated",
         *(f"random, few steps {s}" for s in RANDOM_FEW), "random, few steps, gated",
+        "adam, few steps", "adamw, few steps, gated",
     ),
     threads=(128, 256),  # the grid of teams is made for at least 128
 )  # fmt: skip
