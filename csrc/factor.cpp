@@ -9,6 +9,7 @@
 #include "factor_call.h"
 #include "factor_op.h"
 #include "isa.h"
+#include "parallel.h"
 #include "subnormals.h"
 
 namespace symfast {
@@ -26,7 +27,7 @@ void run(const FactorCall& call, int64_t size) {
   const auto kernel = SYMFAST_PICK(factor_run);
   const auto range = [&](int64_t begin, int64_t end) { kernel(call, begin, end); };
   if (size <= kGrain) return range(0, size);
-  torch::stable::parallel_for(0, size, kGrain, range);
+  parallel_for(0, size, kGrain, range);
 }
 
 FactorCall call_of(const Factors& factors) {
@@ -96,7 +97,7 @@ void factor_step_(std::vector<Tensor> weights, std::vector<Tensor> gradients,
   int64_t elements = 0;
   for (const FactorItem& item : items) elements += item.size;
   if (elements <= kGrain) return share(0, count);
-  torch::stable::parallel_for(0, count, 1, share);
+  parallel_for(0, count, 1, share);
 }
 
 }  // namespace

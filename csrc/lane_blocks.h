@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "parallel.h"
 #include "tensor.h"
 
 namespace symfast {
@@ -62,7 +63,7 @@ class Packing {
     const auto blocks = static_cast<std::int64_t>(blocks_.size());
     const auto threads = std::min<std::int64_t>(torch::stable::get_num_threads(), blocks);
     std::atomic<std::int64_t> next{0};
-    torch::stable::parallel_for(0, threads, 1, [&](std::int64_t begin, std::int64_t end) {
+    parallel_for(0, threads, 1, [&](std::int64_t begin, std::int64_t end) {
       auto worker = make_worker();
       for (std::int64_t share = begin; share < end; ++share)
         for (std::int64_t i; (i = next.fetch_add(1)) < blocks;)

@@ -6,6 +6,7 @@
 
 #include "isa.h"
 #include "mirror_call.h"
+#include "parallel.h"
 #include "tensor.h"
 
 namespace symfast {
@@ -57,7 +58,7 @@ void run(const MirrorCall& call) {
     kernel(call, begin, end, scratch);
   };
   if (items <= grain) return range(0, items);
-  torch::stable::parallel_for(0, items, grain, range);
+  parallel_for(0, items, grain, range);
 }
 
 Tensor mirror_coefficients(const Tensor& theta, const Tensor& frames) {

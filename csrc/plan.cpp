@@ -8,6 +8,7 @@
 
 #include "chunk_mirrors.h"
 #include "isa.h"
+#include "parallel.h"
 #include "plan_call.h"
 #include "plan_tables.h"
 #include "tensor.h"
@@ -51,7 +52,7 @@ void run(Prepared& prepared) {
     kernel(call, begin, end, scratch);
   };
   if (plan.chunk_count <= plan.grain) return range(0, plan.chunk_count);
-  torch::stable::parallel_for(0, plan.chunk_count, plan.grain, range);
+  parallel_for(0, plan.chunk_count, plan.grain, range);
 }
 
 // Sums of squares of chunks, per mirror; in chunk order: the same sum for any threads.

@@ -6,6 +6,7 @@
 #include <tuple>
 
 #include "isa.h"
+#include "parallel.h"
 #include "tensor.h"
 
 namespace symfast {
@@ -46,7 +47,7 @@ std::tuple<Tensor, Tensor> polar_iterate(const Tensor& matrices) {
   if (batch <= grain) {
     range(0, batch);
   } else {
-    torch::stable::parallel_for(0, batch, grain, range);
+    parallel_for(0, batch, grain, range);
   }
   return {q, converged};
 }

@@ -119,21 +119,25 @@ class Worker {
                           false,
                           false};
     for (std::int64_t lane = 0; lane < lanes_; ++lane) {
-      // Idle lanes repeat the first replica: ordinary numbers, never looked at.
-      const std::int64_t b = members[lane < count ? lane : 0];
       alive_[lane] = lane < count;
-      load_parameters(b, lane);
-      for (std::int64_t k = 0; k < kRates; ++k) block_rate(k, lane) = a_.rates[k * a_.replicas + b];
-      schedule_[lane] = a_.schedule + a_.kind[b] * a_.steps;
-      cell_[lane] = a_.cell[b];
-      block.momentum |= rate(Rate::momentum, lane) != 0;
-      block.label_noise |= rate(Rate::label_noise, lane) != 0;
-      block.gradient_noise |= rate(Rate::gradient_noise, lane) != 0;
-      if (a_.model.rule == Optimizer::sgd) continue;
-      power1_[lane] = power_after(static_cast<double>(rate(Rate::momentum, lane)), a_.first_step);
-      power2_[lane] = power_after(static_cast<double>(rate(Rate::beta2, lane)), a_.first_step);
+      // Idle lanes repeat the first replica: ordinary numbers, never looked at.
+      load_lane(members[lane < count ? lane : 0], lane, block);
     }
     return block;
+  }
+
+  // Replica b's parameters, rates and keys, and what its block then needs.
+  void load_lane(std::int64_t b, std::int64_t lane, ReplicaBlock<T>& block) {
+    load_parameters(b, lane);
+    for (std::int64_t k = 0; k < kRates; ++k) block_rate(k, lane) = a_.rates[k * a_.replicas + b];
+    schedule_[lane] = a_.schedule + a_.kind[b] * a_.steps;
+    cell_[lane] = a_.cell[b];
+    block.momentum |= rate(Rate::momentum, lane) != 0;
+    block.label_noise |= rate(Rate::label_noise, lane) != 0;
+    block.gradient_noise |= rate(Rate::gradient_noise, lane) != 0;
+    if (a_.model.rule == Optimizer::sgd) return;
+    power1_[lane] = power_after(static_cast<double>(rate(Rate::momentum, lane)), a_.first_step);
+    power2_[lane] = power_after(static_cast<double>(rate(Rate::beta2, lane)), a_.first_step);
   }
 
   T& block_rate(std::int64_t row, std::int64_t lane) { return rates_.get()[row * lanes_ + lane]; }

@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "isa.h"
+#include "parallel.h"
 #include "update_check.h"
 #include "update_regions.h"
 
@@ -139,7 +140,7 @@ class Step {
     const auto count = static_cast<int64_t>(work.size());
     if (count <= 1) return take(0, 1);
     const int64_t threads = torch::stable::get_num_threads();
-    torch::stable::parallel_for(0, std::min(threads, count), 1, take);
+    parallel_for(0, std::min(threads, count), 1, take);
   }
 
   void run_spans(const Work& piece) const {
