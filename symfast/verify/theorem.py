@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.func import grad, jacrev, vmap
+from torch.func import grad, jacrev, jvp, vmap
 
 from symfast.mirror import coefficients, project, reflect
 from symfast.sweep.data import load
@@ -146,6 +146,29 @@ def _threshold(net: Net, sizes: Tensor) -> tuple[Tensor, float]:
     return ratios, float(-n @ jacrev(grad(net.loss))(plane) @ n / 2)
 
 
+def _preference(net: Net, points: int) -> float:
+    """Least gain, per squared distance, of points (I-P) theta over theta: part 3 wants > 0.
+
+    The decay is the least that Taylor's formula asks for: with no slope along n on the plane,
+    ``l0(theta) - l0((I-P) theta) >= s^2 min_r n^T H n / 2``, r on the way there and s its length.
+    """
+    way, gains = torch.linspace(0, 1, 65, dtype=torch.float64)[:, None], []
+    for _ in range(points):
+        theta = torch.randn(len(net.O), dtype=torch.float64)
+        plane = project(theta, net.O)
+        n = torch.nn.functional.normalize(theta - plane, dim=0)
+
+        def along(x: Tensor, n: Tensor = n) -> Tensor:
+            found: Tensor = n @ jvp(grad(net.loss), (x,), (n,))[1]
+            return found
+
+        h = vmap(along)(plane + way * (theta - plane))
+        gam = -h.min() / 2 + 1e-3 * h.abs().max()  # 65 points may miss the least by a little
+        s2 = (theta - plane).square().sum()
+        gains.append((net.loss(theta) - net.loss(plane)) / s2 + gam)
+    return float(torch.stack(gains).min())
+
+
 def _minimum(net: Net, steps: int, gam: float, everywhere: bool) -> tuple[float, float]:
     """||O^T theta|| and ||(I - P) theta|| where gradient descent under a decay ends.
 
@@ -184,6 +207,13 @@ def run(quick: bool) -> CaseResult:
                 limit,
                 float(ratios[-1]),
                 1e-5,
+            ),
+            at_least(
+                f"{name}: 3 from gam = -min n^T H n / 2 on, the plane is lower by",
+                SOURCE + ", bound derived",
+                _preference(net, 2 if quick else 20),
+                0.0,
+                "> 0",
             ),
             at_most(f"{name}: 4 minima under gam = 2 lie on the plane", SOURCE, end, 1e-8),
             at_most(f"{name}: 4 ... decay of O^T theta alone", SOURCE, alone, 1e-8),
