@@ -7,7 +7,7 @@ from torch import Tensor
 from symfast.factorize import factorize
 from symfast.plan import Plan
 from symfast.symmetry import SignFlip
-from symfast.verify.case import Case, CaseResult, Curves, Series, at_most
+from symfast.verify.case import Case, CaseResult, Curves, Series, at_least, at_most
 from symfast.verify.quadratic import Weight, proximal_descent
 
 SOURCE = "Kolb et al. 2025 (D-Gating)"
@@ -74,11 +74,14 @@ def run(quick: bool) -> CaseResult:
     two, three = (gated(gram, linear, lam, depth, steps) for depth in (2, 3))
     count = [int(n) for n in (two.norm(dim=2) > 1e-6).sum(1)]
     wanted = [int(n) for n in (reference.norm(dim=2) > 1e-6).sum(1)]
+    alive = [int(n) for n in (three.norm(dim=2) > 1e-6).sum(1)]
     different = max(abs(a - b) for a, b in zip(count, wanted, strict=True))
     checks = (
         at_most("D=2: distance from the proximal group lasso", SOURCE,
                 float((two - reference).abs().max()), 1e-3),
         at_most(f"D=2: active groups {count}, reference {wanted}", SOURCE, different, 1, "equal"),
+        at_least(f"D=3: active groups {alive} (the informative ones while little is asked)", SOURCE,
+                 min(alive[:2]), INFORMATIVE, f">= {INFORMATIVE}"),
         at_most("D=3: gradient on active groups", SOURCE,
                 stationarity(gram, linear, three, lam, 3), 1e-8),
     )  # fmt: skip

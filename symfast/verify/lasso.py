@@ -51,18 +51,20 @@ def problem() -> tuple[Problem, list[str]]:
     return Problem(gram, linear, offset, lam, torch.tensor(coefs.T.copy())), names
 
 
-def starts(d: int) -> tuple[Tensor, Tensor]:
-    """Factors (penalties, 2, d) to begin with: u = 1 and w = 0, and both drawn from N(0, 1)."""
+def starts(d: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Factors (penalties, 2, d) to begin with: u = 1 and w = 0; from N(0, 1); from U(-.1, .1)."""
     one = torch.zeros(PENALTIES, 2, d, dtype=torch.float64)
     one[:, 0] = 1.0
-    return one, torch.randn(one.shape, dtype=one.dtype, generator=torch.Generator().manual_seed(0))
+    g = torch.Generator().manual_seed(0)
+    drawn = torch.randn(one.shape, dtype=one.dtype, generator=g)
+    return one, drawn, 0.1 * (2 * torch.rand(one.shape, dtype=one.dtype, generator=g) - 1)
 
 
-def trained(to: Problem, start: Tensor, momentum: float = 0.9) -> Tensor:
-    """Weights (penalties, d), in float64, after 20,000 steps in the dtype of the start."""
+def trained(to: Problem, start: Tensor, momentum: float = 0.9, steps: int = STEPS) -> Tensor:
+    """Weights (penalties, d), in float64, after steps in the dtype of the start."""
     found = factor_sweep(
         to.gram.to(start), to.linear.to(start), start,
-        steps=STEPS, lr=0.05, momentum=momentum, lam=to.lam.to(start),
+        steps=steps, lr=0.05, momentum=momentum, lam=to.lam.to(start),
     )  # fmt: skip
     return found.weight.double()
 
@@ -79,7 +81,7 @@ def run(quick: bool) -> CaseResult:
     """24 penalties in one kernel call against scikit-learn; its size needs no quick version."""
     to, names = problem()
     support = to.lasso.abs() > SUPPORT
-    one, drawn = starts(len(names))
+    one, drawn, small = starts(len(names))
     checks: list[Check] = []
     for name, start in (("float64", one), ("float32", one.float())):
         w = trained(to, start)
@@ -90,10 +92,14 @@ def run(quick: bool) -> CaseResult:
                      str(support.numel())),
         ]  # fmt: skip
     checks += compared("factors drawn at random", trained(to, drawn), to)
+    longer = trained(to, small, steps=3 * STEPS)
+    checks += compared("factors from U(-.1, .1), three times the steps", longer, to)
+    for name, w in (("without momentum", trained(to, one, momentum=0.0)),
+                    ("from U(-.1, .1)", trained(to, small))):  # fmt: skip
+        far = float((w - to.lasso).abs().max())
+        checks += [at_least(f"{name} the steps are not enough: coefficients off by", "derived",
+                            far, 1e-3, "> 1e-3")]  # fmt: skip
     w = trained(to, one)
-    far = float((trained(to, one, momentum=0.0) - to.lasso).abs().max())
-    checks += [at_least("without momentum the steps are not enough: coefficients off by",
-                        "derived", far, 1e-3, "> 1e-3")]  # fmt: skip
     series: list[Series] = []
     for i, name in enumerate(names):
         path, exact = w[:, i].tolist(), to.lasso[:, i].tolist()

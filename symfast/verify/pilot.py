@@ -14,6 +14,7 @@ from symfast.verify.case import Case, CaseResult, Check, Curves, Series, at_leas
 from symfast.verify.quadratic import Weight
 
 SOURCE = "Jacobs & Burkholz, ICLR 2025 (PILoT)"
+#: The paper's n = 100 and d = 40: weights and samples, or nothing would be under-determined.
 WEIGHTS, SAMPLES, SPARSE = 100, 40, 5
 RECORDS = 100  # points of a curve
 

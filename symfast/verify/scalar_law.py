@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Truth case 9: one weight as a product of D factors finds a minimum of the L_{2/D} problem."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -9,6 +11,7 @@ from symfast.verify.case import Case, CaseResult, Check, Curves, Series, at_leas
 
 SOURCE = "Kolb et al., ICLR 2025 (DWF); thresholds derived"
 LAM = 0.2
+TINY = 1e-3
 
 
 def onset(q: float, lam: float) -> float:
@@ -38,14 +41,15 @@ def larger_root(z: Tensor, q: float, lam: float) -> Tensor:
     return w
 
 
-def trained(z: Tensor, depth: int, lam: float, steps: int) -> Tensor:
-    """Gradient descent on D equal factors from w = z > 0; all z in one kernel call.
+def trained(z: Tensor, depth: int, lam: float, steps: int, first: float | None = None) -> Tensor:
+    """Gradient descent on D equal factors from w = z > 0, or w = ``first``; one kernel call.
 
     With w = z v each z is the problem ``1/2 (v - 1)^2 + lam z^(q-2) |v|^q``, so one Gram matrix
     serves all.
     """
     one = torch.ones(1, dtype=z.dtype)
-    start = torch.ones(len(z), depth, 1, dtype=z.dtype)
+    share = torch.ones_like(z) if first is None else (first / z) ** (1 / depth)
+    start = share[:, None, None].expand(-1, depth, 1).clone()
     rate = lam * z ** (2 / depth - 2)
     lr = 0.05 / rate.clamp_min(1.0)  # the penalty is steep for small z
     found = factor_sweep(
@@ -76,8 +80,21 @@ def check_depth(depth: int) -> tuple[list[Check], Series]:
                      w0, f">= {w0:.4f}"),
             at_least(f"D={depth}: global threshold lies above the onset, by", SOURCE,
                      global_threshold(q, LAM) - first, 0.0, "> 0: the threshold found is local"),
+            _from_tiny(z, depth),
         ]  # fmt: skip
     return checks, Series(f"D = {depth}", z.tolist(), w.tolist())
+
+
+def _from_tiny(z: Tensor, depth: int) -> Check:
+    """From w = 1e-3 the barrier of the law must lie below w: another, far larger threshold."""
+    q = 2 / depth
+    wanted = TINY + LAM * q * TINY ** (q - 1)
+    w = trained(z, depth, LAM, 60_000, first=TINY)
+    first = float(z[w > 1e-6].min()) if bool((w > 1e-6).any()) else math.inf
+    claim = f"D={depth}: smallest |z| that survives a start at w = {TINY:g}"
+    if wanted < float(z[-1]):
+        return near(claim, SOURCE, wanted, first, 0.01 + 1e-12)
+    return at_least(claim, SOURCE, first, float(z[-1]), f"{wanted:.3g}: none up to 2")
 
 
 def run(quick: bool) -> CaseResult:
