@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from symfast.cli_failures import failures
 from symfast.extras import need
 from symfast.progress import progress_bar
 
@@ -46,46 +47,34 @@ def verify_command(
     """
     from symfast.verify.run import verify
 
-    if html is not None:
-        _check_page(html)  # now, not after minutes of work
-    try:
+    with failures("verify"):
+        if html is not None:
+            _check_page(html)  # now, not after minutes of work
         with progress_bar(not as_json, "verify") as progress:
             report = verify(only or None, quick, jobs=jobs, progress=progress)
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
-    except KeyboardInterrupt:
-        typer.echo("interrupted; nothing was written", err=True)
-        raise typer.Exit(130) from None
     if as_json:
         typer.echo(report.to_json())
     else:
         print_report(report)
     if html is not None:
-        try:
+        with failures("verify"):
             report.to_html(html)
-        except OSError as error:
-            raise _no_page(error) from error
         typer.echo(f"written: {html}", err=True)
     if not report.passed:
         raise typer.Exit(1)
 
 
 def _check_page(html: Path) -> None:
-    """End the command if a page cannot be drawn, or no file made where it is to be."""
+    """Raise if a page cannot be drawn, or no file made where it is to be."""
+    need("the page of verify", "demo", "matplotlib", "jinja2")
     try:
-        need("the page of verify", "demo", "matplotlib", "jinja2")
         html.parent.mkdir(parents=True, exist_ok=True)
         if html.is_dir():
             raise IsADirectoryError(f"{html} is a directory")
         with tempfile.TemporaryFile(dir=html.parent):
             pass
-    except (OSError, ModuleNotFoundError) as error:
-        raise _no_page(error) from error
-
-
-def _no_page(error: Exception) -> typer.Exit:
-    typer.echo(f"the page could not be written: {error}", err=True)
-    return typer.Exit(1)
+    except OSError as error:
+        raise OSError(f"the page cannot be written: {error}") from error
 
 
 def print_report(report: "VerifyReport") -> None:

@@ -114,7 +114,7 @@ def test_a_page_that_cannot_be_written_ends_the_command_before_any_work(
     use(monkeypatch, Case(90, "never", "", broken))
     result = CliRunner().invoke(app, ["verify", "--html", page])
     assert result.exit_code == 1
-    assert "the page could not be written" in result.stderr
+    assert "verify failed: the page cannot be written" in result.stderr
     assert result.stdout == ""
 
 
