@@ -248,7 +248,7 @@ def test_page_shows_values_and_theory(tmp_path: Path) -> None:
 
 
 def test_local_threshold_of_the_law() -> None:
-    """theory.md 3.3: lam = 0.2 gives 0.387, 0.407, 0.386 for depths 3, 4, 6."""
+    """Kolb et al. 2025, onset derived: lam = 0.2 gives 0.387, 0.407, 0.386 for depths 3, 4, 6."""
     lam = torch.tensor(0.2, dtype=torch.float64)
     found = [round(float(smallest_kept(lam, depth)), 3) for depth in (3, 4, 6)]
     assert found == [0.387, 0.407, 0.386]
