@@ -8,7 +8,7 @@
 //   SGD:  m <- momentum m + (1 - dampening) g;  g <- g + momentum m (Nesterov) or m
 //         p <- p - lr g
 //   Adam: p <- (1 - lr decay) p, or p - lr decay D (p - a)       decoupled decay (AdamW)
-//         m <- m + (1 - beta1) (g - m);  v <- beta2 v + (1 - beta2) g^2
+//         m <- m + (1 - beta1) (g - m), from g where beta1 <= 1/2;  v <- beta2 v + (1 - beta2) g^2
 //         p <- p - lr / (1 - beta1^t) m / (sqrt(v) / sqrt(1 - beta2^t) + eps)
 // Every product that feeds a sum is one fused multiply-add where torch's CPU kernels have one, so
 // that SGD gives torch's bits; no compiler may contract the others (CMakeLists.txt).
@@ -109,7 +109,7 @@ SF_HOST_DEVICE StepScalars step_scalars(Rule rule, const double* row, const int6
 template <typename A>
 struct StepNumbers {
   A gradient, lr, decay, keep, first, fresh, second, residual, root, eps, noise, sigma, spread;
-  bool anchored;
+  bool anchored, near_fresh;  // near_fresh: m is nearer to g, and counted from there
 
   SF_HOST_DEVICE explicit StepNumbers(const StepScalars& s)
       : gradient(static_cast<A>(s.gradient)),
@@ -125,7 +125,8 @@ struct StepNumbers {
         noise(static_cast<A>(s.noise)),
         sigma(static_cast<A>(s.sigma)),
         spread(static_cast<A>(s.spread)),
-        anchored(s.anchored) {}
+        anchored(s.anchored),
+        near_fresh(s.fresh >= 0.5) {}
 };
 
 // Random numbers of one element, or of a vector of them: noise, anchor, and 2 u - 1 for D.
@@ -185,7 +186,8 @@ SF_HOST_DEVICE void step_number(const StepNumbers<A>& s, const RandomNumbers<V>&
     }
     p = M::multiply_add(all(-s.lr), g, p);
   } else {
-    m = M::multiply_add(all(s.fresh), g - m, m);
+    m = s.near_fresh ? M::multiply_add(all(s.fresh - A(1)), g - m, g)
+                     : M::multiply_add(all(s.fresh), g - m, m);
     v = M::multiply_add(g * s.residual, g, v * s.second);
     const V size = M::multiply_add(M::square_root(v), all(s.root), all(s.eps));
     p = M::multiply_add(all(-s.lr), m / size, p);

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch._compile import _disable_dynamo
 from torch.autograd.graph import increment_version
 
 from symfast import update as _declared  # noqa: F401  (declares the operator)
@@ -87,8 +88,7 @@ class SymmetryOptimizer(torch.optim.Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         # torch's __getstate__ keeps three entries and pickles nothing else
-        base: dict[str, Any] = super().__getstate__()
-        return {**base, "_roster": None, "_constraint": self._constraint}
+        return {**super().__getstate__(), "_roster": None, "_constraint": self._constraint}
 
     # ---- what a subclass says -----------------------------------------------------------------
 
@@ -122,6 +122,8 @@ class SymmetryOptimizer(torch.optim.Optimizer):
             ValueError: if an entry of the plan spans groups of different lr times strength, or
                 mode="group" meets parameters sharded over processes.
         """
+        if torch.compiler.is_compiling():
+            return _between_graphs(self, closure)
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -275,6 +277,12 @@ class SymmetryOptimizer(torch.optim.Optimizer):
                 chosen, by = unless(inf, verb, amount, self._constraint.plan.groups)
             self._constraint.apply(part, chosen, by)
             increment_version(part.tensors)
+
+
+@_disable_dynamo
+def _between_graphs(optimizer: SymmetryOptimizer, closure: Callable[[], Any] | None) -> Any:
+    """A step in a compiled function: one kernel already."""
+    return optimizer.step(closure)
 
 
 def _number(value: Any) -> float:
