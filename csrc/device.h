@@ -3,8 +3,8 @@
 // names come from tests/emulation/emulator.h and the bodies run on the CPU, every access checked.
 //   SF_KERNEL(threads, blocks)  a kernel of at most so many threads a block, so many blocks on an
 //   SM SF_SHARED(T, name, [n])     static shared memory        SF_DYNAMIC_SHARED(name)  bytes,
-//   16-aligned load, store, load_pack, store_pack, store_new_pack, load_table     the only ways to
-//   global memory
+//   16-aligned load, store, load_pack, store_pack, store_new_pack, load_table, load_fresh,
+//   load_signal, store_signal     the only ways to global memory
 #pragma once
 #include <cstdint>
 #include <cstring>
@@ -135,6 +135,25 @@ SF_DEVICE void store_new_pack(T* p, const Pack<T, V>& value) {
 template <typename T>
 SF_DEVICE T load_table(const T* p) {
   return __ldg(p);
+}
+
+// Memory that another block of this launch may have written, before a signal that this one has
+// seen: from the cache that all blocks share.
+template <typename T>
+SF_DEVICE T load_fresh(const T* p) {
+  __builtin_assume(__isGlobal(p));
+  return __ldcg(p);
+}
+
+// Words that blocks of one launch tell each other by, with __threadfence. volatile: in PTX, strong
+// (relaxed) accesses of the widest scope, whole words, neither repeated nor left out.
+SF_DEVICE int64_t load_signal(const int64_t* p) {
+  __builtin_assume(__isGlobal(p));
+  return *const_cast<const volatile int64_t*>(p);
+}
+SF_DEVICE void store_signal(int64_t* p, int64_t value) {
+  __builtin_assume(__isGlobal(p));
+  *const_cast<volatile int64_t*>(p) = value;
 }
 #endif
 

@@ -84,15 +84,24 @@ void plan_apply_(std::vector<Tensor> tensors, int64_t plan, int64_t verb, double
 Tensor plan_norms(std::vector<Tensor> tensors, int64_t plan) {
   Prepared prepared(tensors, plan);
   const PlanTables& tables = *prepared.plan;
-  const bool in_place = tables.needs.in_place;
-  const Tensor partials = torch::stable::new_empty(
-      tables.frames, {in_place ? 0 : tables.needs.partials}, ScalarType::Double);
-  const Tensor sums = torch::stable::new_empty(tables.frames, {tables.mirrors}, ScalarType::Double);
-  prepared.call.partials = static_cast<double*>(partials.mutable_data_ptr());
-  for_number(prepared.number, [&](auto element) {
-    launch_norms<decltype(element)>(prepared.call, tables.mirrors, in_place,
-                                    static_cast<double*>(sums.mutable_data_ptr()));
-  });
+  const SumSizes& sizes = tables.sum_sizes;
+  const auto doubles = [&](int64_t count) {
+    return torch::stable::new_empty(tables.frames, {count}, ScalarType::Double);
+  };
+  if (tables.chunk_count == 0) {
+    return torch::stable::new_zeros(tables.frames, {tables.mirrors}, ScalarType::Double);
+  }
+  const Tensor sums = doubles(tables.mirrors);
+  const Tensor workspace = doubles(sizes.words > 0 ? tables.needs.partials + sizes.parts : 0);
+  const void* const words = tables.sums ? tables.sums->const_data_ptr() : nullptr;
+  const NormsLaunch norms{static_cast<const int64_t*>(words),
+                          sizes,
+                          static_cast<double*>(sums.mutable_data_ptr()),
+                          static_cast<double*>(workspace.mutable_data_ptr()),
+                          tables.needs.partials,
+                          new_tag()};
+  for_number(prepared.number,
+             [&](auto element) { launch_norms<decltype(element)>(prepared.call, norms); });
   return sums;
 }
 

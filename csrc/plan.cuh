@@ -104,10 +104,14 @@ plan_kernel(SF_ARGUMENT PlanArguments<T> arguments) {
   __syncthreads();
   const Work<T> work{table, *reinterpret_cast<const Chunk*>(words + kTaskFields), arguments,
                      slots[0], static_cast<T*>(tensor) + table.base};
-  if constexpr (dense) {
-    if (table.kind == kDense) return apply_dense<verb>(work);
+  if (dense && table.kind == kDense) {
+    if constexpr (dense) apply_dense<verb>(work);
+  } else {
+    apply_index<verb>(work);
   }
-  apply_index<verb>(work);
+  if constexpr (verb == kNorms) {
+    if (arguments.add.sums) add_up(arguments.add, arguments.partials);
+  }
 }
 
 }  // namespace symfast

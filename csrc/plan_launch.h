@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Plan verbs on a device as plain functions of pointers, sizes and a stream; no torch.
 #pragma once
+#include <atomic>
+#include <random>
 #include <vector>
 
 #include "device_table.h"
@@ -22,6 +24,7 @@ struct PlanLaunch {
   const std::vector<void*>& data;
   int64_t* pointers;  // device memory for data.size() addresses, needed beyond kTensors
   void* stream;
+  SumArguments add{};  // kNorms; launch_norms fills it in
 };
 
 // Bytes of dynamic shared memory: members of clusters, or a dense block's sums and frames.
@@ -43,6 +46,7 @@ void launch_plan(const PlanLaunch& call) {
   a.amount_index = call.amount_index;
   a.out = static_cast<A*>(call.out);
   a.partials = call.partials;
+  a.add = call.add;
   a.cache_bytes = call.dense ? kDenseCache : kIndexCache;
   if (call.data.size() > kTensors) {
     std::vector<int64_t> addresses;
@@ -61,15 +65,50 @@ void launch_plan(const PlanLaunch& call) {
   }
 }
 
-// Sums of squares per mirror. One launch where the partial sums are the norms (PlanNeeds of
-// plan_check.h), else a second adds up those at call.partials.
+// A number that no other call of this process has, nor, but for one chance in 2^64, memory that was
+// used for something else.
+inline int64_t new_tag() {
+  static const uint64_t key = [] {
+    std::random_device source;
+    return uint64_t{source()} << 32 | source();
+  }();
+  static std::atomic<uint64_t> calls{0};
+  for (;;) {
+    uint64_t x = key + 0x9e3779b97f4a7c15u * ++calls;  // splitmix64, one to one
+    x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9u;
+    x = (x ^ x >> 27) * 0x94d049bb133111ebu;
+    x ^= x >> 31;
+    if (x) return static_cast<int64_t>(x);
+  }
+}
+
+// Where norms go, and what adding them up takes. Device pointers.
+struct NormsLaunch {
+  const int64_t* tables;  // SumTables.words
+  SumSizes sizes;         // of no words: the partial sums of chunks are the norms
+  double* sums;
+  double* workspace;  // `partials` doubles, then a flag for every part; whatever is in there
+  int64_t partials;
+  int64_t tag;  // of new_tag
+};
+
+// Sums of squares per mirror, in one launch.
 template <typename T>
-void launch_norms(PlanLaunch call, int64_t mirrors, bool in_place, double* sums) {
-  if (in_place) call.partials = sums;
+void launch_norms(PlanLaunch call, const NormsLaunch& norms) {
+  call.partials = norms.sums;
+  if (norms.sizes.words > 0) {
+    const SumSizes& sizes = norms.sizes;
+    const int64_t *chunks = norms.tables + 4 * sizes.runs, *meetings = chunks + 4 * sizes.chunks;
+    call.partials = norms.workspace;
+    call.add = {reinterpret_cast<const MirrorRun*>(norms.tables),
+                reinterpret_cast<const ChunkMeetings*>(chunks),
+                reinterpret_cast<const Meeting*>(meetings),
+                norms.tables + sizes.words - sizes.parts,
+                reinterpret_cast<int64_t*>(norms.workspace + norms.partials),
+                norms.tag,
+                norms.sums};
+  }
   launch_plan<kNorms, T>(call);
-  if (in_place) return;
-  const NormArguments a{call.tasks, call.chunks, call.partials, sums, call.chunk_count, mirrors};
-  launch(sum_partials<>, {(mirrors + kBlock - 1) / kBlock, kBlock, 0, call.stream}, a);
 }
 
 }  // namespace symfast

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Sums of squares per mirror, in a fixed order: each chunk writes one double per mirror it touches;
-// where a mirror has several chunks, a second launch adds up those of every mirror, in chunk order.
+// plan_sums.cuh adds up those of mirrors that have several chunks.
 #pragma once
 #include "plan_cluster.cuh"
 #include "plan_index.cuh"
@@ -123,93 +123,6 @@ SF_DEVICE void index_norms(const Work<T>& work) {
     norms<kPack<T>>(work, sums);
   } else {
     norms<1>(work, sums);
-  }
-}
-
-// The mirrors of a chunk: first, first + step, .. `count` of them, one partial sum each.
-struct Partials {
-  int64_t first, count, step, place;
-
-  SF_DEVICE bool meets(int64_t begin, int64_t end) const {
-    return count > 0 && first < end && first + (count - 1) * step >= begin;
-  }
-  // Where the mirror's sum is, or -1.
-  SF_DEVICE int64_t at(int64_t mirror) const {
-    const int64_t distance = mirror - first;
-    if (distance < 0 || distance >= count * step) return -1;
-    const Split position = split(static_cast<int>(distance), static_cast<int>(step));
-    return position.rest == 0 ? place + position.quotient : -1;
-  }
-};
-
-SF_DEVICE Partials partials_of(const int64_t* tasks, const int64_t* chunks, int64_t number) {
-  const Chunk* chunk = reinterpret_cast<const Chunk*>(chunks) + number;
-  const Task* task = reinterpret_cast<const Task*>(tasks) + load_table(&chunk->task);
-  const int64_t mirror = load_table(&task->mirror), place = load_table(&chunk->partial);
-  if (load_table(&task->kind) != kDense) {
-    const int64_t k0 = load_table(&chunk->k0);
-    return {mirror + k0, load_table(&chunk->k1) - k0, 1, place};
-  }
-  const int64_t by_row = load_table(&task->mirror_column_step);
-  if (by_row > 0) return {mirror, load_table(&task->count), by_row, place};
-  const int64_t step = load_table(&task->mirror_step);
-  if (step == 0) return {mirror, 1, 1, place};
-  const int64_t o0 = load_table(&chunk->o0);
-  return {mirror + o0 * step, load_table(&chunk->o1) - o0, step, place};
-}
-
-struct NormArguments {
-  const int64_t *tasks, *chunks;
-  const double* partials;
-  double* sums;
-  int64_t chunk_count, mirrors;
-};
-
-// The chunks among blockDim.x from `first` on that touch mirrors [begin, end), to `kept` in order;
-// returns how many. All threads of the block together.
-SF_DEVICE int keep_partials(const NormArguments& a, int64_t first, int64_t begin, int64_t end,
-                            Partials* kept, int* found) {
-  const int thread = static_cast<int>(threadIdx.x), lane = thread % kWarp;
-  Partials mine{0, 0, 1, 0};
-  if (first + thread < a.chunk_count) mine = partials_of(a.tasks, a.chunks, first + thread);
-  const unsigned votes = __ballot_sync(kAllLanes, mine.meets(begin, end));
-  __syncthreads();  // kept is still being read
-  if (lane == 0) found[thread / kWarp] = __popc(votes);
-  __syncthreads();
-  int before = 0, total = 0;
-#pragma unroll 1
-  for (int w = 0; w < static_cast<int>(blockDim.x) / kWarp; ++w) {
-    before += w < thread / kWarp ? found[w] : 0;
-    total += found[w];
-  }
-  if (votes >> lane & 1) kept[before + __popc(votes & ((1u << lane) - 1))] = mine;
-  __syncthreads();
-  return total;
-}
-
-// One thread per mirror. The block looks at all chunks, blockDim.x at a time, and keeps those that
-// touch one of its mirrors.
-template <int = 0>
-SF_KERNEL(kBlock, 4)
-sum_partials(SF_ARGUMENT NormArguments arguments) {
-  SF_SHARED(Partials, kept, [kBlock]);
-  SF_SHARED(int, found, [kBlock / kWarp]);
-  const int64_t threads = blockDim.x;
-#pragma unroll 1
-  for (int64_t begin = blockIdx.x * threads; begin < arguments.mirrors;
-       begin += gridDim.x * threads) {
-    const int64_t mirror = begin + threadIdx.x;
-    double sum = 0;
-#pragma unroll 1
-    for (int64_t first = 0; first < arguments.chunk_count; first += threads) {
-      const int total = keep_partials(arguments, first, begin, begin + threads, kept, found);
-#pragma unroll 1
-      for (int n = 0; n < total; ++n) {
-        const int64_t at = kept[n].at(mirror);
-        if (at >= 0) sum += load(arguments.partials + at);
-      }
-    }
-    if (mirror < arguments.mirrors) store(arguments.sums + mirror, sum);
   }
 }
 

@@ -96,6 +96,16 @@ TableView view_of(const PlanTables& made) {
           made.output};
 }
 
+// What norms on a GPU need where the sums of chunks are not the norms; `made` is still on the host.
+void add_sums(PlanTables& made) {
+  const SumTables tables(made.task_rows(), made.chunk_rows(), made.chunk_count, made.mirrors);
+  const Tensor words = torch::stable::new_empty(made.tasks, {tables.sizes.words});
+  std::copy(tables.words.begin(), tables.words.end(),
+            static_cast<int64_t*>(words.mutable_data_ptr()));
+  made.sums = torch::stable::to(words, made.frames.device());
+  made.sum_sizes = tables.sizes;
+}
+
 }  // namespace
 
 void plan_store(int64_t plan, Tensor layout, Tensor tasks, Tensor chunks, Tensor index,
@@ -112,7 +122,9 @@ void plan_store(int64_t plan, Tensor layout, Tensor tasks, Tensor chunks, Tensor
                                                       mirrors,
                                                       numel,
                                                       {},
-                                                      1});
+                                                      1,
+                                                      {},
+                                                      std::nullopt});
   require(mirrors >= 0 && numel >= 0, "mirrors and numel must not be negative");
   made->layout = numbers_of(layout);
   const TableView view = view_of(*made);
@@ -120,6 +132,7 @@ void plan_store(int64_t plan, Tensor layout, Tensor tasks, Tensor chunks, Tensor
   made->needs = TableCheck(view, reaches_of(made->layout)).run();
   made->grain = grain_of(view);
   if (!frames.is_cpu()) {
+    if (!made->needs.in_place) add_sums(*made);
     for (Tensor* table : {&made->tasks, &made->chunks, &made->index}) {
       *table = torch::stable::to(*table, frames.device());
     }

@@ -9,6 +9,7 @@
 
 #include "plan_check.h"
 #include "plan_registry.h"
+#include "plan_sums.h"
 
 namespace symfast {
 
@@ -20,6 +21,8 @@ struct PlanTables {
   int64_t chunk_count, mirrors, output;  // sizes: of chunks, of norms, of coefficients
   PlanNeeds needs;
   int64_t grain;  // chunks worth a thread
+  SumSizes sum_sizes;
+  std::optional<Tensor> sums;  // on a GPU: SumTables, where norms need them
 
   const Task* task_rows() const { return static_cast<const Task*>(tasks.const_data_ptr()); }
   const Chunk* chunk_rows() const { return static_cast<const Chunk*>(chunks.const_data_ptr()); }

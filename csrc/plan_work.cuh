@@ -2,6 +2,7 @@
 // What one thread block of a plan kernel knows: its chunk, its task, and where everything lies.
 #pragma once
 #include "lanes.cuh"
+#include "plan_sums.cuh"
 
 namespace symfast {
 
@@ -23,7 +24,8 @@ struct PlanArguments {
   double* partials;  // kNorms
   A amount;          // where amounts is null
   int64_t amount_index;
-  int cache_bytes;  // dynamic shared memory
+  int cache_bytes;   // dynamic shared memory
+  SumArguments add;  // kNorms
   TensorTable tensors;
 };
 

@@ -73,7 +73,7 @@ def cut(
 
 
 def partial_count(tasks: Table, chunks: Table) -> int:
-    """Length of the workspace that norms need."""
+    """Partial sums that norms need room for."""
     return int(_partials(tasks, chunks).sum())
 
 

@@ -55,8 +55,8 @@ def check_resources(kernels: list[Kernel]) -> None:
         assert kernel.stack == kernel.local == 0, kernel.name
         opcodes = {instruction.split()[0] for instruction in kernel.instructions}
         assert not opcodes & {"LDL", "STL", "RED", "ATOMG"}, kernel.name
-        if kernel.traits.streams:
-            assert opcodes <= {"LDG", "STG"}, kernel.name  # no generic address, no atomic
+        if kernel.traits.streams:  # no generic address, no atomic
+            assert opcodes <= {"LDG", "STG", "MEMBAR"}, kernel.name
 
 
 def check_registers(kernels: list[Kernel]) -> None:
@@ -78,6 +78,18 @@ def check_factor_steps(kernels: list[Kernel]) -> None:
     for kernel in kernels:
         if kernel.name in ("factor_step float32", "factor_step float64"):
             assert kernel.instructions["LDG 128"] == kernel.instructions["STG 128"], kernel.name
+
+
+def check_fences(kernels: list[Kernel]) -> None:
+    """Norms of plans agree across blocks by fences that are sequentially consistent: plan_sums.cuh.
+
+    Before and after the flags are stored, and when all are seen, by a block and by a warp.
+    """
+    for kernel in kernels:
+        fences = {key: n for key, n in kernel.instructions.items() if key.startswith("MEMBAR")}
+        norms = kernel.name.startswith("plan") and kernel.name.split()[1] == "norms"
+        assert set(fences) == ({"MEMBAR SC GPU"} if norms else set()), kernel.name
+        assert not norms or fences["MEMBAR SC GPU"] >= 4, kernel.name
 
 
 def check_occupancy(kernels: list[Kernel]) -> None:
@@ -105,6 +117,10 @@ def test_installed_kernels_keep_to_their_registers(installed: list[Kernel]) -> N
 
 def test_installed_kernels_move_16_bytes(installed: list[Kernel]) -> None:
     check_widths(installed)
+
+
+def test_installed_norms_are_fenced(installed: list[Kernel]) -> None:
+    check_fences(installed)
 
 
 def test_installed_factor_steps_split_no_pack(installed: list[Kernel]) -> None:
@@ -136,6 +152,7 @@ def test_other_architectures(probed: list[Kernel]) -> None:
     check_resources(probed)
     check_registers(probed)
     check_widths(probed)
+    check_fences(probed)
     check_occupancy(probed)
 
 

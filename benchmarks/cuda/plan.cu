@@ -14,14 +14,19 @@ class DevicePlan {
   using A = Accumulate<T>;
 
   DevicePlan(const HostPlan& plan, const std::vector<std::vector<double>>* values)
-      : mirrors_(plan.mirrors),
-        in_place_(plan.in_place && plan.partials == plan.mirrors),
+      : tables_(plan.in_place && plan.partials == plan.mirrors
+                    ? SumTables()
+                    : SumTables(plan.tasks.data(), plan.chunks.data(),
+                                static_cast<int64_t>(plan.chunks.size()), plan.mirrors)),
         tasks_(plan.tasks),
         chunks_(plan.chunks),
         index_(plan.index),
         frames_(narrowed<A>(plan.frames)),
         out_(plan.output),
+        words_(tables_.words),
+        workspace_(plan.partials + tables_.sizes.parts),
         partials_(plan.partials),
+        tag_(new_tag()),
         sums_(plan.mirrors),
         pointers_(static_cast<int64_t>(plan.sizes.size())),
         chunk_count_(static_cast<int64_t>(plan.chunks.size())),
@@ -48,12 +53,13 @@ class DevicePlan {
                           amount,
                           amounts ? kPerMirror : kUniform,
                           out_.get(),
-                          partials_.get(),
+                          nullptr,
                           addresses_,
                           pointers_.get(),
                           nullptr};
     if constexpr (verb == kNorms) {
-      launch_norms<T>(call, mirrors_, in_place_, sums_.get());
+      launch_norms<T>(
+          call, {words_.get(), tables_.sizes, sums_.get(), workspace_.get(), partials_, tag_});
     } else {
       launch_plan<verb, T>(call);
     }
@@ -71,13 +77,15 @@ class DevicePlan {
   }
 
  private:
-  int64_t mirrors_;
-  bool in_place_;
+  SumTables tables_;
   DeviceArray<Task> tasks_;
   DeviceArray<Chunk> chunks_;
   DeviceArray<int64_t> index_;
   DeviceArray<A> frames_, out_;
-  DeviceArray<double> partials_, sums_;
+  DeviceArray<int64_t> words_;
+  DeviceArray<double> workspace_;
+  int64_t partials_, tag_;  // one tag for every call, as a graph replays it
+  DeviceArray<double> sums_;
   DeviceArray<int64_t> pointers_;
   int64_t chunk_count_;
   bool dense_;
@@ -108,8 +116,10 @@ double worst_error(const PlanShape& shape, int tensors) {
     HostResult wanted{values, {}, {}};
     apply_reference(plan, verb, {by_mirror ? &amounts : nullptr, 0.25}, wanted);
     const DevicePlan<T> device(plan, &values);
-    device.template run<verb>(by_mirror ? given.get() : nullptr, 0.25);
-    worst = std::max(worst, device.error(verb, wanted));
+    for (int again = verb == kNorms ? 5 : 1; again > 0; --again) {  // as a graph replays it
+      device.template run<verb>(by_mirror ? given.get() : nullptr, 0.25);
+      worst = std::max(worst, device.error(verb, wanted));
+    }
   }
   return worst;
 }
@@ -155,6 +165,7 @@ void run_plans(Report& report) {
       {"rows", kRows, 1, 53, 68, 0, false},
       {"rows, units last", kRows, 41, 52, 1, 0, false},
       {"rows, odd", kRows, 3, 7, 5, 0, false},
+      {"rows in several blocks", kRows, 700, 68, 1, 0, false},
       {"rows, scattered", kRowsScattered, 1, 53, 64, 0, false},
       {"pairs", kPairs, 1, 54, 72, 0, false},
       {"pairs, scattered", kPairsScattered, 1, 54, 33, 0, false},
@@ -163,6 +174,7 @@ void run_plans(Report& report) {
       {"direction", kDense, 1, 100, 136, 5, false},
       {"direction, units last", kDense, 61, 100, 1, 5, false},
       {"direction, odd", kDense, 3, 33, 7, 3, false},
+      {"direction in several blocks", kDense, 1, 100, 400, 5, false},
       {"mirror", kDense, 50, 64, 1, 4, true},
   };
   for_types([&](auto element) {

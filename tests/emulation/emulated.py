@@ -18,10 +18,11 @@ from compiled_kernels import compiler as compiler
 from compiled_kernels import run_program as run_program
 from recording import Recording
 
-from symfast.chunks import TASK_FIELDS, partial_count
-from symfast.codes import Kind
+from symfast.chunks import partial_count
 
 REFLECT, PROJECT, SHRINK, PROX, COEFFICIENTS, NORMS = range(6)
+#: What marks the flags of a call of norms, unless it is told another one.
+TAG = 0x1234_5678_9ABC_DEF1
 ORDERS = {"forward": 0, "reverse": 1, "random": 2}
 
 
@@ -33,7 +34,8 @@ class _Plan(ctypes.Structure):
         ("amount_index", ctypes.c_int64), ("out", ctypes.c_void_p),
         ("partials", ctypes.c_void_p), ("data", ctypes.POINTER(ctypes.c_void_p)),
         ("data_count", ctypes.c_int64), ("pointers", ctypes.c_void_p),
-        ("mirrors", ctypes.c_int64), ("sums", ctypes.c_void_p), ("in_place", ctypes.c_int64),
+        ("mirrors", ctypes.c_int64), ("sums", ctypes.c_void_p), ("workspace", ctypes.c_int64),
+        ("tag", ctypes.c_int64),
     ]  # fmt: skip
 
 
@@ -75,6 +77,7 @@ class Emulator:
     threads: int = 0
     count_sectors: bool = False
     last_blocks: int = 0
+    resident: int = 1
     names: dict[str, int] = field(default_factory=dict)
     recording: Recording | None = None
 
@@ -88,6 +91,7 @@ class Emulator:
             ORDERS[self.order], self.seed, self.preempt, self.threads, int(self.count_sectors)
         )
         self.library.emulator_run_last(ctypes.c_int64(self.last_blocks))
+        self.library.emulator_interleave(self.resident)
 
     def allow(self, name: str, tensor: torch.Tensor | None) -> int:
         """Let kernels touch a tensor's storage; returns its address."""
@@ -150,13 +154,19 @@ class Emulator:
         amount: float = 0.0,
         per: int = 0,
         mirrors: int = 0,
+        workspace: torch.Tensor | None = None,
+        tag: int = TAG,
     ) -> torch.Tensor | None:
-        """One verb of a plan's part; coefficients and norms are returned."""
+        """One verb of a plan's part; coefficients and norms are returned.
+
+        Norms leave partial sums and flags in ``workspace``, of ``workspace_of(part)`` numbers.
+        """
         self.start()
         tables = part.tables
         data = [self.allow("parameters", t) for t in part.tensors]
         out = torch.full((tables.numel,), float("nan"), dtype=tables.frames.dtype)
-        partials = torch.full((max(1, workspace(tables)),), float("nan"), dtype=torch.float64)
+        if workspace is None:
+            workspace = workspace_of(part)
         sums = torch.full((mirrors,), float("nan"), dtype=torch.float64)
         pointers = torch.zeros(max(1, len(data)), dtype=torch.int64)
         addresses = (ctypes.c_void_p * len(data))(*data)
@@ -165,9 +175,9 @@ class Emulator:
             *(self.allow(n, getattr(tables, n)) for n in ("tasks", "chunks", "index")),
             tables.chunks.shape[0], self.allow("frames", tables.frames), tables.frames.numel() > 0,
             self.allow("amounts", amounts), amount, per, self.allow("out", out),
-            self.allow("partials", partials), addresses, len(data),
+            self.allow("workspace", workspace), addresses, len(data),
             self.allow("pointers", pointers), mirrors, self.allow("sums", sums),
-            in_place(tables, mirrors),
+            workspace.numel() // 2, tag,
         )  # fmt: skip
         self.call("emulated_plan", call, verb)
         return {COEFFICIENTS: out, NORMS: sums}.get(verb)
@@ -197,28 +207,11 @@ class Emulator:
         return out
 
 
-def workspace(tables: Any) -> int:
-    """Doubles that the sums of squares of all chunks take."""
-    return partial_count(tables.tasks.numpy(), tables.chunks.numpy())
-
-
-def in_place(tables: Any, mirrors: int) -> bool:
-    """Whether the sums of squares of all chunks are the norms, as csrc/plan_check.h says it."""
-    tasks, at = tables.tasks.numpy(), 0
-    for chunk in tables.chunks.numpy():
-        task = dict(zip(TASK_FIELDS, tasks[chunk[0]].tolist(), strict=True))
-        first, count, step = task["mirror"] + chunk[2], chunk[3] - chunk[2], 1
-        if task["kind"] == Kind.DENSE:
-            first, count = task["mirror"], 1
-            if task["mirror_column_step"]:
-                count, step = task["count"], task["mirror_column_step"]
-            elif task["mirror_step"]:
-                step = task["mirror_step"]
-                first, count = first + chunk[4] * step, chunk[5] - chunk[4]
-        if count and (first != at or (count > 1 and step != 1)):
-            return False
-        at += count
-    return bool(at == mirrors)
+def workspace_of(part: Any) -> torch.Tensor:
+    """Poisoned memory for partial sums, and as many flags: at most one for every partial sum."""
+    tables = part.tables
+    count = partial_count(tables.tasks.numpy(), tables.chunks.numpy())
+    return torch.full((2 * count,), float("nan"), dtype=torch.float64)
 
 
 def load(

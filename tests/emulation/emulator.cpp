@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// Threads of a block as fibers: turns, barriers and warp operations.
+// Threads of blocks as fibers: turns, barriers and warp operations.
 #include "emulator.h"
-
-#include <sys/mman.h>
 
 #include <algorithm>
 #include <cstdlib>
+#include <memory>
 #include <random>
 
 #include "runtime.h"
@@ -34,72 +33,64 @@ struct Thread {
   unsigned barriers = 0, warp_syncs = 0;
 };
 
-std::vector<Thread> threads;
+// Tags are of this block alone, two in turn: fewer would hide races.
+struct Block {
+  std::vector<Thread> threads;
+  std::vector<int> turns;
+  Index index{};
+  SharedMemory shared;
+  Signals signals;
+  char *barrier_tags[2], *warp_tags[32][2];
+};
+
+Block* here = nullptr;
 Fiber scheduler;
 int running = -1;
 const std::function<void()>* kernel;
 std::mt19937 random_numbers;
-char barrier_tags[2], end_tag, warp_tags[32][2];  // two tags in turn: one would hide races
+char end_tag;
 
 void leave(bool forever) {
-  Fiber& me = threads[running].fiber;
+  Fiber& me = here->threads[running].fiber;
   sanitize_leave(me, scheduler, forever);
   emulator_switch(&me.stack_pointer, scheduler.stack_pointer);
   sanitize_enter(me);
 }
 
 [[noreturn]] void thread_main() {
-  sanitize_enter(threads[running].fiber);
+  sanitize_enter(here->threads[running].fiber);
   (*kernel)();
   sanitize_release(&end_tag);
-  threads[running].state = State::done;
+  here->threads[running].state = State::done;
   leave(true);
   std::abort();
 }
 
 void resume(int number) {
+  Fiber& fiber = here->threads[number].fiber;
   running = number;
   thread_index = {static_cast<unsigned>(number)};
-  sanitize_leave(scheduler, threads[number].fiber, false);
-  emulator_switch(&scheduler.stack_pointer, threads[number].fiber.stack_pointer);
+  sanitize_leave(scheduler, fiber, false);
+  emulator_switch(&scheduler.stack_pointer, fiber.stack_pointer);
   sanitize_enter(scheduler);
   running = -1;
 }
 
 void start(Thread& thread) {
-  char* stack = thread.fiber.stack;
-  if (!stack) {
-    stack = static_cast<char*>(mmap(nullptr, kStackBytes + 4096, PROT_READ | PROT_WRITE,
-                                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
-    mprotect(stack, 4096, PROT_NONE);  // an overflow must not run into the next stack
-    stack += 4096;
-  }
-  thread = Thread{};
-  thread.fiber.stack = stack;
+  open_stack(thread.fiber, &thread_main);
   thread.state = State::ready;
-  sanitize_new_stack(stack, kStackBytes);
-  auto* top = reinterpret_cast<void**>(stack + kStackBytes - 64);
-#if defined(__x86_64__)
-  *--top = nullptr;  // where thread_main would return to; it also aligns the stack
-  *--top = reinterpret_cast<void*>(&thread_main);
-  for (int saved = 0; saved < 6; ++saved) *--top = nullptr;
-#else
-  for (int saved = 0; saved < 22; ++saved) *--top = nullptr;
-  top[11] = reinterpret_cast<void*>(&thread_main);
-#endif
-  thread.fiber.stack_pointer = top;
   sanitize_start(thread.fiber);
 }
 
 int count(State state) {
-  return static_cast<int>(std::count_if(threads.begin(), threads.end(),
+  return static_cast<int>(std::count_if(here->threads.begin(), here->threads.end(),
                                         [&](const Thread& t) { return t.state == state; }));
 }
 
 // All threads that still run wait at a barrier: it must be the same one, and nobody may be missing.
 void open_barrier() {
   const Thread* first = nullptr;
-  for (const Thread& thread : threads) {
+  for (const Thread& thread : here->threads) {
     if (thread.state != State::at_barrier) continue;
     if (!first) first = &thread;
     if (thread.site.line != first->site.line || std::strcmp(thread.site.file, first->site.file)) {
@@ -111,13 +102,14 @@ void open_barrier() {
   if (const int gone = count(State::done)) {
     report_at(first->site, "barrier that " + std::to_string(gone) + " threads never reach");
   }
-  for (Thread& thread : threads) {
+  for (Thread& thread : here->threads) {
     if (thread.state == State::at_barrier) thread.state = State::ready;
   }
   ++totals.barriers;
 }
 
 std::string whereabouts() {
+  const std::vector<Thread>& threads = here->threads;
   std::string words = "deadlock:";
   int named = 0;
   for (std::size_t i = 0; i < threads.size() && named < 4; ++i) {
@@ -129,25 +121,28 @@ std::string whereabouts() {
   return words;
 }
 
-// Runs the block's threads to their ends. False if they are stuck.
-bool run_block(std::vector<int>& turns) {
-  for (;;) {
-    if (config.order == Order::random) std::shuffle(turns.begin(), turns.end(), random_numbers);
-    bool moved = false;
-    for (const int number : turns) {
-      if (threads[number].state != State::ready) continue;
-      resume(number);
-      moved = true;
-    }
-    if (moved) continue;
-    const int done = count(State::done);
-    if (done == static_cast<int>(threads.size())) return true;
-    if (done + count(State::at_barrier) < static_cast<int>(threads.size())) {
-      report(whereabouts());
-      return false;
-    }
-    open_barrier();
+enum class Progress { some, finished, stuck };
+
+// A turn for every thread of the block, or the barrier that they wait at.
+Progress run_round() {
+  if (config.order == Order::random || config.resident > 1) {
+    std::shuffle(here->turns.begin(), here->turns.end(), random_numbers);
   }
+  bool moved = false;
+  for (const int number : here->turns) {
+    if (here->threads[number].state != State::ready) continue;
+    resume(number);
+    moved = true;
+  }
+  if (moved) return Progress::some;
+  const int done = count(State::done), all = static_cast<int>(here->threads.size());
+  if (done == all) return Progress::finished;
+  if (done + count(State::at_barrier) < all) {
+    report(whereabouts());
+    return Progress::stuck;
+  }
+  open_barrier();
+  return Progress::some;
 }
 
 std::vector<int> in_order(int64_t n) {
@@ -177,25 +172,25 @@ void maybe_preempt() {
 }
 
 void barrier(Site site) {
-  Thread& me = threads[running];
+  Thread& me = here->threads[running];
   me.site = site;
   me.state = State::at_barrier;
-  void* tag = &barrier_tags[me.barriers++ & 1];
+  void* tag = here->barrier_tags[me.barriers++ & 1];
   sanitize_release(tag);
   leave(false);
   sanitize_acquire(tag);
 }
 
 uint64_t warp_operation(WarpOp op, unsigned mask, uint64_t value, int argument, Site site) {
-  Thread& me = threads[running];
-  Thread* warp = &threads[running / kWarp * kWarp];
+  Thread& me = here->threads[running];
+  Thread* warp = &here->threads[running / kWarp * kWarp];
   me.site = site;
   me.op = op;
   me.value = value;
   me.argument = argument;
   me.state = State::at_warp_operation;
   if (mask != 0xffffffffu) report_at(site, "only warp operations of all lanes are supported");
-  void* tag = &warp_tags[running / kWarp][me.warp_syncs & 1];
+  void* tag = here->warp_tags[running / kWarp][me.warp_syncs & 1];
   if (op == WarpOp::sync) {  // orders memory; shuffles do not
     ++me.warp_syncs;
     sanitize_release(tag);
@@ -218,6 +213,42 @@ uint64_t warp_operation(WarpOp op, unsigned mask, uint64_t value, int argument, 
   return me.result;
 }
 
+namespace {
+
+void use(Block& block) {
+  here = &block;
+  block_index = block.index;
+  use_shared(&block.shared);
+  use_signals(&block.signals);
+}
+
+void begin(Block& block, int64_t number, int threads, int shared_bytes) {
+  block.index = {static_cast<unsigned>(number)};
+  use(block);
+  ++totals.blocks;
+  for (auto& tag : block.barrier_tags) tag = new_tag();
+  for (auto& warp : block.warp_tags) {
+    for (auto& tag : warp) tag = new_tag();
+  }
+  open_shared(shared_bytes);
+  open_signals(threads);
+  block.threads.resize(static_cast<std::size_t>(threads));
+  for (Thread& thread : block.threads) start(thread);
+  block.turns = in_order(threads);
+}
+
+void end(Block& block) {
+  use(block);
+  for (Thread& thread : block.threads) {
+    sanitize_end(thread.fiber);
+    close_stack(thread.fiber);
+  }
+  close_signals();
+  close_shared();
+}
+
+}  // namespace
+
 void run(int64_t blocks, int per_block, int shared_bytes, const std::function<void()>& body) {
   if (config.threads) per_block = config.threads;
   if (per_block <= 0 || per_block > 1024 || per_block % kWarp || blocks <= 0) {
@@ -226,27 +257,29 @@ void run(int64_t blocks, int per_block, int shared_bytes, const std::function<vo
   }
   random_numbers.seed(config.seed);
   kernel = &body;
-  threads.resize(std::max<std::size_t>(threads.size(), per_block));
-  std::vector<Thread> spare(threads.begin() + per_block, threads.end());
-  threads.resize(per_block);
   grid_size = {static_cast<unsigned>(blocks)};
   block_size = {static_cast<unsigned>(per_block)};
   ++totals.launches;
   const int64_t wanted = config.last_blocks > 0 ? std::min(config.last_blocks, blocks) : blocks;
-  for (const int block : in_order(wanted)) {
-    block_index = {static_cast<unsigned>(blocks - wanted + block)};
-    ++totals.blocks;
-    open_shared(shared_bytes);
-    for (Thread& thread : threads) start(thread);
-    std::vector<int> turns = in_order(per_block);
-    const bool finished = run_block(turns);
-    for (Thread& thread : threads) sanitize_end(thread.fiber);
-    close_shared();
-    if (!finished) break;
+  const std::vector<int> order = in_order(wanted);
+  std::vector<std::unique_ptr<Block>> resident;
+  std::size_t next = 0;
+  for (bool stuck = false; !stuck && (next < order.size() || !resident.empty());) {
+    while (next < order.size() && static_cast<int>(resident.size()) < config.resident) {
+      resident.push_back(std::make_unique<Block>());
+      begin(*resident.back(), blocks - wanted + order[next++], per_block, shared_bytes);
+    }
+    const std::size_t chosen = resident.size() > 1 ? random_numbers() % resident.size() : 0;
+    use(*resident[chosen]);
+    const Progress progress = run_round();
+    stuck = progress == Progress::stuck;
+    if (progress != Progress::finished) continue;
+    end(*resident[chosen]);
+    resident.erase(resident.begin() + static_cast<std::ptrdiff_t>(chosen));
   }
+  for (const auto& block : resident) end(*block);
   sanitize_acquire(&end_tag);
   finish_requests();
-  threads.insert(threads.end(), spare.begin(), spare.end());
 }
 
 }  // namespace emulator

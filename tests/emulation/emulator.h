@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // CUDA's names for kernel bodies that run on the CPU: csrc/device.h includes this instead of CUDA's
-// headers. Every CUDA thread is a fiber, blocks run one after another. The run time behind it
-// (emulator.cpp, memory.cpp) checks barriers, warp operations and every access to global memory,
-// and counts bytes, sectors and barriers.
+// headers. Every CUDA thread is a fiber; blocks run one after another, or several of them in turns.
+// The run time behind it (emulator.cpp, memory.cpp, signals.cpp) checks barriers, warp operations
+// and every access to global memory, and counts bytes, sectors and barriers.
 #pragma once
 #include <cmath>
 #include <cstdint>
@@ -50,6 +50,12 @@ unsigned char* dynamic_shared();
 // True if the access is good; a bad one is reported and must not be made.
 bool access(const void* p, std::size_t bytes, bool write);
 
+// Memory that blocks of a launch tell each other by. What a block stores there, others may see only
+// after a fence of the thread that stored it, or when the block has ended.
+void fence();
+int64_t load_signal(const int64_t* p);
+void store_signal(int64_t* p, int64_t value);
+
 // One launch: `body` is what every thread runs.
 void run(int64_t blocks, int threads, int shared_bytes, const std::function<void()>& body);
 
@@ -79,6 +85,7 @@ T shuffle_xor(unsigned mask, T value, int lanes, Site site) {
 #define __ballot_sync(mask, vote)                                                    \
   static_cast<unsigned>(::emulator::warp_operation(::emulator::WarpOp::ballot, mask, \
                                                    (vote) ? 1 : 0, 0, EMULATOR_SITE))
+#define __threadfence() ::emulator::fence()
 #define __popc(bits) __builtin_popcount(bits)
 
 namespace symfast {
@@ -122,6 +129,14 @@ template <typename T>
 SF_DEVICE T load_table(const T* p) {
   return load(p);
 }
+
+template <typename T>
+SF_DEVICE T load_fresh(const T* p) {
+  return load(p);
+}
+
+using emulator::load_signal;
+using emulator::store_signal;
 
 using std::sqrt;
 

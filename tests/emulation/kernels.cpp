@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // The real kernels and launchers for one element type, EMULATED_TYPE, compiled for the emulator:
 // one C function per family of verbs.
+#include "chunk_mirrors.h"
 #include "mirror_launch.h"
 #include "plan_launch.h"
+
+extern "C" void emulator_allow(const void* p, int64_t bytes, int number);
 
 namespace symfast {
 namespace {
@@ -31,14 +34,31 @@ struct EmulatedPlan {
   double amount;
   int64_t amount_index;
   void* out;
-  double* partials;
+  double* partials;  // kNorms: `workspace` of them, and as many flags
   void** data;
   int64_t data_count;
   int64_t* pointers;
   int64_t mirrors;
   double* sums;
-  int64_t in_place;
+  int64_t workspace, tag;
 };
+
+// Norms as plan_store prepares them: tables only where the partial sums are not the norms.
+void emulated_norms(const PlanLaunch& call, const EmulatedPlan& p) {
+  const auto* tasks = reinterpret_cast<const Task*>(p.tasks);
+  const auto* chunks = reinterpret_cast<const Chunk*>(p.chunks);
+  bool in_place = p.workspace == p.mirrors;
+  for (int64_t c = 0; c < p.chunk_count; ++c) {
+    const ChunkMirrors touched = chunk_mirrors(tasks[chunks[c].task], chunks[c]);
+    in_place = in_place && touched.in_place(chunks[c].partial);
+  }
+  SumTables tables;
+  if (!in_place) tables = SumTables(tasks, chunks, p.chunk_count, p.mirrors);
+  constexpr int kTables = 99;  // a number that Python gives to no tensor
+  emulator_allow(tables.words.data(), tables.sizes.words * 8, kTables);
+  launch_norms<T>(call,
+                  {tables.words.data(), tables.sizes, p.sums, p.partials, p.workspace, p.tag});
+}
 
 void emulated_plan(const EmulatedPlan* p, int64_t verb) {
   const std::vector<void*> data(p->data, p->data + p->data_count);
@@ -50,7 +70,7 @@ void emulated_plan(const EmulatedPlan* p, int64_t verb) {
   for_verb(verb, [&](auto v) {
     constexpr Verb chosen = decltype(v)::value;
     if constexpr (chosen == kNorms) {
-      launch_norms<T>(call, p->mirrors, p->in_place != 0, p->sums);
+      emulated_norms(call, *p);
     } else {
       launch_plan<chosen, T>(call);
     }

@@ -22,8 +22,10 @@ CACHE = HERE.parents[1] / "build" / "machine_code"
 TYPES = {"d": "float64", "f": "float32", "13__nv_bfloat16": "bfloat16", "6__half": "float16"}
 VERBS = ("reflect", "project", "shrink", "prox", "coefficients", "norms")
 MANGLED = re.compile(r"_ZN7symfast\d+(plan|mirror)_kernelI(d|f|13__nv_bfloat16|6__half)(.*)")
-#: An instruction that touches global, local or any memory, without its predicate.
-MEMORY = re.compile(r"\*/\s+(?:@!?U?P\w+ )?((?:LDG|STG|LDL|STL|LD|ST|ATOMG|RED)\b[A-Z0-9_.]*)")
+#: An instruction that touches global, local or any memory, or orders that, without its predicate.
+MEMORY = re.compile(
+    r"\*/\s+(?:@!?U?P\w+ )?((?:LDG|STG|LDL|STL|LD|ST|ATOMG|RED|MEMBAR)\b[A-Z0-9_.]*)"
+)
 #: Dynamic shared memory of one block as csrc/*_launch.h ask for it; test_machine_code.py compares.
 INDEX_BYTES, DENSE_BYTES = 16384, 40960
 #: Registers a thread may use so that an SM has three blocks of 256 threads, or two.
@@ -81,7 +83,6 @@ KERNELS: dict[str, Callable[[list[str]], Traits]] = {
     "sweep_by_block": lambda _: Traits(),
     "sweep_by_samples": lambda _: Traits(threads=128),
     "train_replica": lambda _: Traits(threads=128),
-    "sum_partials": lambda _: Traits(),
     "write_table": lambda _: Traits(),
     "count_steps": lambda _: Traits(),
     "report_progress": lambda _: Traits(threads=32),
@@ -226,8 +227,10 @@ def read(binary: Path) -> list[Kernel]:
 
 
 def _width(instruction: str) -> str:
-    """``LDG 128`` for LDG.E.128.CONSTANT; 32 bits have no suffix."""
+    """``LDG 128`` for LDG.E.128.CONSTANT; 32 bits have no suffix. Fences keep theirs."""
     parts = instruction.split(".")
+    if parts[0] == "MEMBAR":
+        return " ".join(parts)
     bits = {"U8": 8, "S8": 8, "U16": 16, "S16": 16}
     sizes = [int(p) for p in parts if p in ("64", "128")] + [bits[p] for p in parts if p in bits]
     return f"{parts[0]} {sizes[0] if sizes else 32}"

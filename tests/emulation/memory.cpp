@@ -50,14 +50,8 @@ struct Pieces {
 std::unordered_map<Request, Pieces, RequestHash> requests;
 std::vector<std::unordered_map<const void*, int>> turns;
 
-struct Shared {
-  const void* key;
-  unsigned char* memory;
-  std::size_t bytes;
-};
-std::vector<Shared> shared;
+SharedMemory* shared = nullptr;  // of the block that runs
 std::vector<void*> retired;  // freed after the launch: a reused address would order blocks for TSan
-unsigned char* dynamic = nullptr;
 
 std::string hex(const void* p) {
   char text[32];
@@ -73,7 +67,7 @@ unsigned char* new_shared(const void* key, std::size_t bytes) {
   std::memset(memory, kPoison, bytes);
   std::memset(memory + bytes, kGuardByte, kGuard);
   sanitize_guard(memory + bytes, kGuard, true);
-  shared.push_back({key, memory, bytes});
+  shared->arrays.push_back({key, memory, bytes});
   return memory;
 }
 
@@ -143,13 +137,15 @@ bool access(const void* p, std::size_t bytes, bool write) {
   return good;
 }
 
+void use_shared(SharedMemory* memory) { shared = memory; }
+
 void open_shared(int dynamic_bytes) {
-  dynamic =
-      dynamic_bytes > 0 ? new_shared(&dynamic, static_cast<std::size_t>(dynamic_bytes)) : nullptr;
+  const auto bytes = static_cast<std::size_t>(dynamic_bytes);
+  shared->dynamic = bytes > 0 ? new_shared(&shared->dynamic, bytes) : nullptr;
 }
 
 void close_shared() {
-  for (const Shared& s : shared) {
+  for (const SharedArray& s : shared->arrays) {
     sanitize_guard(s.memory + s.bytes, kGuard, false);
     for (int i = 0; i < kGuard; ++i) {
       if (s.memory[s.bytes + i] == kGuardByte) continue;
@@ -158,7 +154,7 @@ void close_shared() {
     }
     retired.push_back(s.memory);
   }
-  shared.clear();
+  shared->arrays.clear();
   close_requests();
 }
 
@@ -168,13 +164,13 @@ void finish_requests() {
 }
 
 void* static_shared(const void* key, std::size_t bytes) {
-  for (const Shared& s : shared) {
+  for (const SharedArray& s : shared->arrays) {
     if (s.key == key) return s.memory;
   }
   return new_shared(key, bytes);
 }
 
-unsigned char* dynamic_shared() { return dynamic; }
+unsigned char* dynamic_shared() { return shared->dynamic; }
 
 }  // namespace emulator
 

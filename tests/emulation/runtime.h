@@ -15,7 +15,8 @@ enum class Order : int { forward, reverse, random };
 
 // How threads and blocks take turns. `preempt` of 1000 accesses to global memory hand over to
 // another thread; `threads`, if not 0, replaces the block size of every launch; `last_blocks`, if
-// not 0, runs only so many blocks, those of the highest numbers.
+// not 0, runs only so many blocks, those of the highest numbers; `resident` blocks take turns, by
+// chance if there are several.
 struct Config {
   Order order = Order::forward;
   unsigned seed = 1;
@@ -23,6 +24,7 @@ struct Config {
   int threads = 0;
   bool count_sectors = false;
   int64_t last_blocks = 0;
+  int resident = 1;
 };
 extern Config config;
 
@@ -39,10 +41,38 @@ int current_thread();
 // Gives the other threads of the block a turn.
 void maybe_preempt();
 
-// memory.cpp: shared memory of the block that starts or ends, requests of the launch that ends.
+// memory.cpp: shared memory of the block that runs, and whether it starts or ends; requests of the
+// launch that ends.
+struct SharedArray {
+  const void* key;
+  unsigned char* memory;
+  std::size_t bytes;
+};
+struct SharedMemory {
+  std::vector<SharedArray> arrays;
+  unsigned char* dynamic = nullptr;
+};
+void use_shared(SharedMemory* memory);
 void open_shared(int dynamic_bytes);
 void close_shared();
 void finish_requests();
+
+// signals.cpp: signals of a block that others do not see yet, and of its threads, what their fences
+// order: places that stand for it.
+struct Signal {
+  int64_t* place;
+  int64_t value;
+  int thread;
+};
+struct Signals {
+  std::vector<Signal> waiting;
+  std::vector<char*> sent, received;
+};
+void use_signals(Signals* signals);
+void open_signals(int threads);
+void close_signals();
+// A place that no one has used for ordering before.
+char* new_tag();
 
 // sanitizer.cpp
 struct Fiber {
@@ -51,6 +81,9 @@ struct Fiber {
   void* sanitizer = nullptr;  // TSan's fiber, ASan's fake stack
 };
 constexpr std::size_t kStackBytes = 256 << 10;
+// stacks.cpp: a stack on which switching to the fiber calls `entry`, which never returns.
+void open_stack(Fiber& fiber, void (*entry)());
+void close_stack(Fiber& fiber);
 // While one lives, what the run time itself does (allocation above all) is no access of the
 // thread's.
 struct Quiet {
@@ -63,6 +96,8 @@ void sanitize_leave(Fiber& fiber, const Fiber& next, bool forever);
 void sanitize_enter(Fiber& fiber);
 void sanitize_release(void* tag);
 void sanitize_acquire(void* tag);
+// Whoever acquires `to` acquires what has been released to `from`; the running thread does not.
+void sanitize_pass_on(void* from, void* to);
 void sanitize_guard(void* p, std::size_t bytes, bool on);
 void sanitize_new_stack(char* stack, std::size_t bytes);
 

@@ -32,6 +32,10 @@ namespace emulator {
 
 #if defined(EMULATOR_TSAN)
 
+namespace {
+void* home;  // the scheduler
+}  // namespace
+
 void sanitize_start(Fiber& fiber) { fiber.sanitizer = __tsan_create_fiber(0); }
 void sanitize_end(Fiber& fiber) {  // kept a while: TSan takes a reused fiber for the same thread
   static std::vector<void*> ended;
@@ -43,12 +47,24 @@ void sanitize_end(Fiber& fiber) {  // kept a while: TSan takes a reused fiber fo
 }
 void sanitize_leave(Fiber& fiber, const Fiber& next, bool) {
   constexpr unsigned kOrdersNothing = 1;
-  if (!fiber.stack) fiber.sanitizer = __tsan_get_current_fiber();  // the scheduler
+  if (!fiber.stack) home = fiber.sanitizer = __tsan_get_current_fiber();
   __tsan_switch_to_fiber(next.sanitizer, kOrdersNothing);
 }
 void sanitize_enter(Fiber&) {}
 void sanitize_release(void* tag) { __tsan_release(tag); }
 void sanitize_acquire(void* tag) { __tsan_acquire(tag); }
+void sanitize_pass_on(void* from, void* to) {  // by a fiber that knows nothing else
+  void* const me = __tsan_get_current_fiber();
+  constexpr unsigned kOrdersNothing = 1;
+  __tsan_switch_to_fiber(home, kOrdersNothing);  // what creates a fiber comes before it
+  Fiber carrier;
+  sanitize_start(carrier);
+  __tsan_switch_to_fiber(carrier.sanitizer, kOrdersNothing);
+  __tsan_acquire(from);
+  __tsan_release(to);
+  __tsan_switch_to_fiber(me, kOrdersNothing);
+  sanitize_end(carrier);
+}
 void sanitize_guard(void*, std::size_t, bool) {}
 Quiet::Quiet() {
   AnnotateIgnoreReadsBegin("", 0);
@@ -87,6 +103,7 @@ void sanitize_enter(Fiber& fiber) {
 }
 void sanitize_release(void*) {}
 void sanitize_acquire(void*) {}
+void sanitize_pass_on(void*, void*) {}
 void sanitize_guard(void* p, std::size_t bytes, bool on) {
   on ? __asan_poison_memory_region(p, bytes) : __asan_unpoison_memory_region(p, bytes);
 }
@@ -104,6 +121,7 @@ void sanitize_leave(Fiber&, const Fiber&, bool) {}
 void sanitize_enter(Fiber&) {}
 void sanitize_release(void*) {}
 void sanitize_acquire(void*) {}
+void sanitize_pass_on(void*, void*) {}
 void sanitize_guard(void*, std::size_t, bool) {}
 void sanitize_new_stack(char*, std::size_t) {}
 
