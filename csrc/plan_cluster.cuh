@@ -153,12 +153,15 @@ SF_DEVICE Accumulate<T> cluster_read(const Work<T>& work, const Cluster& cluster
   A squares = 0;
   for_members<V>(work, cluster, work.element(o, 0, c0), [&](int i, const Pack<T, V>& pack) {
     walk.member(i);
+    A c[V];
 #pragma unroll
     for (int v = 0; v < V; ++v) {
-      const A c = walk.next(widen(pack.get(v)), v);
-      squares += c * c;
-      if constexpr (verb == kCoefficients) {
-        if (i > 0) store(work.output(cluster.row + i - 1, o, c0 + v), c);
+      c[v] = walk.next(widen(pack.get(v)), v);
+      squares += c[v] * c[v];
+    }
+    if constexpr (verb == kCoefficients) {
+      if (i > 0) {
+        store_coefficients<V>(work.output(cluster.row + i - 1, o, c0), work.task.out_inner, c);
       }
     }
   });
@@ -189,7 +192,7 @@ SF_DEVICE void clusters(const Work<T>& work) {
 template <Verb verb, typename T>
 SF_DEVICE void apply_clusters(const Work<T>& work) {
   if (work.columns_pack()) {
-    clusters<verb, kPack<T>>(work);
+    clusters<verb, kColumns<verb, T>>(work);
   } else {
     clusters<verb, 1>(work);
   }

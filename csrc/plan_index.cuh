@@ -45,9 +45,22 @@ struct Line {
   }
 };
 
+// The coefficients of the pack at the head of a line.
+template <bool pairs, int V, typename T>
+SF_DEVICE void read_out(const Line<T>& line, const Pack<T, V>& a, const Pack<T, V>& b) {
+  using A = Accumulate<T>;
+  A c[V];
+#pragma unroll
+  for (int v = 0; v < V; ++v) {
+    const A x = widen(a.get(v));
+    c[v] = pairs ? (x - widen(b.get(v))) * A(kSqrtHalf) : x;
+  }
+  store_coefficients<V>(line.out, line.out_step, c);
+}
+
 // f on the pack at the head of a line.
 template <Verb verb, bool pairs, int V, typename T>
-SF_DEVICE void finish(const Work<T>& work, const Line<T>& line, Pack<T, V> a, Pack<T, V> b) {
+SF_DEVICE void apply(const Work<T>& work, const Line<T>& line, Pack<T, V> a, Pack<T, V> b) {
   using A = Accumulate<T>;
   if constexpr (pairs && verb == kReflect) new_pair<verb>(a, b, line.amount);  // bits, not numbers
 #pragma unroll
@@ -57,10 +70,7 @@ SF_DEVICE void finish(const Work<T>& work, const Line<T>& line, Pack<T, V> a, Pa
     if constexpr (verb == kShrink || verb == kProx) {
       if (line.slot_step != 0) amount = work.amount(line.slot + v * line.slot_step);
     }
-    if constexpr (verb == kCoefficients) {
-      const A x = widen(a.get(v));
-      store(line.out + v * line.out_step, pairs ? (x - widen(b.get(v))) * A(kSqrtHalf) : x);
-    } else if constexpr (pairs) {
+    if constexpr (pairs) {
       A x = widen(a.get(v)), y = widen(b.get(v));
       new_pair<verb>(x, y, amount);
       a.set(v, narrow<T>(x));
@@ -69,16 +79,26 @@ SF_DEVICE void finish(const Work<T>& work, const Line<T>& line, Pack<T, V> a, Pa
       a.set(v, narrow<T>(new_coefficient<verb>(widen(a.get(v)), amount)));
     }
   }
-  if constexpr (verb == kCoefficients) return;
   store_pack<V>(line.a, a);
   if constexpr (pairs) store_pack<V>(line.b, b);
+}
+
+template <Verb verb, bool pairs, int V, typename T>
+SF_DEVICE void finish(const Work<T>& work, const Line<T>& line, const Pack<T, V>& a,
+                      const Pack<T, V>& b) {
+  if constexpr (verb == kCoefficients) {
+    read_out<pairs, V>(line, a, b);
+  } else {
+    apply<verb, pairs, V>(work, line, a, b);
+  }
 }
 
 // `count` packs of a line by a team, several loads in flight.
 template <Verb verb, bool pairs, int V, typename T>
 SF_DEVICE void walk(const Work<T>& work, Line<T> line, const Team& team, int count) {
   constexpr bool few = (verb == kShrink || verb == kProx) && sizeof(T) < 8;  // registers
-  constexpr int kAhead = pairs ? 2 : few ? 3 : 4;
+  constexpr int kPacks = pairs ? 2 : few ? 3 : 4;
+  constexpr int kAhead = V == 4 && sizeof(T) == 2 ? 2 * kPacks : kPacks;  // packs of 8 bytes
   line.advance(team.lane * V);
 #pragma unroll 1
   for (int number = team.lane; number < count; number += team.size * kAhead) {
@@ -99,7 +119,7 @@ SF_DEVICE void walk(const Work<T>& work, Line<T> line, const Team& team, int cou
 
 template <Verb verb, bool pairs, typename T>
 SF_DEVICE void walk_line(const Work<T>& work, Line<T> line, const Team& team, int count) {
-  constexpr int V = kPack<T>;
+  constexpr int V = kColumns<verb, T>;
   const int head = elements_to_boundary(line.a);
   const bool together = !pairs || elements_to_boundary(line.b) == head;
   if (line.step != 1 || !together || count < head + V) {
@@ -162,7 +182,8 @@ template <Verb verb, bool pairs, typename T>
 SF_DEVICE void walk_box(const Work<T>& work, const Box<T>& box) {
   const int count = static_cast<int>(box.fast.count),
             near_count = static_cast<int>(box.middle.count);
-  const int each = box.fast.step == 1 ? (count + kPack<T> - 1) / kPack<T> : count;
+  constexpr int V = kColumns<verb, T>;
+  const int each = box.fast.step == 1 ? (count + V - 1) / V : count;
   const Team team = team_of(power_of_two(each, static_cast<int>(blockDim.x)));
   const int lines = near_count * static_cast<int>(box.slow.count);
 #pragma unroll 1

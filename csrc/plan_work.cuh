@@ -70,6 +70,28 @@ struct Work {
   }
 };
 
+// Columns that a thread takes at once where whole packs of them are aligned. A coefficient of a
+// half type is twice as wide: neighbouring threads shall store what fills sectors.
+template <Verb verb, typename T>
+constexpr int kColumns = verb == kCoefficients && sizeof(T) == 2 ? 4 : kPack<T>;
+
+// V coefficients in a row, in whole packs where they are neighbours in memory and aligned.
+template <int V, typename A>
+SF_DEVICE void store_coefficients(A* to, int64_t step, const A (&c)[V]) {
+  if constexpr (V > 1) {
+    static_assert(V == kPack<A>);
+    if (step == 1 && elements_to_boundary(to) == 0) {
+      Pack<A, V> pack;
+#pragma unroll
+      for (int v = 0; v < V; ++v) pack.set(v, c[v]);
+      store_new_pack<V>(to, pack);
+      return;
+    }
+  }
+#pragma unroll
+  for (int v = 0; v < V; ++v) store(to + v * step, c[v]);
+}
+
 // Counts through the elements (mirror, outer, column pack) of a chunk, nearest in memory first.
 struct Walk {
   int near, middle, items;

@@ -69,7 +69,7 @@ def check_registers(kernels: list[Kernel]) -> None:
 def check_widths(kernels: list[Kernel]) -> None:
     for kernel in kernels:
         if kernel.traits.streams:
-            assert kernel.widest("LDG") == 128, kernel.name
+            assert kernel.widest("LDG") == kernel.traits.loads, kernel.name
             assert not kernel.traits.writes or kernel.widest("STG") == 128, kernel.name
 
 
@@ -78,6 +78,14 @@ def check_factor_steps(kernels: list[Kernel]) -> None:
     for kernel in kernels:
         if kernel.name in ("factor_step float32", "factor_step float64"):
             assert kernel.instructions["LDG 128"] == kernel.instructions["STG 128"], kernel.name
+
+
+def check_mirrors(kernels: list[Kernel]) -> None:
+    """Their results are new memory: no pack of half types is stored in parts."""
+    for kernel in kernels:
+        words = kernel.name.split()
+        if words[0] == "mirror" and words[2] in ("bfloat16", "float16"):
+            assert not kernel.instructions["STG 64"] + kernel.instructions["STG 32"], kernel.name
 
 
 def check_fences(kernels: list[Kernel]) -> None:
@@ -117,6 +125,10 @@ def test_installed_kernels_keep_to_their_registers(installed: list[Kernel]) -> N
 
 def test_installed_kernels_move_16_bytes(installed: list[Kernel]) -> None:
     check_widths(installed)
+
+
+def test_installed_mirrors_split_no_pack(installed: list[Kernel]) -> None:
+    check_mirrors(installed)
 
 
 def test_installed_norms_are_fenced(installed: list[Kernel]) -> None:

@@ -34,6 +34,10 @@ def test_memory_is_read_once_and_written_once(name: str, verb: int, dtype: torch
         assert traffic.widest == 16
 
 
+#: Where neighbours in memory give coefficients that are a whole row of columns apart.
+TRANSPOSED = ("units last", "direction, units last", "mirror, wide")
+
+
 @pytest.mark.parametrize("dtype", list(emulated.TYPES), ids=str)
 @pytest.mark.parametrize("verb", [COEFFICIENTS, NORMS])
 @pytest.mark.parametrize("name", list(problems.streaming()))
@@ -48,6 +52,10 @@ def test_memory_is_read_once(name: str, verb: int, dtype: torch.dtype) -> None:
     read, _ = emulator.traffic("parameters")
     assert read.bytes <= 1.05 * w.nbytes
     assert read.efficiency >= 0.9
+    if verb == COEFFICIENTS:
+        _, written = emulator.traffic("out")
+        assert written.bytes == part.tables.numel * part.tables.frames.element_size()
+        assert written.efficiency >= 0.9 or name in TRANSPOSED
 
 
 def test_norms_of_mirrors_in_several_blocks_take_one_launch() -> None:

@@ -23,9 +23,7 @@ TYPES = {"d": "float64", "f": "float32", "13__nv_bfloat16": "bfloat16", "6__half
 VERBS = ("reflect", "project", "shrink", "prox", "coefficients", "norms")
 MANGLED = re.compile(r"_ZN7symfast\d+(plan|mirror)_kernelI(d|f|13__nv_bfloat16|6__half)(.*)")
 #: An instruction that touches global, local or any memory, or orders that, without its predicate.
-MEMORY = re.compile(
-    r"\*/\s+(?:@!?U?P\w+ )?((?:LDG|STG|LDL|STL|LD|ST|ATOMG|RED|MEMBAR)\b[A-Z0-9_.]*)"
-)
+MEMORY = re.compile(r"\*/\s+(?:@!?U?P\w+ )?((?:LDG?|STG?|LDL|STL|ATOMG|RED|MEMBAR)\b[\w.]*)")
 #: Dynamic shared memory of one block as csrc/*_launch.h ask for it; test_machine_code.py compares.
 INDEX_BYTES, DENSE_BYTES = 16384, 40960
 #: Registers a thread may use so that an SM has three blocks of 256 threads, or two.
@@ -36,8 +34,9 @@ THREE_BLOCKS, TWO_BLOCKS = 80, 128
 class Traits:
     """What the source says of a kernel."""
 
-    packs: int = 0  # 16-byte loads of a thread on their way at once; 0: memory does not limit it
+    packs: int = 0  # 16 bytes that a thread awaits at once, so often; 0: memory does not limit it
     writes: bool = True  # by packs, where memory limits it
+    loads: int = 128  # bits of the widest load: of half types, 64 beside wider results
     threads: int = 256
     dynamic: int = 0  # bytes of shared memory of a usual launch
     registers: int = 255
@@ -50,10 +49,12 @@ class Traits:
 
 def _plan(dynamic: int, words: list[str]) -> Traits:
     """kAhead in plan_index.cuh, kKept in dense.cuh: one fewer with amounts."""
-    wide, reading = words[-1] == "float64", words[1] in ("coefficients", "norms")
-    few = dynamic == INDEX_BYTES and not wide and not reading
+    coefficients, norms = words[1] == "coefficients", words[1] == "norms"
+    few = dynamic == INDEX_BYTES and words[-1] != "float64" and not coefficients and not norms
     ahead = 3 if few and words[1] in ("prox", "shrink") else 4
-    return Traits(ahead, not reading, dynamic=dynamic,
+    writes = not norms and not (coefficients and words[0] == "mirror")
+    halves = coefficients and words[0] == "plan_index" and words[-1] in ("bfloat16", "float16")
+    return Traits(ahead, writes, 64 if halves else 128, dynamic=dynamic,
                   registers=THREE_BLOCKS if few else TWO_BLOCKS)  # fmt: skip
 
 
