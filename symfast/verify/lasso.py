@@ -6,10 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from torch.optim import SGD, Adam, AdamW
 
 from symfast.factor_sweep import factor_sweep
+from symfast.factorize import factorize
 from symfast.sweep.data import load
 from symfast.verify.case import Case, CaseResult, Check, Curves, Series, at_least, at_most
+from symfast.verify.quadratic import Weight
 
 SOURCE = "Ziyin & Wang, ICML 2023 (spred)"
 #: Decades from the largest penalty that leaves anything down to the least; the path begins 12%
@@ -77,6 +80,33 @@ def compared(name: str, found: Tensor, to: Problem) -> tuple[Check, Check]:
             at_most(f"{name}: coefficients", SOURCE, far, 1e-3))  # fmt: skip
 
 
+def optimizers() -> list[Check]:
+    """Decay inside the gradient is the penalty; AdamW's, beside it, is none.
+
+    ``1/2 ||w - z||^2`` with w = u v and decay lam of both factors: w is the soft threshold of z.
+    """
+    z = torch.tensor([2.0, 1.0, 0.5, 0.3, -0.2, -0.7], dtype=torch.float64)
+    lam = 0.4
+    soft = z.sign() * (z.abs() - lam).clamp_min(0)
+    far = {}
+    for name, kind, lr in (("SGD", SGD, 0.1), ("Adam", Adam, 0.01), ("AdamW", AdamW, 0.01)):
+        model = factorize(Weight(torch.zeros_like(z)), "weight", beta=1.0)
+        optimizer = kind(model.parameters(), lr=lr, weight_decay=lam)
+        for _ in range(3_000):
+            optimizer.zero_grad()
+            (0.5 * (model.weight - z).square().sum()).backward()  # type: ignore[operator]
+            optimizer.step()
+        weight = model.weight
+        assert isinstance(weight, Tensor)
+        far[name] = float((weight.detach() - soft).abs().max())
+    return [
+        at_most("torch.optim.SGD: distance from the soft threshold", SOURCE, far["SGD"], 1e-10),
+        at_most("torch.optim.Adam, coupled decay: the same", SOURCE, far["Adam"], 1e-10),
+        at_least("AdamW: its decay is no penalty, and misses lam = 0.4 by", "derived",
+                 far["AdamW"], 0.3, "> 0"),
+    ]  # fmt: skip
+
+
 def run(quick: bool) -> CaseResult:
     """24 penalties in one kernel call against scikit-learn; its size needs no quick version."""
     to, names = problem()
@@ -99,6 +129,7 @@ def run(quick: bool) -> CaseResult:
         far = float((w - to.lasso).abs().max())
         checks += [at_least(f"{name} the steps are not enough: coefficients off by", "derived",
                             far, 1e-3, "> 1e-3")]  # fmt: skip
+    checks += optimizers()
     w = trained(to, one)
     series: list[Series] = []
     for i, name in enumerate(names):
