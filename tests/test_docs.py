@@ -113,3 +113,19 @@ def test_the_api_page_has_every_public_name() -> None:
     assert f'r"{REEXPORT}"' in conf, "conf.py finds the names in another way"
     for package in PACKAGES:
         assert f'("{package}", "{package}:' in conf
+
+
+@pytest.mark.parametrize(
+    "page", sorted((ROOT / "docs").glob("*.md")), ids=lambda path: str(path.stem)
+)
+def test_pictures_of_pages_are_found(page: Path) -> None:
+    """Pictures of an included file lie beside that file, which its page has to say."""
+    text = page.read_text()
+    sources = {page: text}
+    for name, options in re.findall(r"```\{include\} (\S+)\n(.*?)```", text, flags=re.DOTALL):
+        included = (page.parent / name).resolve()
+        sources[included] = included.read_text()
+        assert ":relative-images:" in options or "![" not in sources[included]
+    for source, words in sources.items():
+        for picture in re.findall(r"!\[[^\]]*\]\(([^)\s]+)\)", words):
+            assert (source.parent / picture).is_file(), f"{source}: {picture}"
