@@ -2,8 +2,9 @@
 """What `Factorized` sweeps over, and a stretch of its training in one kernel call."""
 
 import math
+import warnings
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -18,6 +19,30 @@ from symfast.replica import Rule
 
 #: One value for a whole sweep; `Factorized.options` tells what they mean.
 OPTIONS: Mapping[str, Any] = {"tol": 0.0, "check_every": 100, "epoch": 100, "ratio": 0.95}
+
+
+#: What a user of AdamW is told.
+_NO_PENALTY = (
+    "AdamW shrinks factors beside their gradients: that is no penalty of their product, and the "
+    'sparse solutions of SGD are not found; optimizer="adam" couples the decay'
+)
+
+
+def check_optimizer(optimizer: str) -> None:
+    """Refuse what is no optimizer of the kernel, and warn of AdamW.
+
+    Raises:
+        ValueError: if there is no such optimizer.
+
+    Example:
+        >>> from symfast.problems.factor_train import check_optimizer
+        >>> check_optimizer("adam")
+    """
+    if optimizer not in get_args(Rule):
+        known = ", ".join(get_args(Rule))
+        raise ValueError(f"optimizer must be one of {known}, not {optimizer!r}")
+    if optimizer == "adamw":
+        warnings.warn(_NO_PENALTY, stacklevel=4)
 
 
 def factor_axes(depths: tuple[int, ...], scale: float, optimizer: Rule) -> Mapping[str, Axis]:

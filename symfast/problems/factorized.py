@@ -2,7 +2,6 @@
 """Least squares through product factors: the Lasso and its relatives by plain gradient descent."""
 
 import math
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, get_args
@@ -13,8 +12,8 @@ from torch import Tensor
 from symfast.factor_sweep import MAX_DEPTH
 from symfast.problems.coordinates import Coordinates, Per, check_data, coordinates
 from symfast.problems.factor_start import Init, first_factors
-from symfast.problems.factor_train import OPTIONS, factor_axes, train_factors
-from symfast.problems.order_parameters import SUPPORT
+from symfast.problems.factor_train import OPTIONS, check_optimizer, factor_axes, train_factors
+from symfast.problems.order_parameters import SUPPORT, check_mirrors, norm_columns
 from symfast.problems.problem import FINISHED, Axis, Replicas, State, Stretch, data_hash
 from symfast.replica import Rule
 
@@ -58,6 +57,7 @@ class Factorized:
         beta: imbalance of init="pilot", >= 0; with 0 no weight can ever change its sign.
         optimizer: "sgd" with momentum, "adam" (decay coupled) or "adamw" (decoupled), as in
             torch.optim.
+        mirror_norms: whether the norm of every mirror is measured too: of the groups, or |w_i|.
 
     Raises:
         ValueError: if shapes do not fit, values are not finite, or the frame is not orthonormal.
@@ -79,6 +79,7 @@ class Factorized:
     per: Per = "element"
     beta: float = 1.0
     optimizer: Rule = "sgd"
+    mirror_norms: bool = False
     at: Coordinates = field(init=False, repr=False)
     offset: float = field(init=False, repr=False)  # loss at w = 0
 
@@ -89,11 +90,7 @@ class Factorized:
         check_data(X, y)
         if self.init not in get_args(Init):
             raise ValueError(f"init must be one of {', '.join(get_args(Init))}, not {self.init!r}")
-        if self.optimizer not in get_args(Rule):
-            known = ", ".join(get_args(Rule))
-            raise ValueError(f"optimizer must be one of {known}, not {self.optimizer!r}")
-        if self.optimizer == "adamw":
-            warnings.warn(_NO_PENALTY, stacklevel=3)
+        check_optimizer(self.optimizer)
         if self.init == "dwf" and self.per != "element":
             raise ValueError('init="dwf" goes with per="element"; gates need "keep" or "pilot"')
         for name, number in (("scale", self.scale), ("beta", self.beta)):
@@ -108,6 +105,8 @@ class Factorized:
         }
         for name, value in fields.items():
             object.__setattr__(self, name, value)
+        if self.mirror_norms:
+            check_mirrors(self.at.group_norms(torch.zeros(1, self.d)).shape[1], "Factorized")
 
     @property
     def gram(self) -> Tensor:
@@ -222,7 +221,7 @@ class Factorized:
         loss, objective = loss + lam * penalty, sparsity (share of factored coordinates of size
         <= 1e-4), zeros (share that is exactly zero after the fold), violation = max |O^T theta|,
         residual = max |dw| between the last two checks; with gates group_sparsity, the share of
-        groups of norm <= 1e-4.
+        groups of norm <= 1e-4; with ``mirror_norms`` the norm of each mirror, mirror_0, ...
         """
         w = state["w"].to("cpu", torch.float64)
         inside, loss = w[:, self.factored].abs(), self.loss(w)
@@ -235,10 +234,10 @@ class Factorized:
             "violation": inside.amax(-1),
             "residual": state["residual"].to("cpu", torch.float64),
         }
+        norms = self.at.group_norms(w)
         if len(self.at.group):
-            small = self.at.group_norms(w) <= SUPPORT
-            found["group_sparsity"] = small.double().mean(-1)
-        return found
+            found["group_sparsity"] = (norms <= SUPPORT).double().mean(-1)
+        return found | (norm_columns(norms) if self.mirror_norms else {})
 
     def weights(self, state: State) -> Tensor:
         """Return the model's weights theta (R, d) in float64."""
@@ -276,16 +275,11 @@ class Factorized:
             facts["beta"] = self.beta
         if self.optimizer != "sgd":
             facts["optimizer"] = self.optimizer
+        if self.mirror_norms:
+            facts["mirror_norms"] = True
         if self.per != "element":
             facts["per"] = self.per if isinstance(self.per, str) else list(self.per)
         return facts
-
-
-#: What a user of AdamW is told.
-_NO_PENALTY = (
-    "AdamW shrinks factors beside their gradients: that is no penalty of their product, and the "
-    'sparse solutions of SGD are not found; optimizer="adam" couples the decay'
-)
 
 
 def _check_depths(depth: int | Sequence[int]) -> tuple[int, ...]:

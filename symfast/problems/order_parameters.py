@@ -16,6 +16,8 @@ SUPPORT = 1e-4
 NEGLIGIBLE = 1e-2
 #: Units this close, relative to their size, compute the same function.
 SAME = 0.1
+#: Mirrors of one problem whose norms are columns of a sweep.
+MOST_MIRRORS = 4096
 
 
 class TwoLayerWeights(NamedTuple):
@@ -72,20 +74,70 @@ def order_parameters(net: TwoLayerWeights) -> dict[str, Tensor]:
     return {name: torch.where(lost, torch.nan, x) for name, x in found.items()}
 
 
-def violation(net: TwoLayerWeights, symmetries: Sequence[Symmetry]) -> Tensor:
-    """Norm ``||A^T U||`` (R,) over all mirrors of some symmetries of the hidden units.
+def mirror_parameters(
+    net: TwoLayerWeights, symmetries: Sequence[Symmetry], every: bool
+) -> dict[str, Tensor]:
+    """Return violation (R,), ``||A^T U||`` over all mirrors of some symmetries of the hidden units.
+
+    Args:
+        net: stacked networks.
+        symmetries: of the hidden units.
+        every: whether the norm of each mirror is a column of its own, too.
 
     Example:
         >>> import symfast as sf, torch
-        >>> from symfast.problems.order_parameters import TwoLayerWeights, violation
+        >>> from symfast.problems.order_parameters import TwoLayerWeights, mirror_parameters
         >>> W1, rest = torch.eye(2)[None], (torch.zeros(1, 1, 2), torch.zeros(1, 1))
         >>> net = TwoLayerWeights(W1, torch.zeros(1, 2), *rest, "relu")
-        >>> violation(net, [sf.Swap([0], [1])]).round(decimals=5).tolist()
-        [1.0]
+        >>> mirror_parameters(net, [sf.Swap([0], [1])], every=False)["violation"].shape
+        torch.Size([1])
+    """
+    norms = norms_of(net, symmetries)
+    total: Tensor = norms.norm(dim=1)
+    return {"violation": total} | (norm_columns(norms) if every else {})
+
+
+def norms_of(net: TwoLayerWeights, symmetries: Sequence[Symmetry]) -> Tensor:
+    """Norm ``||o^T U||`` (R, k) of every mirror o of some symmetries of the hidden units, in order.
+
+    Example:
+        >>> import symfast as sf, torch
+        >>> from symfast.problems.order_parameters import TwoLayerWeights, norms_of
+        >>> W1, rest = torch.eye(2)[None], (torch.zeros(1, 1, 2), torch.zeros(1, 1))
+        >>> net = TwoLayerWeights(W1, torch.zeros(1, 2), *rest, "relu")
+        >>> norms_of(net, [sf.Swap([0], [1]), sf.SignFlip([0])]).round(decimals=5).tolist()
+        [[1.0, 1.0]]
     """
     U = unit_matrix(net)
-    squares = [(x.frame(U.shape[1]).to(U).mT @ U).square().sum((1, 2)) for x in symmetries]
-    return torch.stack(squares).sum(0).sqrt()
+    return torch.cat([(x.frame(U.shape[1]).to(U).mT @ U).norm(dim=2) for x in symmetries], 1)
+
+
+def norm_columns(norms: Tensor) -> dict[str, Tensor]:
+    """Norms (R, k) of mirrors as columns mirror_0, mirror_1, ... of a sweep's table.
+
+    Example:
+        >>> import torch
+        >>> from symfast.problems.order_parameters import norm_columns
+        >>> list(norm_columns(torch.ones(3, 2)))
+        ['mirror_0', 'mirror_1']
+    """
+    return {f"mirror_{i}": x for i, x in enumerate(norms.unbind(1))}
+
+
+def check_mirrors(count: int, problem: str) -> None:
+    """Refuse columns for the norms of no mirrors, or of too many.
+
+    Raises:
+        ValueError: if there are none, or more than MOST_MIRRORS.
+
+    Example:
+        >>> from symfast.problems.order_parameters import check_mirrors
+        >>> check_mirrors(3, "TwoLayer")
+    """
+    if not 1 <= count <= MOST_MIRRORS:
+        raise ValueError(
+            f"mirror_norms needs 1 to {MOST_MIRRORS} mirrors, this {problem} has {count}"
+        )
 
 
 def unit_matrix(net: TwoLayerWeights) -> Tensor:

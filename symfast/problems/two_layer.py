@@ -8,11 +8,15 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from symfast.problems.order_parameters import TwoLayerWeights, order_parameters, violation
+from symfast.problems.order_parameters import (
+    TwoLayerWeights,
+    check_mirrors,
+    mirror_parameters,
+    order_parameters,
+)
 from symfast.problems.problem import (
     DIVERGED,
     FINISHED,
-    MEASURE_NUMBERS,
     Axis,
     Replicas,
     State,
@@ -21,7 +25,8 @@ from symfast.problems.problem import (
 )
 from symfast.problems.schedule import schedule
 from symfast.problems.training_axes import training_axes
-from symfast.reference.replica import predict, split
+from symfast.problems.two_layer_loss import losses
+from symfast.reference.replica import split
 from symfast.replica import (
     MOST_HIDDEN,
     MOST_INPUTS,
@@ -64,6 +69,7 @@ class TwoLayer:
         optimizer: "sgd", "adam" (decay coupled, through the moments) or "adamw" (decoupled).
         mirrors: a symmetry of the hidden units or several: SignFlip, Swap, Cluster, Direction or
             Mirror (h, k). They are applied one after the other, dense ones last.
+        mirror_norms: whether the norm of every mirror is measured too.
 
     Raises:
         ValueError: if the data do not fit together, are not finite, or are too wide, or a mirror is
@@ -87,6 +93,7 @@ class TwoLayer:
     loss: Loss = "mse"
     optimizer: Rule = "sgd"
     mirrors: Symmetry | Sequence[Symmetry] = ()
+    mirror_norms: bool = False
     targets: Tensor = field(init=False, repr=False)  # (n, o)
     test_targets: Tensor | None = field(init=False, repr=False, default=None)  # (test n, o)
     tables: UnitMirrors = field(init=False, repr=False)
@@ -119,6 +126,8 @@ class TwoLayer:
         given = self.mirrors if isinstance(self.mirrors, Sequence) else (self.mirrors,)
         object.__setattr__(self, "mirrors", tuple(given))
         object.__setattr__(self, "tables", UnitMirrors.of(given, self.hidden))
+        if self.mirror_norms:
+            check_mirrors(sum(x.frame(self.hidden).shape[1] for x in given), "TwoLayer")
 
     def _outputs(self) -> int:
         """Number of outputs, by the classes of the training targets if they are classes."""
@@ -243,7 +252,8 @@ class TwoLayer:
     def measure(self, state: State, replicas: Replicas) -> dict[str, Tensor]:
         """Order parameters (R,): losses and errors, and `order_parameters` of the weights.
 
-        With mirrors also violation, ``||A^T U||`` over all of them. Everything is measured in
+        With mirrors also violation, ``||A^T U||`` over all of them, and with ``mirror_norms`` the
+        norm of each, mirror_0, ... in the order of the symmetries. Everything is measured in
         float64; a replica that diverged has NaN.
         """
         theta = state["theta"].double()
@@ -252,27 +262,11 @@ class TwoLayer:
             data["test_"] = (self.test[0], self.test_targets)
         found: dict[str, Tensor] = {}
         for prefix, (X, Y) in data.items():
-            found |= self._losses(theta, X.to(theta), Y.to(theta), prefix)
+            found |= losses(self, theta, X.to(theta), Y.to(theta), prefix)
         parts = self.parts(theta)
         if self.mirrors:
-            found["violation"] = violation(parts, self.mirrors)  # type: ignore[arg-type]
+            found |= mirror_parameters(parts, self.mirrors, self.mirror_norms)  # type: ignore[arg-type]
         return found | order_parameters(parts)
-
-    def _losses(self, theta: Tensor, X: Tensor, Y: Tensor, prefix: str) -> dict[str, Tensor]:
-        """Loss, and the share of wrong classes, of theta (R, P)."""
-        rows = max(1, MEASURE_NUMBERS // (len(X) * self.hidden))
-        losses, errors = [], []
-        for part in theta.split(rows):
-            weights = split(part, self.inputs, self.hidden, self.outputs, self.bias)
-            f = predict(X, weights, get_args(Activation).index(self.activation))[1]
-            if self.loss == "mse":
-                losses.append((f - Y).square().mean((1, 2)))
-            else:
-                losses.append(-(f.log_softmax(-1) * Y).sum(-1).mean(-1))
-                wrong = (f.argmax(-1) != Y.argmax(-1)).double().mean(-1)
-                errors.append(torch.where(part.isfinite().all(1), wrong, torch.nan))
-        found = {f"{prefix}loss": torch.cat(losses)}
-        return found | ({f"{prefix}error": torch.cat(errors)} if errors else {})
 
     def weights(self, state: State) -> Tensor:
         """Return theta (R, P): W1, b1, W2, b2, row-major."""
@@ -290,6 +284,7 @@ class TwoLayer:
             "loss": self.loss,
             "optimizer": self.optimizer,
             **({"mirrors": [x.to_dict() for x in self.mirrors]} if self.mirrors else {}),  # type: ignore[union-attr]
+            **({"mirror_norms": True} if self.mirror_norms else {}),
             "data_sha256": data_hash(self.X, self.targets, *test),
         }
 

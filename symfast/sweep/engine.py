@@ -58,7 +58,8 @@ def sweep(
         dtype: torch.float64 or torch.float32.
         device: where the kernel runs.
         keep_weights: whether to store the weights; None: if all of them take at most 256 MB.
-        chunk: replicas of one kernel call; None: what fits 1 GB, at most 16,384 (CUDA: 65,536).
+        chunk: replicas of one kernel call; None: what fits 1 GB, series included, at most 16,384
+            (CUDA: 65,536).
         shard: (rank, world size): compute only every world-size'th chunk, for several processes
             with one ``out``; under torchrun that is
             `symfast.sweep.cluster.shard_of_environment()`.
@@ -93,7 +94,7 @@ def sweep(
     place = _usable(device)
     kept = _keeps_weights(problem, grid, dtype) if keep_weights is None else keep_weights
     train = Trainer(problem, grid, steps, every, options, dtype, place, kept, progress)
-    size = chunk or _chunk_size(problem, place)
+    size = chunk or _chunk_size(train)
     if shard is not None and not 0 <= shard[0] < shard[1]:
         raise ValueError(f"shard must be (rank, world size) with rank below it, not {shard}")
     if out is None:
@@ -170,10 +171,15 @@ def _usable(device: torch.device | str) -> torch.device:
         raise ValueError(f"device {device} cannot be used: {error}") from error
 
 
-def _chunk_size(problem: Problem, device: torch.device) -> int:
-    """Replicas of one kernel call."""
-    most = CHUNK.get(device.type, CHUNK["cpu"])
-    return max(1, min(most, CHUNK_BYTES // problem.replica_bytes))
+def _chunk_size(train: Trainer) -> int:
+    """Replicas of one kernel call: their state and, twice while they are joined, their series."""
+    most, one = CHUNK.get(train.device.type, CHUNK["cpu"]), train.problem.replica_bytes
+    if train.every is not None:
+        first = train.grid.replicas(range(1), train.problem.axes)
+        state = train.problem.start(first, dtype=train.dtype, device=torch.device("cpu"))
+        columns = len(train.problem.measure(state, first)) + len(train.grid.axes) + 3
+        one += 2 * 8 * columns * (1 + -(-train.steps // train.every))
+    return max(1, min(most, CHUNK_BYTES // one))
 
 
 def _keeps_weights(problem: Problem, grid: Grid, dtype: torch.dtype) -> bool:
