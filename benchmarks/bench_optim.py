@@ -2,7 +2,9 @@
 """Optimizer steps against memory and against torch's fused ones; every result is asserted.
 
 ``pytest -s benchmarks/bench_optim.py`` prints the tables of this run. All contenders of a row run
-in turns, so that a slow moment of the machine hits each of them; times are the best of the turns.
+in turns, so that a slow moment of the machine hits each of them, and on the same parameters,
+gradients and states: where in the caches memory lies makes a tenth and more. Times are the best of
+the turns; before each turn on large tensors other memory is walked.
 """
 
 import importlib.util
@@ -12,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from machine import in_turns, stream_bandwidth
+from machine import in_turns, stream_bandwidth, walk_elsewhere
 from tables import cost, point, tables
 
 import symfast as sf
@@ -48,7 +50,7 @@ SMALL: list[tuple[int, ...]] = [(32, 16), (32,), (16, 32)] * 155
 def contenders(
     name: str, shapes: list[tuple[int, ...]]
 ) -> tuple[Callable[[], object], Callable[[], object]]:
-    """Our step and torch's fused one, on copies; they must agree."""
+    """Our step and torch's fused one; they must agree on copies, then both take the same memory."""
     rule, options = RULES[name]
     mine, theirs = layers(shapes), layers(shapes)
     ours = getattr(sf.optim, rule)(mine, lr=1e-3, **options)
@@ -58,14 +60,26 @@ def contenders(
         torchs.step()
     for a, b in zip(mine, theirs, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
-    return ours.step, torchs.step
+    return ours.step, on_the_memory_of(ours, rule, **options)
+
+
+def on_the_memory_of(ours: torch.optim.Optimizer, rule: str, **options: Any) -> Callable[[], Any]:
+    """The step of torch's fused optimizer on the parameters and states of one of ours."""
+    params = ours.param_groups[0]["params"]
+    theirs = getattr(torch.optim, rule)(params, lr=1e-3, fused=True, **options)
+    ours.step()
+    theirs.step()
+    for p in params:
+        theirs.state[p].update((k, v) for k, v in ours.state[p].items() if k != "step")
+    step: Callable[[], Any] = theirs.step
+    return step
 
 
 @pytest.mark.parametrize("name", list(RULES))
 def test_large_tensors(benchmark: Any, name: str) -> None:
     ours, theirs = contenders(name, LARGE)
     n = sum(p.numel() for p in layers(LARGE))
-    mine, torchs = in_turns(ours, theirs)
+    mine, torchs = in_turns(ours, theirs, seconds=1.5, between=walk_elsewhere())
     moved = BYTES[name] * n / mine / 1e9
     stream = stream_bandwidth(4 * n / 1e6 * (BYTES[name] / 4 - 1), 1)
     note(
@@ -153,24 +167,31 @@ def project_by_hand(params: list[torch.nn.Parameter], symmetry: str) -> Callable
 @pytest.mark.parametrize("shapes", [LARGE, SMALL], ids=["large", "small"])
 @pytest.mark.parametrize("symmetry", list(SYMMETRIES))
 def test_plan(benchmark: Any, symmetry: str, shapes: list[tuple[int, ...]]) -> None:
-    mine, free, theirs = layers(shapes), layers(shapes), layers(shapes)
+    mine = layers(shapes)
     plan = every_hidden_unit(mine, symmetry)
-    apart = every_hidden_unit(theirs, symmetry)
-    constrained = sf.optim.AdamW(mine, lr=1e-3, plan=plan).step
-    unconstrained = sf.optim.AdamW(free, lr=1e-3).step
-    fused = torch.optim.AdamW(theirs, lr=1e-3, fused=True).step
+    ours = sf.optim.AdamW(mine, lr=1e-3, plan=plan)
+    constrained, fused = ours.step, on_the_memory_of(ours, "AdamW")
+    without = sf.optim.AdamW(mine, lr=1e-3)
+    without.step()
+    for p in mine:
+        without.state[p].update((k, v) for k, v in ours.state[p].items() if k != "step")
+    unconstrained = without.step
 
     def two_passes() -> None:
         fused()
-        apart.project_()
+        plan.project_()
 
-    by_hand = project_by_hand(theirs, symmetry)
+    by_hand = project_by_hand(mine, symmetry)
 
     def peers() -> None:
         fused()
         by_hand()
 
-    times = in_turns(constrained, unconstrained, fused, two_passes, peers, seconds=0.4)
+    large = shapes is LARGE
+    between = walk_elsewhere() if large else lambda: None
+    contenders = constrained, unconstrained, fused, two_passes, peers
+    times = in_turns(*contenders, seconds=0.8 if large else 0.4, between=between)
+    constrained()
     assert plan.norms().max().item() < 1e-3
     note(
         f"AdamW, every hidden unit constrained, {sum(p.numel() for p in mine) / 1e6:.2f}M "
@@ -186,15 +207,20 @@ def test_plan(benchmark: Any, symmetry: str, shapes: list[tuple[int, ...]]) -> N
 
 
 def test_anchor(benchmark: Any) -> None:
-    mine, plain = layers(LARGE), layers(LARGE)
-    anchored = sf.optim.SGD(mine, lr=1e-3, weight_decay=0.01, anchor=sf.Anchor(0.1)).step
-    decayed = sf.optim.SGD(plain, lr=1e-3, weight_decay=0.01).step
-    spread = sf.Anchor(0.1, spread=0.5)
-    uneven = sf.optim.SGD(layers(LARGE), lr=1e-3, weight_decay=0.01, anchor=spread).step
-    noisy = sf.optim.SGD(layers(LARGE), lr=1e-3, weight_decay=0.01, noise=0.1).step
-    times = in_turns(anchored, decayed, uneven, noisy)
+    mine = layers(LARGE)
+    decay = {"lr": 1e-3, "weight_decay": 0.01}
+    anchored = sf.optim.SGD(mine, anchor=sf.Anchor(0.1), **decay).step
+    plain = sf.optim.SGD(mine, **decay).step
+    uneven = sf.optim.SGD(mine, anchor=sf.Anchor(0.1, spread=0.5), **decay).step
+    noisy = sf.optim.SGD(mine, noise=0.1, **decay).step
+    before = mine[0].detach().clone()
+    plain()
+    without = mine[0].detach().clone()
+    mine[0].data.copy_(before)
+    anchored()
+    assert not torch.equal(mine[0], without)
+    times = in_turns(anchored, plain, uneven, noisy, between=walk_elsewhere())
     n = sum(p.numel() for p in mine)
-    assert not torch.equal(mine[0], plain[0])
     note(
         "Decay toward an anchor drawn in registers, 12 bytes per weight",
         ms=f"{times[0] * 1e3:.2f}",

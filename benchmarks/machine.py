@@ -27,18 +27,32 @@ def best(call: Callable[[], object], seconds: float = 0.4, least: int = 5) -> fl
     return min(times)
 
 
-def in_turns(*calls: Callable[[], object], seconds: float = 0.5) -> list[float]:
-    """The shortest time of each call, taken in turns so that a slow spell hits all of them."""
+def in_turns(
+    *calls: Callable[[], object],
+    seconds: float = 0.5,
+    between: Callable[[], object] = lambda: None,
+) -> list[float]:
+    """The shortest time of each call, taken in turns so that a slow spell hits all of them.
+
+    ``between`` runs before every call and does not count.
+    """
     times = [float("inf")] * len(calls)
     for call in calls:
         call()
     stop = time.perf_counter() + seconds * len(calls)
     while time.perf_counter() < stop:
         for i, call in enumerate(calls):
+            between()
             start = time.perf_counter()
             call()
             times[i] = min(times[i], time.perf_counter() - start)
     return times
+
+
+def walk_elsewhere(megabytes: float = 320) -> Callable[[], object]:
+    """A call that takes what others had in the caches, as the rest of a training step does."""
+    memory = torch.zeros(int(megabytes * 1e6 / 4))
+    return lambda: memory.add_(1)
 
 
 @cache
@@ -64,7 +78,8 @@ def fma_peak(threads: int, double: bool) -> float:
 def stream_bandwidth(megabytes: float, reads: float) -> float:
     """GB/s of a stream that reads ``reads`` + 1 numbers for every number it writes.
 
-    A fractional mix is taken between the whole ones beside it.
+    A fractional mix is taken between the whole ones beside it. Measured at every call, beside what
+    it is compared with: memory that other machines share drifts within minutes.
     """
     low = int(reads)
     found = _stream(megabytes, low)
@@ -73,7 +88,6 @@ def stream_bandwidth(megabytes: float, reads: float) -> float:
     return found
 
 
-@cache
 def _stream(megabytes: float, reads: int) -> float:
     n = int(megabytes * 1e6 / 4 / (reads + 1))
     rw, r = torch.ones(n), torch.zeros(n * reads + 1)
@@ -85,7 +99,6 @@ def _stream(megabytes: float, reads: int) -> float:
     return 4 * n * (reads + 2) / seconds / 1e9
 
 
-@cache
 def read_bandwidth(megabytes: float) -> float:
     """GB/s of reading alone."""
     n = int(megabytes * 1e6 / 4)
