@@ -83,6 +83,7 @@ KERNELS: dict[str, Callable[[list[str]], Traits]] = {
     "sweep_by_team": lambda _: Traits(threads=128),
     "sweep_by_block": lambda _: Traits(),
     "sweep_by_samples": lambda _: Traits(threads=128),
+    "sweep_by_moments": lambda _: Traits(threads=128),
     "train_replica": lambda _: Traits(threads=128),
     "write_table": lambda _: Traits(),
     "count_steps": lambda _: Traits(),
@@ -95,6 +96,7 @@ PARAMETERS: dict[str, tuple[Callable[[int], str], ...]] = {
     "sweep_by_team": (str, str),  # depth, threads of a team
     "sweep_by_block": (str,),
     "sweep_by_samples": (str,),
+    "sweep_by_moments": (str,),
     "train_replica": (("global", "shared").__getitem__,),
     "update_kernel": (("sgd", "adam").__getitem__,),
 }
