@@ -282,12 +282,9 @@ def table(kernels: list[Kernel]) -> str:
 
 def main() -> int:
     """Print the table for a binary, by default the installed package's."""
-    if len(sys.argv) > 1:
-        binary = Path(sys.argv[1])
-    else:
-        from symfast import _C
+    from symfast import _C
 
-        binary = Path(_C.__file__)
+    binary = Path(sys.argv[1] if len(sys.argv) > 1 else _C.__file__)
     if not tool("cuobjdump") or not tool("nvdisasm"):
         sys.stderr.write("pip install nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm\n")
         return 1
