@@ -56,19 +56,31 @@ void gram(const T* x, T* g, int64_t width, int64_t d) {
   }
 }
 
-// sqrt(sum (G - shift I)^2) over the d x d part, in double.
+// ||G||_F; the margin of G is zero. A row in T, whose rounding is far below what the norm decides.
 template <typename T>
-double distance(const T* g, double shift, int64_t width, int64_t d) {
+double norm(const T* g, int64_t width, int64_t d) {
   double squares = 0;
   for (int64_t i = 0; i < d; ++i) {
-    double row = 0;
-    for (int64_t j = 0; j < d; ++j) {
-      const double x = double(g[i * width + j]) - (i == j ? shift : 0.0);
+    Vec<T> row{};
+    for (int64_t j = 0; j < width; j += kLanes<T>) {
+      const Vec<T> x = load(g + i * width + j);
       row += x * x;
     }
-    squares += row;
+    squares += double(sum(row));
   }
   return __builtin_sqrt(squares);
+}
+
+// ||G - I||_F. G is as before afterwards; `kept` has room for its diagonal.
+template <typename T>
+double distance(T* g, T* kept, int64_t width, int64_t d) {
+  for (int64_t i = 0; i < d; ++i) {
+    kept[i] = g[i * width + i];
+    g[i * width + i] -= 1;
+  }
+  const double found = norm(g, width, d);
+  for (int64_t i = 0; i < d; ++i) g[i * width + i] = kept[i];
+  return found;
 }
 
 // X (width, width) from A (d, d) over its largest entry; false for zero or non-finite matrices.
@@ -98,8 +110,8 @@ bool iterate(const T* a, T* q, T* scratch, int64_t width, int64_t d) {
     for (int step = 0; step < kPolarSteps && !converged; ++step) {
       gram(x, g, width, d);
       // ||X^T X||_F bounds the square of the largest singular value; scale it to 1 once
-      if (step == 0) scale = 1 / __builtin_sqrt(distance(g, 0.0, width, d));
-      converged = step > 0 && distance(g, 1.0, width, d) < kPolarNear<T>;
+      if (step == 0) scale = 1 / __builtin_sqrt(norm(g, width, d));
+      converged = step > 0 && distance(g, next, width, d) < kPolarNear<T>;
       if (converged) low = 1;
       const PolarStep by = polar_step(low);
       const T to_gram = static_cast<T>(by.gram * scale * scale * scale);
