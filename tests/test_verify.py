@@ -29,6 +29,8 @@ from symfast.verify.case import (
     near,
 )
 
+# torch's forward mode compiles its decompositions with it where it is used first
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")
 HERE = (4, 5, 6, 7, 15, 16, 17, 18, 19, 22)
 
 

@@ -5,6 +5,8 @@ import pytest
 
 import symfast as sf
 
+# torch's forward mode compiles its decompositions with it where it is used first
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")
 NUMBERS = (1, 2, 3, 8, 9, 10, 11, 12, 13, 14, 20, 21, 23, 24, 25)
 
 
