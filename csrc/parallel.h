@@ -17,17 +17,21 @@ namespace symfast {
 // it ends. Two ranges stay unordered, and a race between them is still found.
 template <typename Range>
 void parallel_for(int64_t begin, int64_t end, int64_t grain, const Range& range) {
-  void* const shared = const_cast<void*>(static_cast<const void*>(&range));
-  __tsan_release(shared);
+  struct Call {
+    const Range* range;
+    int64_t ended;  // a place of its own: what a range releases there no other range acquires
+  } call{&range, 0};
+  __tsan_release(&call.range);
   STABLE_TORCH_ERROR_CODE_CHECK(torch_parallel_for(
       begin, end, grain,
       [](int64_t first, int64_t last, void* given) {
-        __tsan_acquire(given);
-        (*static_cast<const Range*>(given))(first, last);
-        __tsan_release(given);
+        Call& call = *static_cast<Call*>(given);
+        __tsan_acquire(&call.range);
+        (*call.range)(first, last);
+        __tsan_release(&call.ended);
       },
-      shared));
-  __tsan_acquire(shared);
+      &call));
+  __tsan_acquire(&call.ended);
 }
 
 #else
