@@ -113,8 +113,8 @@ def run(quick: bool) -> CaseResult:
     support = to.lasso.abs() > SUPPORT
     one, drawn, small = starts(len(names))
     checks: list[Check] = []
-    for name, start in (("float64", one), ("float32", one.float())):
-        w = trained(to, start)
+    found = trained(to, one)
+    for name, w in (("float64", found), ("float32", trained(to, one.float()))):
         same = int(((w.abs() > SUPPORT) == support).sum())
         checks += [
             *compared(name, w, to),
@@ -130,10 +130,9 @@ def run(quick: bool) -> CaseResult:
         checks += [at_least(f"{name} the steps are not enough: coefficients off by", "derived",
                             far, 1e-3, "> 1e-3")]  # fmt: skip
     checks += optimizers()
-    w = trained(to, one)
     series: list[Series] = []
     for i, name in enumerate(names):
-        path, exact = w[:, i].tolist(), to.lasso[:, i].tolist()
+        path, exact = found[:, i].tolist(), to.lasso[:, i].tolist()
         series.append(Series("", to.lam.tolist(), path, "points", i))
         series.append(Series(name, to.lam.tolist(), exact, "line", i))
     caption = "Points: product factors after 20,000 steps. Lines: scikit-learn's Lasso."
