@@ -12,7 +12,8 @@
 namespace symfast {
 namespace SYMFAST_ISA {
 
-constexpr int64_t kNearRows = 4;  // rows that share one load of the tables
+constexpr int64_t kNearRows = 4;   // rows that share one load of the tables
+constexpr int64_t kAhead = 32768;  // bytes on their way from memory: what a microsecond brings
 
 // What a unit becomes: u with its partner w, or with the mean of its cluster.
 template <Verb verb, bool clusters, typename A>
@@ -186,7 +187,8 @@ template <Verb verb, bool clusters, typename Kind, typename T>
 SF_INLINE void run_far(const Task& task, const Chunk& chunk, T* data,
                        const Partners<Acc<T>>& tables, Acc<T> amount) {
   constexpr int64_t R = Kind::kRows;
-  const int64_t stride = task.outer_stride;
+  const int64_t stride = task.outer_stride, bytes = R * task.units * sizeof(T);
+  const int64_t ahead = (kAhead + bytes - 1) / bytes * R * stride;
   const FarUnits<verb, clusters, Kind, T> units{tables, amount};
   for (int64_t o = chunk.o0; o < chunk.o1; o += R) {
     T* row = data + task.base + o * stride;
@@ -194,9 +196,9 @@ SF_INLINE void run_far(const Task& task, const Chunk& chunk, T* data,
     units.fill_slots(row, stride, rows);
     if constexpr (clusters) units.find_means();
     if (tables.whole && rows == R) {
-      units.template write_rows<true, true>(row, stride, rows, R * stride);
+      units.template write_rows<true, true>(row, stride, rows, ahead);
     } else {
-      units.template write_rows<false, false>(row, stride, rows, R * stride);
+      units.template write_rows<false, false>(row, stride, rows, ahead);
     }
   }
 }
