@@ -1,10 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
-// a * b + c of vectors of lanes, for *_simd.cpp.
+// Vectors of lanes in memory, and a * b + c of them, for *_simd.cpp.
 #pragma once
 #include "arithmetic.h"
 #include "simd.h"
 
 namespace symfast {
+namespace SYMFAST_ISA {
+
+// The numbers from p on, which is aligned, as the vector they are.
+template <typename T>
+SF_INLINE Vec<T>& lanes(T* p) {
+  return *reinterpret_cast<Vec<T>*>(p);
+}
+template <typename T>
+SF_INLINE const Vec<T>& lanes(const T* p) {
+  return *reinterpret_cast<const Vec<T>*>(p);
+}
+
+}  // namespace SYMFAST_ISA
 
 #if defined(__AVX512F__)
 template <>

@@ -82,49 +82,61 @@ SF_DEVICE bool aligned_pack(const T* p) {
 template <typename T>
 constexpr int kStepPack = kPack<Accumulate<T>>;
 
+// V neighbours of a weight with all that a step needs of them, in registers.
+template <int D, bool kMomentum, int V, typename T>
+struct StepPack {
+  using A = Accumulate<T>;
+  Pack<T, V> gradient;
+  Pack<A, V> factor[D], velocity[D] = {};
+
+  SF_DEVICE void load_from(const FactorPlace<T>& at, int64_t i) {
+    gradient = load_pack<V>(at.gradient + i);
+#pragma unroll
+    for (int j = 0; j < D; ++j) {
+      factor[j] = load_pack<V>(at.factors + j * at.size + i);
+      if constexpr (kMomentum) velocity[j] = load_pack<V>(at.velocity + j * at.size + i);
+    }
+  }
+
+  // Steps element e of the pack and returns its new weight.
+  SF_DEVICE T step(const FactorPlace<T>& at, int e) {
+    A x[D], y[D], rates[D];
+#pragma unroll
+    for (int j = 0; j < D; ++j) {
+      x[j] = factor[j].get(e);
+      y[j] = velocity[j].get(e);
+      rates[j] = at.lr;
+    }
+    step_factors<D, kMomentum>(x, y, A(widen(gradient.get(e))), rates, at.momentum, at.decay);
+#pragma unroll
+    for (int j = 0; j < D; ++j) {
+      factor[j].set(e, x[j]);
+      if constexpr (kMomentum) velocity[j].set(e, y[j]);
+    }
+    return narrow<T>(product<D>(x));
+  }
+
+  SF_DEVICE void step_and_store(const FactorPlace<T>& at, int64_t i) {
+    Pack<T, V> weight;
+#pragma unroll
+    for (int e = 0; e < V; ++e) weight.set(e, step(at, e));
+#pragma unroll
+    for (int j = 0; j < D; ++j) {
+      store_pack<V>(at.factors + j * at.size + i, factor[j]);
+      if constexpr (kMomentum) store_pack<V>(at.velocity + j * at.size + i, velocity[j]);
+    }
+    store_new_pack<V>(at.weight + i, weight);
+  }
+};
+
 // U packs of V neighbours, `stride` apart, from element i on, all loaded before the first is used.
 template <int D, bool kMomentum, int V, int U, typename T>
 SF_DEVICE void step_packs(const FactorPlace<T>& at, int64_t i, int64_t stride) {
-  using A = Accumulate<T>;
-  Pack<T, V> g[U];
-  Pack<A, V> f[U][D], v[U][D] = {};
+  StepPack<D, kMomentum, V, T> packs[U];
 #pragma unroll
-  for (int u = 0; u < U; ++u) {
-    g[u] = load_pack<V>(at.gradient + i + u * stride);
+  for (int u = 0; u < U; ++u) packs[u].load_from(at, i + u * stride);
 #pragma unroll
-    for (int j = 0; j < D; ++j) {
-      f[u][j] = load_pack<V>(at.factors + j * at.size + i + u * stride);
-      if constexpr (kMomentum) v[u][j] = load_pack<V>(at.velocity + j * at.size + i + u * stride);
-    }
-  }
-#pragma unroll
-  for (int u = 0; u < U; ++u) {
-    Pack<T, V> w;
-#pragma unroll
-    for (int e = 0; e < V; ++e) {
-      A x[D], y[D], rates[D];
-#pragma unroll
-      for (int j = 0; j < D; ++j) {
-        x[j] = f[u][j].get(e);
-        y[j] = v[u][j].get(e);
-        rates[j] = at.lr;
-      }
-      step_factors<D, kMomentum>(x, y, A(widen(g[u].get(e))), rates, at.momentum, at.decay);
-      w.set(e, narrow<T>(product<D>(x)));
-#pragma unroll
-      for (int j = 0; j < D; ++j) {
-        f[u][j].set(e, x[j]);
-        if constexpr (kMomentum) v[u][j].set(e, y[j]);
-      }
-    }
-    const int64_t first = i + u * stride;
-#pragma unroll
-    for (int j = 0; j < D; ++j) {
-      store_pack<V>(at.factors + j * at.size + first, f[u][j]);
-      if constexpr (kMomentum) store_pack<V>(at.velocity + j * at.size + first, v[u][j]);
-    }
-    store_new_pack<V>(at.weight + first, w);
-  }
+  for (int u = 0; u < U; ++u) packs[u].step_and_store(at, i + u * stride);
 }
 
 // Packs on their way at once, so that factors and velocities alone are four loads or more.

@@ -79,34 +79,22 @@ void sweep(const SweepArguments<T>& a, const Advance<T>& advance) {
   pack(a).run([&] { return Worker<T>(a, advance, most_batch); });
 }
 
-void launch_double(const SweepArguments<double>& a, const Tensor& /*like*/) {
-  sweep<double>(a, {SYMFAST_PICK(advance_factors_f64), SYMFAST_PICK(advance_samples_f64),
-                    SYMFAST_PICK(advance_moments_f64)});
-}
-
-void launch_float(const SweepArguments<float>& a, const Tensor& /*like*/) {
-  sweep<float>(a, {SYMFAST_PICK(advance_factors_f32), SYMFAST_PICK(advance_samples_f32),
-                   SYMFAST_PICK(advance_moments_f32)});
-}
-
-SweepResult factor_sweep(const Tensor& gram, const Tensor& linear, const Tensor& factors,
-                         const Tensor& velocity, const Tensor& second, const Tensor& depth,
-                         const Tensor& factored, const Tensor& lr, const Tensor& momentum,
-                         const Tensor& lam, const Tensor& moments, const Tensor& schedule,
-                         const Tensor& kind, const Tensor& lr_schedule, const Tensor& lr_kind,
-                         const Tensor& group, const Tensor& x, const Tensor& y, const Tensor& noise,
-                         const Tensor& draws, bool by_output, std::int64_t rule,
-                         std::int64_t first_step, double tol, std::int64_t check_every,
-                         const Tensor& progress) {
-  return run_sweep(
-      {gram,  linear,  factors,  velocity,  second,      depth,      factored,    lr, momentum,
-       lam,   moments, schedule, kind,      lr_schedule, lr_kind,    group,       x,  y,
-       noise, draws,   progress, by_output, rule,        first_step, check_every, tol},
-      launch_double, launch_float);
-}
+struct OnCpu {
+  explicit OnCpu(const Tensor& /*like*/) {}
+  void launch(const SweepArguments<double>& a) const {
+    sweep<double>(a, {SYMFAST_PICK(advance_factors_f64), SYMFAST_PICK(advance_samples_f64),
+                      SYMFAST_PICK(advance_moments_f64)});
+  }
+  void launch(const SweepArguments<float>& a) const {
+    sweep<float>(a, {SYMFAST_PICK(advance_factors_f32), SYMFAST_PICK(advance_samples_f32),
+                     SYMFAST_PICK(advance_moments_f32)});
+  }
+};
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(symfast, CPU, m) { m.impl("factor_sweep", TORCH_BOX(&factor_sweep)); }
+STABLE_TORCH_LIBRARY_IMPL(symfast, CPU, m) {
+  m.impl("factor_sweep", TORCH_BOX(&factor_sweep<OnCpu>));
+}
 
 }  // namespace symfast

@@ -17,6 +17,59 @@ namespace symfast {
 constexpr int kTeamBlock = 128;  // threads of a block of teams
 constexpr int kReplicaBlock = 256;
 
+// One of the P threads of a replica: a coordinate and its row of the Gram matrix, in registers.
+template <typename T, int D, int P>
+struct TeamMember {
+  Coordinate<T, D> c;
+  T row[P], linear;
+
+  // Weights go round by exchanges with lane ^ j: row[j] is the Gram entry of that partner.
+  SF_DEVICE TeamMember(const SweepArguments<T>& a, int64_t b, int lane, bool mine)
+      : c{}, linear(0) {
+    if (mine) {
+      read_coordinate(a, b, lane, c);
+      linear = load_table(a.linear + lane);
+    }
+#pragma unroll
+    for (int j = 0; j < P; ++j) {
+      const int partner = lane ^ j;
+      row[j] = mine && partner < a.d ? load_table(a.gram + partner * a.d + lane) : T(0);
+    }
+  }
+
+  // The whole warp must call it.
+  SF_DEVICE T gradient() const {
+    T sum = -linear;
+#pragma unroll
+    for (int j = 0; j < P; ++j)
+      sum = Arithmetic<T>::multiply_add(row[j], __shfl_xor_sync(kAllLanes, c.weight, j), sum);
+    return sum;
+  }
+
+  SF_DEVICE void step(const StepFactors<T>& factors) {
+    const T slope = gradient();
+    T lr[D];
+#pragma unroll
+    for (int j = 0; j < D; ++j) lr[j] = c.lr[j] * factors.lr;
+    c.weight =
+        step_coordinate<D>(c.factor, c.velocity, slope, lr, c.momentum, c.decay * factors.penalty);
+  }
+
+  SF_DEVICE void write(const SweepArguments<T>& a, int64_t b, int lane) const {
+    write_factors(a, b, lane, c);
+    store(a.weight + b * a.d + lane, c.weight);
+  }
+};
+
+// Largest change over the P threads of a replica, the same for all; the whole warp must call it.
+template <int P, typename T>
+SF_DEVICE T worst_of_team(T change) {
+#pragma unroll
+  for (int offset = 1; offset < P; offset *= 2)
+    change = worse(change, __shfl_xor_sync(kAllLanes, change, offset));
+  return change;
+}
+
 template <typename T, int D, int P>
 SF_KERNEL(kTeamBlock, 1)
 sweep_by_team(SF_ARGUMENT SweepArguments<T> a) {
@@ -25,58 +78,26 @@ sweep_by_team(SF_ARGUMENT SweepArguments<T> a) {
       (static_cast<int64_t>(blockIdx.x) * blockDim.x + static_cast<int64_t>(threadIdx.x)) / P;
   const bool here = b < a.replicas && source_of(a, b) == GradientSource::gram;
   const bool mine = here && lane < a.d;
-  Coordinate<T, D> c{};
-  T row[P], linear = 0;
-  if (mine) {
-    read_coordinate(a, b, lane, c);
-    linear = load_table(a.linear + lane);
-  }
-  // Weights go round by exchanges with lane ^ j: row[j] is the Gram entry of that partner.
-#pragma unroll
-  for (int j = 0; j < P; ++j) {
-    const int partner = lane ^ j;
-    row[j] = mine && partner < a.d ? load_table(a.gram + partner * a.d + lane) : T(0);
-  }
+  TeamMember<T, D, P> member(a, b, lane, mine);
   Outcome<T> outcome = begin_outcome(a);
   outcome.alive = outcome.alive && here;
-  T before = c.weight;
+  T before = member.c.weight;
   int64_t done = 0;
   // A replica that ended is written at once; its threads step on until the warp's last one ends.
   while (done < a.steps && __ballot_sync(kAllLanes, outcome.alive) != 0) {
     const int64_t left = a.steps - done, chunk = left < a.check_every ? left : a.check_every;
-    for (int64_t step = 0; step < chunk; ++step) {
-      T gradient = -linear;
-#pragma unroll
-      for (int j = 0; j < P; ++j)
-        gradient =
-            Arithmetic<T>::multiply_add(row[j], __shfl_xor_sync(kAllLanes, c.weight, j), gradient);
-      const StepFactors<T> factors =
-          outcome.alive ? factors_of(a, b, done + step) : StepFactors<T>{0, 0};
-      T lr[D];
-#pragma unroll
-      for (int j = 0; j < D; ++j) lr[j] = c.lr[j] * factors.lr;
-      c.weight = step_coordinate<D>(c.factor, c.velocity, gradient, lr, c.momentum,
-                                    c.decay * factors.penalty);
-    }
+    for (int64_t step = 0; step < chunk; ++step)
+      member.step(outcome.alive ? factors_of(a, b, done + step) : StepFactors<T>{0, 0});
     done += chunk;
-    T change = change_of(c.weight, before);
-    before = c.weight;
-#pragma unroll
-    for (int offset = 1; offset < P; offset *= 2)
-      change = worse(change, __shfl_xor_sync(kAllLanes, change, offset));
+    const T change = worst_of_team<P>(change_of(member.c.weight, before));
+    before = member.c.weight;
     if (!outcome.alive) continue;
     outcome.done = done;
     const bool ends = outcome.check(change, a.tol);
     outcome.alive = !ends;
-    if (ends && mine) {
-      write_factors(a, b, lane, c);
-      store(a.weight + b * a.d + lane, c.weight);
-    }
+    if (ends && mine) member.write(a, b, lane);
   }
-  if (mine && (outcome.alive || outcome.done == 0)) {
-    write_factors(a, b, lane, c);
-    store(a.weight + b * a.d + lane, c.weight);
-  }
+  if (mine && (outcome.alive || outcome.done == 0)) member.write(a, b, lane);
   if (lane == 0 && here) write_outcome(a, b, outcome);
 }
 

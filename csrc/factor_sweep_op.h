@@ -121,93 +121,115 @@ inline void check(const SweepInputs& in) {
 // Rows of noise: labels, gradients. Rows of draws: seed, cell, batch size. No columns: no replica
 // has random numbers.
 template <typename T>
-SampleArguments<T> sample_arguments(const SweepInputs& in, const Tensor& x, const Tensor& y,
-                                    const Tensor& noise, const Tensor& draws) {
-  const auto replicas = noise.size(1);
+SampleArguments<T> sample_arguments(const SweepInputs& in) {
+  const auto replicas = in.noise.size(1);
   if (replicas == 0)
     return {nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, {}, in.first_step};
-  const T* const sigma = noise.const_data_ptr<T>();
-  const std::int64_t* const number = draws.const_data_ptr<std::int64_t>();
-  return {x.const_data_ptr<T>(),
-          y.const_data_ptr<T>(),
+  const T* const sigma = in.noise.const_data_ptr<T>();
+  const std::int64_t* const number = in.draws.const_data_ptr<std::int64_t>();
+  return {in.x.const_data_ptr<T>(),
+          in.y.const_data_ptr<T>(),
           sigma,
           sigma + replicas,
           number,
           number + replicas,
           number + 2 * replicas,
-          {x.size(0), x.size(1), y.size(1), in.by_output},
+          {in.x.size(0), in.x.size(1), in.y.size(1), in.by_output},
           in.first_step};
 }
 
-template <typename T>
-SweepResult run(const SweepInputs& in, void (*launch)(const SweepArguments<T>&, const Tensor&)) {
+// The inputs without gaps, as kernels read them.
+inline SweepInputs contiguous(SweepInputs in) {
+  for (Tensor* x : {&in.gram, &in.linear, &in.depth, &in.factored, &in.lr, &in.momentum, &in.lam,
+                    &in.moments, &in.schedule, &in.kind, &in.lr_schedule, &in.lr_kind, &in.group,
+                    &in.x, &in.y, &in.noise, &in.draws})
+    *x = torch::stable::contiguous(*x);
+  return in;
+}
+
+// A copy in standard strides: clone() alone would keep the layout of permuted inputs.
+inline Tensor copy_of(const Tensor& x) {
+  Tensor copy = torch::stable::new_empty(x, x.sizes());
+  torch::stable::copy_(copy, x);
+  return copy;
+}
+
+inline SweepResult results(const SweepInputs& in) {
   namespace st = torch::stable;
   const auto replicas = in.factors.size(0), d = in.factors.size(2);
-  const Tensor gram = st::contiguous(in.gram), linear = st::contiguous(in.linear),
-               factored = st::contiguous(in.factored), depth = st::contiguous(in.depth),
-               lr = st::contiguous(in.lr), momentum = st::contiguous(in.momentum),
-               lam = st::contiguous(in.lam), schedule = st::contiguous(in.schedule),
-               kind = st::contiguous(in.kind), lr_schedule = st::contiguous(in.lr_schedule),
-               lr_kind = st::contiguous(in.lr_kind), group = st::contiguous(in.group),
-               x = st::contiguous(in.x), y = st::contiguous(in.y), noise = st::contiguous(in.noise),
-               draws = st::contiguous(in.draws), moments = st::contiguous(in.moments);
-  // Standard strides even if the inputs are permuted: clone() alone would keep their layout.
-  const Tensor factors = st::new_empty(in.factors, in.factors.sizes());
-  const Tensor velocity = st::new_empty(in.factors, in.factors.sizes());
-  const Tensor second = st::new_empty(in.factors, in.second.sizes());
-  Tensor factors_out = factors, velocity_out = velocity, second_out = second;
-  st::copy_(factors_out, in.factors);
-  st::copy_(velocity_out, in.velocity);
-  st::copy_(second_out, in.second);
-  const Tensor weight = st::new_empty(in.factors, {replicas, d});
-  const Tensor residual = st::new_empty(in.factors, {replicas});
-  const Tensor steps_used = st::new_empty(in.depth, {replicas});
-  const Tensor status = st::new_empty(in.depth, {replicas});
-  const SweepArguments<T> arguments{
-      gram.const_data_ptr<T>(),
-      linear.const_data_ptr<T>(),
-      factored.const_data_ptr<bool>(),
-      depth.const_data_ptr<std::int64_t>(),
-      lr.const_data_ptr<T>(),
-      momentum.const_data_ptr<T>(),
-      lam.const_data_ptr<T>(),
-      schedule.const_data_ptr<T>(),
-      kind.const_data_ptr<std::int64_t>(),
-      lr_schedule.const_data_ptr<T>(),
-      lr_kind.const_data_ptr<std::int64_t>(),
-      group.size(0) ? group.const_data_ptr<std::int64_t>() : nullptr,
-      weight.mutable_data_ptr<T>(),
-      factors.mutable_data_ptr<T>(),
-      velocity.mutable_data_ptr<T>(),
-      steps_used.mutable_data_ptr<std::int64_t>(),
-      residual.mutable_data_ptr<T>(),
-      status.mutable_data_ptr<std::int64_t>(),
-      in.progress.mutable_data_ptr<std::int64_t>(),
-      sample_arguments<T>(in, x, y, noise, draws),
-      {static_cast<Optimizer>(in.rule), second.mutable_data_ptr<T>(), moments.const_data_ptr<T>(),
-       moments.const_data_ptr<T>() + moments.size(1)},
-      schedule.size(0),
-      lr_schedule.size(0),
-      replicas,
-      d,
-      in.factors.size(1),
-      schedule.size(1),
-      in.check_every,
-      static_cast<T>(in.tol)};
-  if (replicas > 0) launch(arguments, in.factors);
-  return {weight, factors, velocity, steps_used, residual, status, second};
+  return {st::new_empty(in.factors, {replicas, d}),
+          copy_of(in.factors),
+          copy_of(in.velocity),
+          st::new_empty(in.depth, {replicas}),
+          st::new_empty(in.factors, {replicas}),
+          st::new_empty(in.depth, {replicas}),
+          copy_of(in.second)};
+}
+
+// Pointers into contiguous inputs and into results.
+template <typename T>
+SweepArguments<T> arguments_of(const SweepInputs& in, const SweepResult& out) {
+  const auto& [weight, factors, velocity, steps_used, residual, status, second] = out;
+  const T* const moments = in.moments.const_data_ptr<T>();
+  return {in.gram.const_data_ptr<T>(),
+          in.linear.const_data_ptr<T>(),
+          in.factored.const_data_ptr<bool>(),
+          in.depth.const_data_ptr<std::int64_t>(),
+          in.lr.const_data_ptr<T>(),
+          in.momentum.const_data_ptr<T>(),
+          in.lam.const_data_ptr<T>(),
+          in.schedule.const_data_ptr<T>(),
+          in.kind.const_data_ptr<std::int64_t>(),
+          in.lr_schedule.const_data_ptr<T>(),
+          in.lr_kind.const_data_ptr<std::int64_t>(),
+          in.group.size(0) ? in.group.const_data_ptr<std::int64_t>() : nullptr,
+          weight.mutable_data_ptr<T>(),
+          factors.mutable_data_ptr<T>(),
+          velocity.mutable_data_ptr<T>(),
+          steps_used.mutable_data_ptr<std::int64_t>(),
+          residual.mutable_data_ptr<T>(),
+          status.mutable_data_ptr<std::int64_t>(),
+          in.progress.mutable_data_ptr<std::int64_t>(),
+          sample_arguments<T>(in),
+          {static_cast<Optimizer>(in.rule), second.mutable_data_ptr<T>(), moments,
+           moments + in.moments.size(1)},
+          in.schedule.size(0),
+          in.lr_schedule.size(0),
+          in.factors.size(0),
+          in.factors.size(2),
+          in.factors.size(1),
+          in.schedule.size(1),
+          in.check_every,
+          static_cast<T>(in.tol)};
 }
 
 }  // namespace sweep_detail
 
-// Checks the inputs, allocates the outputs and calls the launcher of the dtype.
-inline SweepResult run_sweep(const SweepInputs& in,
-                             void (*launch_double)(const SweepArguments<double>&, const Tensor&),
-                             void (*launch_float)(const SweepArguments<float>&, const Tensor&)) {
-  sweep_detail::check(in);
-  if (in.factors.scalar_type() == ScalarType::Double)
-    return sweep_detail::run<double>(in, launch_double);
-  return sweep_detail::run<float>(in, launch_float);
+// symfast::factor_sweep where `Device` lives during a call and launches: device.launch(arguments).
+template <typename Device>
+SweepResult factor_sweep(const Tensor& gram, const Tensor& linear, const Tensor& factors,
+                         const Tensor& velocity, const Tensor& second, const Tensor& depth,
+                         const Tensor& factored, const Tensor& lr, const Tensor& momentum,
+                         const Tensor& lam, const Tensor& moments, const Tensor& schedule,
+                         const Tensor& kind, const Tensor& lr_schedule, const Tensor& lr_kind,
+                         const Tensor& group, const Tensor& x, const Tensor& y, const Tensor& noise,
+                         const Tensor& draws, bool by_output, std::int64_t rule,
+                         std::int64_t first_step, double tol, std::int64_t check_every,
+                         const Tensor& progress) {
+  const Device device(factors);
+  const SweepInputs given{
+      gram,  linear,  factors,  velocity,  second,      depth,      factored,    lr, momentum,
+      lam,   moments, schedule, kind,      lr_schedule, lr_kind,    group,       x,  y,
+      noise, draws,   progress, by_output, rule,        first_step, check_every, tol};
+  sweep_detail::check(given);
+  const SweepInputs in = sweep_detail::contiguous(given);
+  const SweepResult out = sweep_detail::results(in);
+  if (factors.size(0) == 0) return out;
+  if (factors.scalar_type() == ScalarType::Double)
+    device.launch(sweep_detail::arguments_of<double>(in, out));
+  else
+    device.launch(sweep_detail::arguments_of<float>(in, out));
+  return out;
 }
 
 }  // namespace symfast

@@ -14,15 +14,6 @@ constexpr int kRows = 4;
 template <typename T>
 constexpr std::int64_t kWidth = kGroup * kLanes<T>;
 
-template <typename T>
-SYMFAST_SWEEP_INLINE Vec<T>& lanes(T* p) {
-  return *reinterpret_cast<Vec<T>*>(p);
-}
-template <typename T>
-SYMFAST_SWEEP_INLINE const Vec<T>& lanes(const T* p) {
-  return *reinterpret_cast<const Vec<T>*>(p);
-}
-
 // Per-lane constants of one group of vectors, kept in registers over all steps.
 template <typename T>
 struct Rates {

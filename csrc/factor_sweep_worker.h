@@ -72,16 +72,7 @@ class Worker {
               {},
               {a.moments.rule, factor + 2 * row * a.max_depth, epsilon_, beta2_, rate1_, rate2_,
                power1_, power2_}};
-    SampleBlock<T>& s = block_.samples;
-    s.shape = a.samples.shape;
-    s.x = a.samples.x;
-    s.y = a.samples.y;
-    s.batch_x = batch_.get();
-    s.batch_y = s.batch_x + most_batch * s.shape.inputs;
-    s.scratch = scratch_.get();
-    s.label_noise = label_noise_;
-    s.gradient_noise = gradient_noise_;
-    s.cell = cell_;
+    bind_samples(most_batch);
   }
 
   void run(const LaneBlock& lane_block) {
@@ -119,6 +110,20 @@ class Worker {
 
  private:
   bool adaptive() const { return a_.moments.rule != Optimizer::sgd; }
+
+  // Where the data and the random numbers of a block lie.
+  void bind_samples(std::int64_t most_batch) {
+    SampleBlock<T>& s = block_.samples;
+    s.shape = a_.samples.shape;
+    s.x = a_.samples.x;
+    s.y = a_.samples.y;
+    s.batch_x = batch_.get();
+    s.batch_y = s.batch_x + most_batch * s.shape.inputs;
+    s.scratch = scratch_.get();
+    s.label_noise = label_noise_;
+    s.gradient_noise = gradient_noise_;
+    s.cell = cell_;
+  }
 
   void load(const std::int64_t* members, std::int64_t count) {
     const std::int64_t depth = a_.depth[members[0]];

@@ -61,6 +61,31 @@ struct ClusterColumns {
     return first + total / static_cast<A>(count);
   }
 
+  // total += c_j^2 of all lanes.
+  void add_squares(double& total) const {
+    V sums{};
+    helmert([&](int64_t j, V c) {
+      sums += c * c;
+      if (j % 64 == 63) {  // float lanes are emptied into double regularly
+        total += L::total(sums);
+        sums = c - c;
+      }
+    });
+    total += L::total(sums);
+  }
+
+  // Coefficients into rows of `out`, `row_stride` apart, lanes `lane_stride` apart.
+  void write_coefficients(A* out, int64_t row_stride, int64_t lane_stride) const {
+    helmert([&](int64_t j, V c) {
+      A* row = out + j * row_stride;
+      if constexpr (vector) {
+        for (int64_t i = 0; i < lanes; ++i) row[i * lane_stride] = c[i];
+      } else {
+        *row = c;
+      }
+    });
+  }
+
   template <Verb verb>
   void update(A amount, V* scratch) const {
     if constexpr (verb == kProx) {
@@ -100,25 +125,11 @@ SF_INLINE void run_cluster(const PlanCall& call, const Task& task, const Chunk& 
     columns.u = base + c * task.inner_stride;
     columns.lanes = chunk.c1 - c < step ? chunk.c1 - c : step;
     if constexpr (verb == kNorms) {
-      typename Lane<T, vector>::V sums{};
-      columns.helmert([&](int64_t j, auto v) {
-        sums += v * v;
-        if (j % 64 == 63) {  // float lanes are emptied into double regularly
-          squares += Lane<T, vector>::total(sums);
-          sums = v - v;
-        }
-      });
-      squares += Lane<T, vector>::total(sums);
+      columns.add_squares(squares);
     } else if constexpr (verb == kCoefficients) {
       A* out = static_cast<A*>(call.out) + task.out + o * task.out_outer + c * task.out_inner;
-      columns.helmert([&](int64_t j, auto v) {
-        A* row = out + (from - cluster + j) * task.out_row;
-        if constexpr (vector) {
-          for (int64_t i = 0; i < columns.lanes; ++i) row[i * task.out_inner] = v[i];
-        } else {
-          *row = v;
-        }
-      });
+      columns.write_coefficients(out + (from - cluster) * task.out_row, task.out_row,
+                                 task.out_inner);
     } else {
       using V = typename Lane<T, vector>::V;
       columns.template update<verb>(amounts.at(task.group, task.mirror + cluster),

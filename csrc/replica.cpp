@@ -220,31 +220,22 @@ void check_tables(const ReplicaArguments<T>& a) {
             "cell must lie in 0 .. 2^32 - 1, and constraint in 0 .. 3");
 }
 
-void launch_double(const ReplicaArguments<double>& a, const Tensor& /*like*/) {
-  check_tables(a);
-  sweep<double>(a, SYMFAST_PICK(replica_lanes)(8), SYMFAST_PICK(train_replicas_f64));
-}
-
-void launch_float(const ReplicaArguments<float>& a, const Tensor& /*like*/) {
-  check_tables(a);
-  sweep<float>(a, SYMFAST_PICK(replica_lanes)(4), SYMFAST_PICK(train_replicas_f32));
-}
-
-void replica_sweep(const Tensor& x, const Tensor& y, const Tensor& theta, const Tensor& first,
-                   const Tensor& second, const Tensor& rates, const Tensor& schedule,
-                   const Tensor& kind, const Tensor& seed, const Tensor& cell, const Tensor& batch,
-                   const Tensor& constraint, const Tensor& offsets, const Tensor& members,
-                   const Tensor& directions, const Tensor& status, const Tensor& taken,
-                   const Tensor& progress, std::int64_t hidden, bool bias, std::int64_t activation,
-                   std::int64_t loss, std::int64_t rule, std::int64_t first_step) {
-  run_replicas({x,     y,        theta,  first,      second,     rates,   schedule,   kind,
-                seed,  cell,     batch,  constraint, offsets,    members, directions, status,
-                taken, progress, hidden, bias,       activation, loss,    rule,       first_step},
-               nullptr, launch_double, launch_float);
-}
+struct OnCpu {
+  explicit OnCpu(const Tensor& /*like*/) {}
+  void launch(const ReplicaArguments<double>& a) const {
+    check_tables(a);
+    sweep<double>(a, SYMFAST_PICK(replica_lanes)(8), SYMFAST_PICK(train_replicas_f64));
+  }
+  void launch(const ReplicaArguments<float>& a) const {
+    check_tables(a);
+    sweep<float>(a, SYMFAST_PICK(replica_lanes)(4), SYMFAST_PICK(train_replicas_f32));
+  }
+};
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(symfast, CPU, m) { m.impl("replica_sweep_", TORCH_BOX(&replica_sweep)); }
+STABLE_TORCH_LIBRARY_IMPL(symfast, CPU, m) {
+  m.impl("replica_sweep_", TORCH_BOX(&replica_sweep<OnCpu>));
+}
 
 }  // namespace symfast

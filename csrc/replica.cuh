@@ -214,6 +214,29 @@ struct Replica {
     constrain(rates.amount);
   }
 
+  // Parameters from the caller's tensor, unless the kernel works in it.
+  SF_DEVICE void read() const {
+    for (std::int64_t p = threadIdx.x; kShared && p < shape.parameters(); p += blockDim.x)
+      m.put(m.theta + p, load(a.theta + b * shape.parameters() + p));
+    __syncthreads();
+  }
+
+  // What a replica that is lost leaves is not finite.
+  SF_DEVICE void write(bool lost, std::int64_t taken) const {
+    const std::int64_t parameters = shape.parameters();
+    const T poison = lost ? T(0) / T(0) : T(0);
+    for (std::int64_t p = threadIdx.x; p < parameters; p += blockDim.x) {
+      const std::int64_t at = b * parameters + p;
+      store(a.theta + at, m.get(m.theta + p) + poison);
+      store(a.first + at, load(a.first + at) + poison);
+      if (a.model.rule != Optimizer::sgd) store(a.second + at, load(a.second + at) + poison);
+    }
+    if (threadIdx.x != 0) return;
+    const auto status = lost ? ReplicaStatus::diverged : ReplicaStatus::finished;
+    store(a.status + b, static_cast<std::int64_t>(status));
+    store(a.taken + b, taken);
+  }
+
   // Whether a parameter is not finite, the same for all threads; all of them must call it.
   SF_DEVICE bool lost() const {
     SF_SHARED(int, of_warp, [kReplicaThreads / kWarp]);
@@ -234,7 +257,7 @@ struct Replica {
 template <typename T, bool kShared>
 SF_KERNEL(kReplicaThreads, 1)
 train_replica(SF_ARGUMENT ReplicaArguments<T> a) {
-  const std::int64_t b = blockIdx.x, parameters = a.model.shape.parameters();
+  const std::int64_t b = blockIdx.x;
   if (load(a.status + b) != static_cast<std::int64_t>(ReplicaStatus::finished)) return;
   if (load(a.progress + 1) != 0) {  // looked at once: a launch is not interrupted
     __syncthreads();
@@ -243,9 +266,7 @@ train_replica(SF_ARGUMENT ReplicaArguments<T> a) {
   }
   __syncthreads();  // all threads have read the status
   const Replica<T, kShared> replica(a, b);
-  for (std::int64_t p = threadIdx.x; kShared && p < parameters; p += blockDim.x)
-    replica.m.put(replica.m.theta + p, load(a.theta + b * parameters + p));
-  __syncthreads();
+  replica.read();
   StepRates<T> rates{};
   rates.decay = replica.rate(Rate::decay);
   rates.momentum = replica.rate(Rate::momentum);
@@ -260,25 +281,14 @@ train_replica(SF_ARGUMENT ReplicaArguments<T> a) {
   std::int64_t taken = a.first_step;
   bool lost = false;
   for (std::int64_t done = 0; done < a.steps && !lost; ++done) {
-    const T factor = load_table(a.schedule + kind * a.steps + done);
-    const T lr = replica.rate(Rate::lr) * factor;
+    const T lr = replica.rate(Rate::lr) * load_table(a.schedule + kind * a.steps + done);
     rates.amount = lr * replica.rate(Rate::strength);
     set_rates(rates, lr, a.model.rule, taken, power1, power2);
     replica.step(rates, taken);
     ++taken;
     if (taken % kLookEvery == 0) lost = replica.lost();
   }
-  const T poison = lost ? T(0) / T(0) : T(0);
-  for (std::int64_t p = threadIdx.x; p < parameters; p += blockDim.x) {
-    const std::int64_t at = b * parameters + p;
-    store(a.theta + at, replica.m.get(replica.m.theta + p) + poison);
-    store(a.first + at, load(a.first + at) + poison);
-    if (a.model.rule != Optimizer::sgd) store(a.second + at, load(a.second + at) + poison);
-  }
-  if (threadIdx.x != 0) return;
-  const auto status = lost ? ReplicaStatus::diverged : ReplicaStatus::finished;
-  store(a.status + b, static_cast<std::int64_t>(status));
-  store(a.taken + b, taken);
+  replica.write(lost, taken);
 }
 
 // progress[0] += amount: a launch reports once, at its end.

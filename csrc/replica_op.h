@@ -77,50 +77,61 @@ inline void check(const ReplicaInputs& in) {
   check_tensor(in.progress, "progress", 2, -1, ScalarType::Long, theta);
 }
 
+// Pointers into the inputs; a device that wants memory for gradients brings it.
 template <typename T>
-void run(const ReplicaInputs& in, const Tensor* gradient,
-         void (*launch)(const ReplicaArguments<T>&, const Tensor&)) {
+ReplicaArguments<T> arguments_of(const ReplicaInputs& in) {
   const ReplicaModel model{shape_of(in), static_cast<Activation>(in.activation),
                            static_cast<Loss>(in.loss), static_cast<Optimizer>(in.rule)};
-  const ReplicaArguments<T> arguments{
-      in.x.const_data_ptr<T>(),
-      in.y.const_data_ptr<T>(),
-      in.theta.mutable_data_ptr<T>(),
-      in.first.mutable_data_ptr<T>(),
-      in.second.mutable_data_ptr<T>(),
-      in.rates.const_data_ptr<T>(),
-      in.schedule.const_data_ptr<T>(),
-      in.kind.const_data_ptr<std::int64_t>(),
-      in.seed.const_data_ptr<std::int64_t>(),
-      in.cell.const_data_ptr<std::int64_t>(),
-      in.batch.const_data_ptr<std::int64_t>(),
-      in.constraint.const_data_ptr<std::int64_t>(),
-      in.status.mutable_data_ptr<std::int64_t>(),
-      in.taken.mutable_data_ptr<std::int64_t>(),
-      gradient ? gradient->mutable_data_ptr<T>() : nullptr,
-      in.progress.mutable_data_ptr<std::int64_t>(),
-      {in.offsets.const_data_ptr<std::int64_t>(), in.members.const_data_ptr<std::int64_t>(),
-       in.directions.const_data_ptr<T>(), in.offsets.size(0) - 1, in.members.size(0),
-       in.directions.size(0)},
-      model,
-      in.x.size(0),
-      in.schedule.size(0),
-      in.theta.size(0),
-      in.first_step,
-      in.schedule.size(1)};
-  if (arguments.replicas > 0) launch(arguments, in.theta);
+  return {in.x.const_data_ptr<T>(),
+          in.y.const_data_ptr<T>(),
+          in.theta.mutable_data_ptr<T>(),
+          in.first.mutable_data_ptr<T>(),
+          in.second.mutable_data_ptr<T>(),
+          in.rates.const_data_ptr<T>(),
+          in.schedule.const_data_ptr<T>(),
+          in.kind.const_data_ptr<std::int64_t>(),
+          in.seed.const_data_ptr<std::int64_t>(),
+          in.cell.const_data_ptr<std::int64_t>(),
+          in.batch.const_data_ptr<std::int64_t>(),
+          in.constraint.const_data_ptr<std::int64_t>(),
+          in.status.mutable_data_ptr<std::int64_t>(),
+          in.taken.mutable_data_ptr<std::int64_t>(),
+          nullptr,
+          in.progress.mutable_data_ptr<std::int64_t>(),
+          {in.offsets.const_data_ptr<std::int64_t>(), in.members.const_data_ptr<std::int64_t>(),
+           in.directions.const_data_ptr<T>(), in.offsets.size(0) - 1, in.members.size(0),
+           in.directions.size(0)},
+          model,
+          in.x.size(0),
+          in.schedule.size(0),
+          in.theta.size(0),
+          in.first_step,
+          in.schedule.size(1)};
 }
 
 }  // namespace replica_detail
 
-// Checks the inputs and calls the launcher of the dtype; a GPU brings scratch memory.
-inline void run_replicas(const ReplicaInputs& in, const Tensor* gradient,
-                         void (*launch_double)(const ReplicaArguments<double>&, const Tensor&),
-                         void (*launch_float)(const ReplicaArguments<float>&, const Tensor&)) {
+// symfast::replica_sweep_ where `Device` lives during a call and launches:
+// device.launch(arguments).
+template <typename Device>
+void replica_sweep(const Tensor& x, const Tensor& y, const Tensor& theta, const Tensor& first,
+                   const Tensor& second, const Tensor& rates, const Tensor& schedule,
+                   const Tensor& kind, const Tensor& seed, const Tensor& cell, const Tensor& batch,
+                   const Tensor& constraint, const Tensor& offsets, const Tensor& members,
+                   const Tensor& directions, const Tensor& status, const Tensor& taken,
+                   const Tensor& progress, std::int64_t hidden, bool bias, std::int64_t activation,
+                   std::int64_t loss, std::int64_t rule, std::int64_t first_step) {
+  const Device device(theta);
+  const ReplicaInputs in{x,        y,       theta,      first,  second, rates,
+                         schedule, kind,    seed,       cell,   batch,  constraint,
+                         offsets,  members, directions, status, taken,  progress,
+                         hidden,   bias,    activation, loss,   rule,   first_step};
   replica_detail::check(in);
-  if (in.theta.scalar_type() == ScalarType::Double)
-    return replica_detail::run<double>(in, gradient, launch_double);
-  replica_detail::run<float>(in, gradient, launch_float);
+  if (theta.size(0) == 0) return;
+  if (theta.scalar_type() == ScalarType::Double)
+    device.launch(replica_detail::arguments_of<double>(in));
+  else
+    device.launch(replica_detail::arguments_of<float>(in));
 }
 
 }  // namespace symfast

@@ -16,15 +16,6 @@ constexpr int kTileRows = 4;
 constexpr int kTileRows = 2;
 #endif
 
-template <typename T>
-SF_INLINE Vec<T>& lanes(T* p) {
-  return *reinterpret_cast<Vec<T>*>(p);
-}
-template <typename T>
-SF_INLINE const Vec<T>& lanes(const T* p) {
-  return *reinterpret_cast<const Vec<T>*>(p);
-}
-
 // Rows are short: a call of memcpy would take longer than the copy.
 template <typename T>
 SF_INLINE void copy_numbers(T* to, const T* from, std::int64_t count) {
