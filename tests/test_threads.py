@@ -5,71 +5,26 @@ An interpreter without the GIL imports the kernels without taking it back; with 
 still meet inside them, where torch lets go of it.
 """
 
+import pickle
 import subprocess
 import sys
 import sysconfig
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 from test_plan_threads import run_together
+from thread_work import WORK, factor_steps, functions, optimizer_steps, sweeps
 from torch import Tensor
 
 import symfast as sf
+from symfast.problems.problem import Problem
+from symfast.sweep import SweepResult
 
 ROUNDS = 6
-
-
-def optimizer_steps(seed: int) -> Tensor:
-    """Constrained AdamW, its anchor drawn in registers."""
-    generator = torch.Generator().manual_seed(seed)
-    w = torch.nn.Parameter(torch.randn(64, 33, generator=generator))
-    plan = sf.Plan([(sf.Units([(w, 0)]), sf.Swap(range(32), range(32, 64)))])
-    optimizer = sf.optim.AdamW([w], lr=0.1, plan=plan, anchor=sf.Anchor(0.1, seed=seed))
-    for _ in range(8):
-        w.grad = torch.randn(64, 33, generator=generator)
-        optimizer.step()
-    assert torch.equal(w[:32], w[32:])
-    return w.detach()
-
-
-def factor_steps(seed: int) -> Tensor:
-    """Product factors with momentum."""
-    generator = torch.Generator().manual_seed(seed)
-    w = torch.nn.Parameter(torch.rand(500, generator=generator) + 0.5)
-    optimizer = sf.FactorSGD([{"params": [w], "depth": 3}], lr=0.01, lam=0.1, momentum=0.9)
-    for _ in range(8):
-        w.grad = torch.randn(500, generator=generator)
-        optimizer.step()
-    return w.detach()
-
-
-def functions(seed: int) -> Tensor:
-    """A mirror with gradients, and polar factors."""
-    generator = torch.Generator().manual_seed(seed)
-    theta = torch.randn(300, 24, generator=generator, requires_grad=True)
-    A = torch.randn(40, 12, 12, generator=generator)
-    Q = sf.polar(A)
-    projected = sf.project(theta, torch.linalg.qr(torch.randn(24, 3, generator=generator)).Q)
-    (gradient,) = torch.autograd.grad(projected.square().sum(), theta)
-    return torch.cat([projected.detach().flatten(), gradient.flatten(), Q.flatten()])
-
-
-def sweeps(seed: int) -> Tensor:
-    """Whole trainings of both kernels."""
-    X = torch.randn(20, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    found = []
-    for problem in (
-        sf.problems.TwoLayer(X, X[:, :1], hidden=3),
-        sf.problems.Factorized(X, X[:, 0]),
-    ):
-        result = sf.sweep(problem, lr=[0.01, 0.02], seeds=2, steps=40)
-        found.append(torch.as_tensor(result.weights).double().flatten())
-    return torch.cat(found)
-
-
-WORK: list[Callable[[int], Tensor]] = [optimizer_steps, factor_steps, functions, sweeps]
+SEEDS = 2  # a thread for each, and for each piece of work
 
 
 @pytest.mark.parametrize("threads", [1, 2], ids=lambda n: f"{n} threads in a kernel")
@@ -77,7 +32,7 @@ def test_threads_do_not_disturb_each_other(threads: int) -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        alone = {(work, seed): work(seed) for work in WORK for seed in range(2)}
+        alone = {(work, seed): work(seed) for work in WORK for seed in range(SEEDS)}
         barrier = threading.Barrier(len(alone))
 
         def check(work: Callable[[int], Tensor], seed: int) -> None:
@@ -91,6 +46,32 @@ def test_threads_do_not_disturb_each_other(threads: int) -> None:
         torch.set_num_threads(before)
 
 
+@pytest.mark.parametrize("work", [optimizer_steps, factor_steps, functions, sweeps])
+def test_work_while_another_thread_compiles(
+    work: Callable[[int], Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The flag is the whole process's: nothing here may take it for this thread's."""
+    wanted = work(0)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    assert torch.equal(work(0), wanted)
+
+
+def in_a_fresh_process(how: str) -> list[str]:
+    """What the first use of everything computes there."""
+    command = [sys.executable, Path(__file__).with_name("thread_work.py"), how, str(SEEDS)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_many_threads_use_everything_for_the_first_time_at_once() -> None:
+    """Imports, registries, tables and regions are made once, whoever comes first."""
+    alone = in_a_fresh_process("alone")
+    assert len(set(alone)) == SEEDS * len(WORK)
+    for _ in range(3):
+        assert in_a_fresh_process("together") == alone
+
+
 def test_one_plan_for_many_threads() -> None:
     """Verbs that only read may run on one plan at once."""
     w = torch.randn(400, 30)
@@ -101,8 +82,33 @@ def test_one_plan_for_many_threads() -> None:
         for _ in range(50):
             assert torch.equal(plan.norms(), wanted)
             assert plan.coefficients() is not None
+            assert torch.equal(pickle.loads(pickle.dumps(plan)).norms(), wanted)
 
     run_together([read] * 6)
+
+
+@pytest.mark.parametrize("kind", ["TwoLayer", "Factorized"])
+def test_one_problem_for_many_threads(kind: str) -> None:
+    """Sweeps write into nothing of their problem, and a result is read by several."""
+    X = torch.randn(30, 4, dtype=torch.float64)
+    two_layer = kind == "TwoLayer"
+    problem: Problem = (
+        sf.problems.TwoLayer(X, X[:, :1], hidden=3)
+        if two_layer
+        else sf.problems.Factorized(X, X[:, 0])
+    )
+
+    def trained() -> SweepResult:
+        return sf.sweep(problem, weight_decay=[0.01, 0.1], seeds=2, steps=30, batch_size=4)
+
+    wanted = trained()
+
+    def train_and_read() -> None:
+        for _ in range(5):
+            assert (trained().weights == wanted.weights).all()
+            assert wanted.table.status.eq("finished").all()
+
+    run_together([train_and_read] * 4)
 
 
 @pytest.mark.skipif(

@@ -15,7 +15,7 @@ from symfast.compress.record import CompressionProof
 from symfast.compress.workbench import first_line
 from symfast.extras import need
 from symfast.files import write_whole
-from symfast.find.graph import as_arguments
+from symfast.find.graph import ONE_AT_A_TIME, as_arguments
 
 
 def write_compressed(
@@ -86,7 +86,7 @@ def _write_program(path: Path, model: nn.Module, example_input: Any) -> list[str
     args, kwargs = as_arguments(example_input)
     mode = model.training
     try:
-        with warnings.catch_warnings(), torch.no_grad():
+        with ONE_AT_A_TIME, warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")  # export warns of its own insides
             program = torch.export.export(model.eval(), args, kwargs, strict=False)
             torch.export.save(program, path)

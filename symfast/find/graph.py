@@ -2,6 +2,7 @@
 """Trace a model to a graph of ATen operators and propagate its units through it."""
 
 import copy
+import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -28,6 +29,8 @@ from symfast.find.value import Value
 from symfast.symmetry_group import named_tensors
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+#: torch.export and the default dtype are the whole process's: one thread at a time.
+ONE_AT_A_TIME = threading.RLock()
 
 
 class TraceError(RuntimeError):
@@ -67,14 +70,15 @@ def _is_floating(leaf: Any) -> bool:
 @contextmanager
 def exact_arithmetic() -> Iterator[None]:
     """Create new tensors in float64, and keep attention on its plain path."""
-    before, fast = torch.get_default_dtype(), torch.backends.mha.get_fastpath_enabled()
-    torch.set_default_dtype(torch.float64)
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
-        torch.backends.mha.set_fastpath_enabled(fast)
+    with ONE_AT_A_TIME:
+        before, fast = torch.get_default_dtype(), torch.backends.mha.get_fastpath_enabled()
+        torch.set_default_dtype(torch.float64)
+        torch.backends.mha.set_fastpath_enabled(False)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(before)
+            torch.backends.mha.set_fastpath_enabled(fast)
 
 
 def as_arguments(example_input: Any) -> Arguments:

@@ -47,6 +47,9 @@ def find_symmetries(model: nn.Module, example_input: Any, seed: int = 0) -> Symm
     ``max|f(g theta, x) - f(theta, x)| <= 1e-11 max|f(theta, x)|`` must hold on the example input.
     ``model`` is never changed. Inputs and outputs of the model are never free.
 
+    Meanwhile the default dtype of the whole process is float64: other threads should name the
+    dtype of what they create. Analyses of several threads wait for each other.
+
     Args:
         model: any nn.Module that torch.export can trace.
         example_input: a tensor, a tuple of arguments or a mapping of keywords. The symmetries

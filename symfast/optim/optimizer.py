@@ -122,7 +122,7 @@ class SymmetryOptimizer(torch.optim.Optimizer):
             ValueError: if an entry of the plan spans groups of different lr times strength, or
                 mode="group" meets parameters sharded over processes.
         """
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_dynamo_compiling():  # in this thread, not in any
             return _between_graphs(self, closure)
         loss = None
         if closure is not None:
