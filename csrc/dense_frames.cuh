@@ -48,7 +48,8 @@ SF_DEVICE void stage_frames(const DenseJob<T, F, C>& job, int64_t o, int outers,
   }
 }
 
-// Calls visit(frame, o, c, active) for all columns, by all threads together.
+// Calls visit(frame, o, c, active, first) for all columns, by all threads together; `first` is the
+// number of the first team's column, the other teams have the columns after it.
 template <bool staged, typename T, typename F, typename C, typename Visit>
 SF_DEVICE void for_columns(const DenseJob<T, F, C>& job, const Team& team, int pitch,
                            Visit&& visit) {
@@ -76,14 +77,14 @@ SF_DEVICE void for_columns(const DenseJob<T, F, C>& job, const Team& team, int p
     for (int first = 0; first < items; first += team.teams) {
       const bool active = first + team.team < items;
       const Split column = split(active ? first + team.team : 0, columns.inner);
-      const int near = column.quotient;
+      const int near = column.quotient, round = first_o * columns.inner + first;
       const int64_t c = columns.c0 + column.rest;
       if constexpr (staged) {
         const A* data = reinterpret_cast<const A*>(stage_memory()) + (one_frame ? 0 : near * size);
-        visit(Frame<true, A>{data, pitch}, o + near, c, active);
+        visit(Frame<true, A>{data, pitch}, o + near, c, active, round);
       } else {
         const F* data = frames.data + (o + near) * frames.outer_step;
-        visit(Frame<false, F>{data, frames.row_step}, o + near, c, active);
+        visit(Frame<false, F>{data, frames.row_step}, o + near, c, active, round);
       }
     }
   }

@@ -2,112 +2,9 @@
 // A block's dense job with a team of threads per column, and frames in shared memory where they
 // fit; see dense.cuh.
 #pragma once
-#include "dense_frames.cuh"
+#include "dense_team.cuh"
 
 namespace symfast {
-
-// Units i.. of row k of A^T times those of the column.
-template <int V, typename Frame, typename T, typename A = Accumulate<T>>
-SF_DEVICE A multiply_pack(const Frame& frame, int k, int i, const Pack<T, V>& pack) {
-  A a[V], sum = 0;
-  frame_values<Frame::staged>(frame.data + k * frame.row_step, i, a);
-#pragma unroll
-  for (int v = 0; v < V; ++v) sum += a[v] * widen(pack.get(v));
-  return sum;
-}
-
-// Row k of A^T times the column: this thread's share.
-template <typename T, int V, typename Frame>
-SF_DEVICE Accumulate<T> multiply(const Column<T, V>& column, const Frame& frame, int k) {
-  Accumulate<T> sum = 0;
-#pragma unroll
-  for (int r = 0; r < kKept; ++r) {
-    const int i = column.unit(r);
-    if (i < column.units) sum += multiply_pack(frame, k, i, column.kept[r]);
-  }
-#pragma unroll 1
-  for (int r = kKept; column.unit(r) < column.units; ++r) {
-    sum += multiply_pack(frame, k, column.unit(r), column.read(column.unit(r)));
-  }
-  return sum;
-}
-
-// Pack += sum over rows [k0, k1) of steps[k - k0] times units i.. of row k of A^T.
-template <int V, typename Frame, typename T>
-SF_DEVICE Pack<T, V> add_to_pack(const Frame& frame, int k0, int k1, int i, Pack<T, V> pack,
-                                 const Accumulate<T>* steps) {
-  using A = Accumulate<T>;
-  A u[V];
-#pragma unroll
-  for (int v = 0; v < V; ++v) u[v] = widen(pack.get(v));
-#pragma unroll 1
-  for (int k = k0; k < k1; ++k) {
-    A a[V];
-    frame_values<Frame::staged>(frame.data + k * frame.row_step, i, a);
-#pragma unroll
-    for (int v = 0; v < V; ++v) u[v] += a[v] * steps[k - k0];
-  }
-#pragma unroll
-  for (int v = 0; v < V; ++v) pack.set(v, narrow<T>(u[v]));
-  return pack;
-}
-
-// The column plus rows [k0, k1) of A^T times steps, to memory.
-template <typename T, int V, typename Frame>
-SF_DEVICE void add_rows(Column<T, V>& column, const Frame& frame, int k0, int k1,
-                        const Accumulate<T>* steps) {
-#pragma unroll
-  for (int r = 0; r < kKept; ++r) {
-    const int i = column.unit(r);
-    if (i >= column.units) continue;
-    column.kept[r] = add_to_pack(frame, k0, k1, i, column.kept[r], steps);
-    column.write(i, column.kept[r]);
-  }
-#pragma unroll 1
-  for (int r = kKept; column.unit(r) < column.units; ++r) {
-    const int i = column.unit(r);
-    column.write(i, add_to_pack(frame, k0, k1, i, column.read(i), steps));
-  }
-  column.from = column.to;  // rows that are still to come add to what is there now
-}
-
-// The column's coefficients [k0, k1) to `mine`, if any; their sum of squares on every lane.
-template <typename T, int V, typename Frame>
-SF_DEVICE Accumulate<T> coefficients_of(const Column<T, V>& column, const Frame& frame, int k0,
-                                        int k1, Accumulate<T>* mine, Accumulate<T>* partial) {
-  constexpr int kRows = 2;
-  Accumulate<T> squares = 0;
-#pragma unroll 1
-  for (int k = k0; k < k1; k += kRows) {
-    Accumulate<T> c[kRows];
-#pragma unroll
-    for (int n = 0; n < kRows; ++n) {
-      c[n] = k + n < k1 ? multiply(column, frame, k + n) : Accumulate<T>(0);
-    }
-    sum_over_team(column.team, c, partial);
-#pragma unroll
-    for (int n = 0; n < kRows; ++n) {
-      squares += c[n] * c[n];
-      if (mine && column.team.lane == 0 && k + n < k1) mine[k + n - k0] = c[n];
-    }
-  }
-  return squares;
-}
-
-template <int V, typename T, typename F, typename C>
-SF_DEVICE Column<T, V> column_at(const DenseJob<T, F, C>& job, const Team& team, int64_t o,
-                                 int64_t c, bool active) {
-  const Columns<T>& columns = job.columns;
-  const int64_t place = o * columns.outer_step + c * columns.inner_step;
-  Column<T, V> column;
-  column.team = team;
-  column.units = active ? columns.units : 0;
-  column.step = columns.unit_step;
-  column.from = columns.source + place;
-  column.to = columns.target + place;
-  column.keep();
-  return column;
-}
 
 // f(c) - c where f is applied, c itself where it is asked for; by the lanes of the team together.
 template <Verb verb, typename T, typename F, typename C>
@@ -136,7 +33,7 @@ SF_DEVICE void apply_lines(const DenseJob<T, F, C>& job, const Team& team, int p
   const int rows = job.frames.rows;
   const int tile = kCoefficientBytes / static_cast<int>(sizeof(A)) / team.teams;
   A* mine = static_cast<A*>(memory) + team.team * tile;
-  for_columns<staged>(job, team, pitch, [&](const auto& frame, int64_t o, int64_t c, bool active) {
+  const auto visit = [&](const auto& frame, int64_t o, int64_t c, bool active, int) {
     Column<T, V> column = column_at<V>(job, team, o, c, active);
     A factor = 1;
     if (verb == kProx && job.group) {
@@ -155,7 +52,65 @@ SF_DEVICE void apply_lines(const DenseJob<T, F, C>& job, const Team& team, int p
         sync_team(team);
       }
     }
-  });
+  };
+  for_columns<staged>(job, team, pitch, visit);
+}
+
+// Columns whose coefficients wait in shared memory for each other; whole sectors where there are
+// that many.
+template <typename A>
+SF_DEVICE int panel_width(int rows) {
+  const int fit = kCoefficientBytes / static_cast<int>(sizeof(A)) / (rows > 0 ? rows : 1);
+  return fit < 16 ? fit : fit / 16 * 16;
+}
+
+// The coefficients of `count` columns from the first-th on, from the panel to memory, where one
+// column's lie side by side, or those of neighbouring columns.
+template <typename T, typename F, typename C>
+SF_DEVICE void store_panel(const DenseJob<T, F, C>& job, const Accumulate<T>* panel, int rows,
+                           bool by_row, int first, int count, int width) {
+  const int items = rows * count;
+#pragma unroll 1
+  for (int n = threadIdx.x; n < items; n += static_cast<int>(blockDim.x)) {
+    const Split place = split(n, by_row ? rows : count);
+    const int k = by_row ? place.rest : place.quotient;
+    const int slot = by_row ? place.quotient : place.rest;
+    const Split column = split(first + slot, job.columns.inner);
+    const int64_t o = job.columns.o0 + column.quotient, c = job.columns.c0 + column.rest;
+    store(job.out + job.places.at(o, c, k), narrow<C>(panel[by_row ? n : k * width + slot]));
+  }
+}
+
+// Coefficients or norms, which are few beside what they are made of, for whole sectors at a time.
+template <Verb verb, bool staged, int V, typename T, typename F, typename C>
+SF_DEVICE void panel_lines(const DenseJob<T, F, C>& job, const Team& team, int pitch,
+                           Accumulate<T>* partial) {
+  using A = Accumulate<T>;
+  A* panel = reinterpret_cast<A*>(shared_memory());
+  const int rows = verb == kDistances ? 1 : job.frames.rows, width = panel_width<A>(rows);
+  const bool by_row = job.places.row == 1;
+  int begin = 0;  // first column of the panel
+  const auto flush = [&](int end) {
+    __syncthreads();
+    store_panel(job, panel, rows, by_row, begin, end - begin, width);
+    __syncthreads();
+    begin = end;
+  };
+  const auto visit = [&](const auto& frame, int64_t o, int64_t c, bool active, int first) {
+    if (first + team.teams > begin + width) flush(first);
+    const Column<T, V> column = column_at<V>(job, team, o, c, active);
+    const int slot = first - begin + team.team;
+    A* mine = active ? panel + (by_row ? slot * rows : slot) : nullptr;
+    if constexpr (verb == kDistances) {
+      A* const none = nullptr;
+      const A squares = coefficients_of(column, frame, 0, job.frames.rows, none, partial);
+      if (mine && team.lane == 0) *mine = sqrt(squares);
+    } else {
+      coefficients_of(column, frame, 0, rows, mine, partial, by_row ? 1 : width);
+    }
+  };
+  for_columns<staged>(job, team, pitch, visit);
+  flush(job.columns.outer * job.columns.inner);
 }
 
 // Adds up what the teams found for the rows [k0, k1), or for all of them, in the order of the
@@ -191,7 +146,7 @@ SF_DEVICE void norm_lines(const DenseJob<T, F, C>& job, const Team& team, int pi
     for (int n = threadIdx.x; n < kSums; n += blockDim.x) sums[n] = 0;
     __syncthreads();
     for_columns<staged>(job, team, pitch,
-                        [&](const auto& frame, int64_t o, int64_t c, bool active) {
+                        [&](const auto& frame, int64_t o, int64_t c, bool active, int) {
                           const Column<T, V> column = column_at<V>(job, team, o, c, active);
                           A* kept = job.partial_rows ? coefficients + mine : nullptr;
                           const A squares = coefficients_of(column, frame, k0, k1, kept, partial);
@@ -222,6 +177,10 @@ SF_DEVICE void dense_lines(const DenseJob<T, F, C>& job, int pitch) {
   const Team team = team_of(wide ? static_cast<int>(blockDim.x) : power_of_two(packs, kWarp));
   if constexpr (verb == kNorms) {
     norm_lines<staged, V>(job, team, pitch, shared_memory(), partial);
+  } else if constexpr (verb == kDistances) {
+    panel_lines<verb, staged, V>(job, team, pitch, partial);
+  } else if (verb == kCoefficients && panel_width<A>(job.frames.rows) >= team.teams) {
+    panel_lines<kCoefficients, staged, V>(job, team, pitch, partial);
   } else {
     apply_lines<verb, staged, V>(job, team, pitch, shared_memory(), partial);
   }

@@ -35,7 +35,8 @@ enum Verb : int64_t {
   kShrink = 2,
   kProx = 3,
   kCoefficients = 4,
-  kNorms = 5
+  kNorms = 5,
+  kDistances = 6  // inside kernels: norms of the functional verbs, a root per row of theta
 };
 enum Kind : int64_t {
   kRows = 0,

@@ -1,49 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Index frames: rows (sign flips) and pairs (swaps), as runs of neighbouring units or one by one.
 #pragma once
-#include "plan_work.cuh"
+#include "plan_turned.cuh"
 
 namespace symfast {
-
-// One direction of a box of elements: how data, number of the amount and coefficient advance.
-struct Axis {
-  int64_t count, step, slot, out;
-};
-
-SF_DEVICE void order(Axis& a, Axis& b) {
-  const bool swap = b.count > 1 && (a.count == 1 || b.step < a.step);
-  if (swap) {
-    const Axis t = a;
-    a = b;
-    b = t;
-  }
-}
-
-// Walk two axes as one where everything advances evenly across their border.
-SF_DEVICE void merge(Axis& fast, Axis& next) {
-  if (fast.count * fast.step == next.step && fast.count * fast.slot == next.slot &&
-      fast.count * fast.out == next.out) {
-    fast.count *= next.count;
-    next = {1, 0, 0, 0};
-  }
-}
-
-// One line of elements (pairs: two) with even steps.
-template <typename T>
-struct Line {
-  T *a, *b;
-  int64_t step, slot, slot_step;
-  Accumulate<T>* out;
-  int64_t out_step;
-  Accumulate<T> amount;
-
-  SF_DEVICE void advance(int64_t elements) {
-    a += elements * step;
-    b += elements * step;
-    slot += elements * slot_step;
-    out += elements * out_step;
-  }
-};
 
 // The coefficients of the pack at the head of a line.
 template <bool pairs, int V, typename T>
@@ -140,46 +100,12 @@ SF_DEVICE void walk_line(const Work<T>& work, Line<T> line, const Team& team, in
   walk<verb, pairs, V>(work, line, team, packs);
 }
 
-// Elements start + i * fast + j * middle + k * slow. The same for all threads, so it lies in shared
-// memory and costs no registers.
-template <typename T>
-struct Box {
-  Axis fast, middle, slow;
-  Line<T> start;
-};
-
-// The box of a run of units, as far as it belongs to the chunk; empty runs have no elements.
-template <Verb verb, typename T>
-SF_DEVICE Box<T> box_of(const Work<T>& work, int64_t run) {
-  const Task& task = work.task;
-  const Chunk& chunk = work.chunk;
-  constexpr int64_t kOut = verb == kCoefficients ? 1 : 0;
-  constexpr int64_t kSlot = verb == kShrink || verb == kProx ? 1 : 0;
-  const int64_t a = work.index(4 * run), b = work.index(4 * run + 1);
-  const int64_t length = work.index(4 * run + 2), mirror = work.index(4 * run + 3);
-  const int64_t from = mirror < chunk.k0 ? chunk.k0 - mirror : 0;
-  const int64_t to = mirror + length > chunk.k1 ? chunk.k1 - mirror : length;
-  Axis x{work.inner(), task.inner_stride, 0, kOut * task.out_inner};
-  Axis y{to > from ? to - from : 0, task.unit_stride, kSlot * work.slots.per_mirror,
-         kOut * task.out_row};
-  Axis z{work.outer(), task.outer_stride, kSlot * work.slots.per_outer, kOut * task.out_outer};
-  order(x, y);
-  order(y, z);
-  order(x, y);
-  merge(y, z);
-  merge(x, y);
-  const int64_t slot =
-      work.slots.start + (mirror + from) * work.slots.per_mirror + chunk.o0 * work.slots.per_outer;
-  return {x,
-          y,
-          z,
-          {work.element(chunk.o0, a + from, chunk.c0), work.element(chunk.o0, b + from, chunk.c0),
-           x.step, slot, x.slot, work.output(mirror + from, chunk.o0, chunk.c0), x.out, 0}};
-}
-
 // A team per line along the fastest axis.
 template <Verb verb, bool pairs, typename T>
 SF_DEVICE void walk_box(const Work<T>& work, const Box<T>& box) {
+  if constexpr (verb == kCoefficients) {
+    if (is_turned(box)) return turn_box<pairs>(box);
+  }
   const int count = static_cast<int>(box.fast.count),
             near_count = static_cast<int>(box.middle.count);
   constexpr int V = kColumns<verb, T>;
@@ -213,15 +139,12 @@ SF_DEVICE void apply_runs(const Work<T>& work) {
   }
 }
 
-struct UnitPair {
-  int64_t a, b;
-};
-
-SF_DEVICE UnitPair unit_pair(int64_t word) { return {word & 0xffffffff, word >> 32}; }
-
 // Scattered units: every element looks its unit up, several elements of a thread in flight.
 template <Verb verb, bool pairs, typename T>
 SF_DEVICE void apply_scattered(const Work<T>& work) {
+  if constexpr (verb == kCoefficients) {
+    if (is_turned(work)) return turn_scattered<pairs>(work);
+  }
   constexpr int kAhead = 2;
   const Walk walk(work, work.inner());
   const int threads = static_cast<int>(blockDim.x);

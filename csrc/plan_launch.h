@@ -30,6 +30,7 @@ struct PlanLaunch {
 // Bytes of dynamic shared memory: members of clusters, or a dense block's sums and frames.
 constexpr int kIndexCache = 16 * 1024;
 constexpr int kDenseCache = kDenseBytes + 24 * 1024;
+static_assert(kTurnedBytes<Float16> <= kDenseCache);
 
 template <Verb verb, typename T>
 void launch_plan(const PlanLaunch& call) {
@@ -47,7 +48,8 @@ void launch_plan(const PlanLaunch& call) {
   a.out = static_cast<A*>(call.out);
   a.partials = call.partials;
   a.add = call.add;
-  a.cache_bytes = call.dense ? kDenseCache : kIndexCache;
+  constexpr int kIndex = verb == kCoefficients ? kTurnedBytes<T> : kIndexCache;
+  a.cache_bytes = call.dense ? kDenseCache : kIndex;
   if (call.data.size() > kTensors) {
     std::vector<int64_t> addresses;
     for (void* p : call.data) addresses.push_back(reinterpret_cast<int64_t>(p));

@@ -12,18 +12,21 @@ from symfast.codes import Kind
 class Grain(NamedTuple):
     """How large chunks are: ``elements`` each, at least ``rows`` rows or ``columns`` columns.
 
-    Rows under one dense frame make chunks of ``long`` times as many elements.
+    Rows under one dense frame make chunks of ``long`` times as many elements, in multiples of
+    ``whole`` rows.
     """
 
     elements: int
     rows: int
     columns: int
     long: int = 8
+    whole: int = 12  # 3 or 4 rows are done at once
 
 
 #: A thread of a CPU walks memory: 16 rows are what SIMD lanes are filled from, 1024 columns a page
-#: of float32 per unit. A GPU wants blocks by the hundred, and 64 columns are two cache lines.
-GRAINS = {"cpu": Grain(65536, 16, 1024), "cuda": Grain(16384, 16, 64)}
+#: of float32 per unit. A GPU wants blocks by the hundred; 64 columns are two cache lines, and 8
+#: rows give coefficients that fill a sector.
+GRAINS = {"cpu": Grain(65536, 16, 1024), "cuda": Grain(16384, 16, 64, whole=8)}
 CHUNK_FIELDS = ("task", "first", "k0", "k1", "o0", "o1", "c0", "c1", "partial")
 TASK_FIELDS = (
     "kind", "tensor", "base", "outer", "outer_stride", "units", "unit_stride", "inner",
@@ -105,9 +108,10 @@ def _cut_task(
         outers = _ranges(outer, max(1, elements // per_outer // grain.rows) * grain.rows)
     elif per_outer <= elements:
         height = max(1, elements // per_outer)
-        if task["kind"] == Kind.DENSE and task["unit_stride"] == 1 and not task["frame_step"]:
-            # one frame for many rows: long chunks, in whole blocks of the 3 or 4 rows done at once
-            height = max(1, min(outer // 16, grain.long * height) // 12) * 12
+        if task["kind"] == Kind.DENSE and task["unit_stride"] == 1:
+            if not task["frame_step"]:  # one frame for many rows: long chunks
+                height = max(min(outer // 16, grain.long * height), grain.whole)
+            height -= height % grain.whole if height > grain.whole else 0
         outers = _ranges(outer, height)
     else:
         outers = _ranges(outer, 1)

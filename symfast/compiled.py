@@ -97,18 +97,24 @@ class Compiled:
         self, entry: Entry, pieces: list[Piece], flats: list[torch.Tensor]
     ) -> list[torch.Tensor]:
         k = entry.columns
-        blocks = [flats[p.part].narrow(0, p.start, self.copies * k * p.width) for p in pieces]
+        blocks = [
+            flats[p.part].narrow(0, p.start, self.copies * k * p.all).reshape(self.copies, k, p.all)
+            for p in pieces
+        ]
+        """Views of what the kernels wrote; copies only where members lie in several parts."""
         if entry.members[0].batch:
             shaped = blocks[0].reshape(self.copies, entry.batch, k, 1)
             return list((shaped.transpose(0, 1) if self.stacked else shaped.select(0, 0)).unbind(0))
-        dtype = max((b.dtype for b in blocks), key=lambda d: d.itemsize)
-        whole = torch.cat(
-            [
-                b.reshape(self.copies, k, p.width).to(blocks[0].device, dtype)
-                for b, p in zip(blocks, pieces, strict=True)
-            ],
-            dim=2,
-        )
+        whole = blocks[0]
+        if len({p.part for p in pieces}) > 1:
+            dtype = max((b.dtype for b in blocks), key=lambda d: d.itemsize)
+            whole = torch.cat(
+                [
+                    b.narrow(2, p.column, p.width).to(blocks[0].device, dtype)
+                    for b, p in zip(blocks, pieces, strict=True)
+                ],
+                dim=2,
+            )
         return [whole if self.stacked else whole.select(0, 0)]
 
 
@@ -140,14 +146,20 @@ def _compile(
     builders: dict[tuple[int, torch.device, torch.dtype], PartBuilder] = {}
     pieces: list[list[Piece]] = []
     for entry, stage in zip(entries, stages(entries, order), strict=True):
-        found = []
-        for member in entry.members:
+        together: dict[tuple[int, torch.device, torch.dtype], list[int]] = {}
+        for i, member in enumerate(entry.members):
             key = (stage, member.tensor.device, member.tensor.dtype)
             if key not in builders:
                 part = Part(key[1], key[2], stage)
+            together.setdefault(key, []).append(i)
+        found: dict[int, Piece] = {}
+        for key, numbers in together.items():
                 builders[key] = PartBuilder(part, len(builders), copies, mirrors, groups)
-            found.append(builders[key].add(entry, member))
-        pieces.append(found)
+            members = [entry.members[i] for i in numbers]
+            found |= zip(numbers, builders[key].reserve(entry, members), strict=True)
+            for i, member in zip(numbers, members, strict=True):
+                builders[key].add(entry, member, found[i])
+        pieces.append([found[i] for i in range(len(entry.members))])
     parts = [builder.finish() for builder in builders.values()]
     _sort_by_stage(parts, pieces)
     several = [entry.mirrors for entry in entries for _ in range(entry.batch)]

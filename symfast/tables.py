@@ -22,6 +22,8 @@ DENSE = int(Kind.DENSE)
 #: Rows of A^T whose lengths are multiples of this meet in the same sets of the first-level cache;
 #: a frame that many columns share gets a gap of a cache line or two between its rows.
 NEAR_ROWS, ROW_GAP = 512, 16
+#: The coefficients of an entry start where a sector of a GPU does: 32 bytes of float32.
+SECTOR = 8
 
 
 class Member(NamedTuple):
@@ -58,19 +60,20 @@ class Entry(NamedTuple):
 class Piece(NamedTuple):
     """Where the coefficients of one member lie in a part's flat output.
 
-    ``width`` columns a replica; (replicas, k, width), or (replicas, width, k, 1) for a batch.
+    The members of an entry that a part holds are one block from ``start`` on: (replicas, k, all
+    their columns), of which this one has ``width`` from ``column`` on; (replicas, width, k, 1) for
+    a batch.
     """
 
     part: int
     start: int
+    all: int
+    column: int
     width: int
 
 
 class Stored(NamedTuple):
-    """A frame in a pool: its kind, start, entries and touched units.
-
-    Dense frames also have a step between groups and one between rows of A^T.
-    """
+    """A frame in a pool. Dense ones have a step between groups and one between rows of A^T."""
 
     kind: Kind
     pool: int
@@ -143,8 +146,18 @@ class PartBuilder:
         self.views: dict[Any, list[View]] = {}  # of every layout
         self.stored: dict[tuple[int, bool], Stored] = {}
 
-    def add(self, entry: Entry, member: Member) -> Piece:
-        """Add the tasks of one member; returns where its coefficients go."""
+    def reserve(self, entry: Entry, members: list[Member]) -> list[Piece]:
+        """Room for the coefficients of some members of an entry."""
+        widths = [_count(m.shape) // max(m.shape[m.dim], 1) for m in members]
+        start = -(-self.out_size // SECTOR) * SECTOR
+        self.out_size = start + self.replicas * entry.columns * sum(widths)
+        return [
+            Piece(self.number, start, sum(widths), sum(widths[:i]), width)
+            for i, width in enumerate(widths)
+        ]
+
+    def add(self, entry: Entry, member: Member, piece: Piece) -> None:
+        """Add the tasks of one member, whose coefficients go to the piece."""
         base, offset = owner(member.tensor)
         tensor = self.numbers.setdefault(id(base), len(self.numbers))
         if tensor == len(self.part.tensors):
@@ -153,19 +166,16 @@ class PartBuilder:
         views = self.views.get(layout)
         if views is None:
             views = self.views[layout] = unit_views(*layout)
-        width = _count(member.shape) // max(member.shape[member.dim], 1) if views else 0
-        piece = Piece(self.number, self.out_size, width)
         for replica in range(self.replicas):
             if member.batch:
-                self._add_batch(entry, tensor, offset, views, replica)
+                self._add_batch(entry, tensor, offset, views, replica, out)
+            out = piece.start + replica * entry.columns * piece.all + piece.column
             else:
-                self._add_units(entry, tensor, offset, views, replica, width)
-            self.out_size += entry.columns * width
+                self._add_units(entry, tensor, offset, views, replica, out, piece.all)
             offset += member.replica_stride
-        return piece
 
     def _add_batch(
-        self, entry: Entry, tensor: int, offset: int, views: list[View], replica: int
+        self, entry: Entry, tensor: int, offset: int, views: list[View], replica: int, out: int
     ) -> None:
         """A dense mirror per column: group, mirror and frame all advance with the column."""
         k = entry.columns
@@ -180,7 +190,7 @@ class PartBuilder:
             self.tasks.extend((
                 DENSE, tensor, offset + view.base, *view[1:7], pool + column * step, k,
                 over * step, row, mirror + column, over, 0, group + column, over,
-                self.out_size + column * k, over * k, 0, 1,
+                out + column * k, over * k, 0, 1,
             ))  # fmt: skip
             self.extent.extend((1, entry.units))
 
@@ -193,6 +203,7 @@ class PartBuilder:
         replica: int,
         width: int,
     ) -> None:
+        out: int,
         """One task per view under the entry's shared frame."""
         by_column = int(isinstance(entry.symmetry, Direction))
         mirror = entry.mirror + replica * self.mirrors
@@ -202,7 +213,7 @@ class PartBuilder:
             kind, pool, count, touched, _, row = self._frame(entry, adjacent)
             self.tasks.extend((
                 kind, tensor, offset + view.base, *view[1:7], pool, count, 0, row, mirror, 0,
-                by_column, group, 0, self.out_size + view.column, view.outer_column,
+                by_column, group, 0, out + view.column, view.outer_column,
                 view.inner_column, width,
             ))  # fmt: skip
             self.extent.extend((entry.mirrors, touched))

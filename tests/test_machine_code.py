@@ -169,11 +169,15 @@ def test_other_architectures(probed: list[Kernel]) -> None:
 
 
 def test_shared_memory_is_what_launches_ask_for() -> None:
-    text = {name: (machine_code.CSRC / name).read_text() for name in ("plan_launch.h", "dense.cuh")}
+    names = ("plan_launch.h", "dense.cuh", "plan_turned.cuh")
+    text = {name: (machine_code.CSRC / name).read_text() for name in names}
     index = re.search(r"kIndexCache = (\d+) \* 1024", text["plan_launch.h"])
     dense = re.search(r"kDenseCache = kDenseBytes \+ (\d+) \* 1024", text["plan_launch.h"])
     scratch = re.findall(r"k(?:Coefficient|Scratch)Bytes = (\d+);", text["dense.cuh"])
     assert index is not None
+    turned = re.findall(r"k(?:Turned|Shortest) = (\d+)", text["plan_turned.cuh"])
+    tile, shortest = map(int, turned)
+    assert tile // shortest * (shortest + 1) == machine_code.TURNED_BYTES
     assert dense is not None
     assert int(index[1]) * 1024 == machine_code.INDEX_BYTES
     assert sum(map(int, scratch)) + int(dense[1]) * 1024 == machine_code.DENSE_BYTES

@@ -25,7 +25,7 @@ MANGLED = re.compile(r"_ZN7symfast\d+(plan|mirror)_kernelI(d|f|13__nv_bfloat16|6
 #: An instruction that touches global, local or any memory, or orders that, without its predicate.
 MEMORY = re.compile(r"\*/\s+(?:@!?U?P\w+ )?((?:LDG?|STG?|LDL|STL|ATOMG|RED|MEMBAR)\b[\w.]*)")
 #: Dynamic shared memory of one block as csrc/*_launch.h ask for it; test_machine_code.py compares.
-INDEX_BYTES, DENSE_BYTES = 16384, 40960
+INDEX_BYTES, DENSE_BYTES, TURNED_BYTES = 16384, 40960, 16896
 #: Registers a thread may use so that an SM has three blocks of 256 threads, or two.
 THREE_BLOCKS, TWO_BLOCKS = 80, 128
 
@@ -53,8 +53,9 @@ def _plan(dynamic: int, words: list[str]) -> Traits:
     few = dynamic == INDEX_BYTES and words[-1] != "float64" and not coefficients and not norms
     ahead = 3 if few and words[1] in ("prox", "shrink") else 4
     writes = not norms and not (coefficients and words[0] == "mirror")
-    halves = coefficients and words[0] == "plan_index" and words[-1] in ("bfloat16", "float16")
-    return Traits(ahead, writes, 64 if halves else 128, dynamic=dynamic,
+    index, halves = coefficients and words[0] == "plan_index", words[-1] in ("bfloat16", "float16")
+    return Traits(ahead, writes, 64 if index and halves else 128,
+                  dynamic=(1 + halves) * TURNED_BYTES if index else dynamic,
                   registers=THREE_BLOCKS if few else TWO_BLOCKS)  # fmt: skip
 
 

@@ -125,6 +125,7 @@ def streaming(
         "rows": first(64, 256, sf.SignFlip()),
         "units last": last(256, 64, sf.SignFlip()),
         "pairs": first(64, 1040 // dtype.itemsize, sf.Swap(list(range(32)), list(range(32, 64)))),
+        "pairs, units last": last(256, 64, sf.Swap(list(range(32)), list(range(32, 64)))),
         "clusters": first(64, 256, sf.Cluster([i // 4 for i in range(64)])),
         "direction": first(128, 256, sf.Direction(_frames(1, 128, 4)[0])),
         "direction, units last": last(256, 128, sf.Direction(_frames(1, 128, 4)[0])),
