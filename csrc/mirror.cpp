@@ -61,16 +61,30 @@ void run(const MirrorCall& call) {
   parallel_for(0, items, grain, range);
 }
 
-Tensor mirror_coefficients(const Tensor& theta, const Tensor& frames) {
-  MirrorCall call = check(theta, frames);
+// A verb that leaves theta as it is, to `out`.
+Tensor read(MirrorCall call, Verb verb, const Tensor& theta, const Tensor& frames, Tensor out) {
   const Tensor x = dense(theta), o = dense(frames);
-  Tensor out = torch::stable::new_empty(x, {call.groups, call.rows, call.k});
-  call.verb = kCoefficients;
+  call.verb = verb;
   call.theta = x.const_data_ptr();
   call.frames = o.const_data_ptr();
   call.out = out.mutable_data_ptr();
   if (call.k > 0) run(call);
   return out;
+}
+
+Tensor mirror_coefficients(const Tensor& theta, const Tensor& frames) {
+  const MirrorCall call = check(theta, frames);
+  const Tensor out = torch::stable::new_empty(theta, {call.groups, call.rows, call.k});
+  return read(call, kCoefficients, theta, frames, out);
+}
+
+// The root of the sum of squares of a row's coefficients, as wide as it is summed.
+Tensor mirror_norms(const Tensor& theta, const Tensor& frames) {
+  const MirrorCall call = check(theta, frames);
+  const ScalarType wide = accumulate_type(call.number);
+  if (call.k == 0) return torch::stable::new_zeros(theta, {call.groups, call.rows}, wide);
+  const Tensor out = torch::stable::new_empty(theta, {call.groups, call.rows}, wide);
+  return read(call, kNorms, theta, frames, out);
 }
 
 Tensor mirror_apply(const Tensor& theta, const Tensor& frames, const Tensor& amounts, int64_t verb,
@@ -100,6 +114,7 @@ Tensor mirror_apply(const Tensor& theta, const Tensor& frames, const Tensor& amo
 
 STABLE_TORCH_LIBRARY_IMPL(symfast, CPU, m) {
   m.impl("mirror_coefficients", TORCH_BOX(&mirror_coefficients));
+  m.impl("mirror_norms", TORCH_BOX(&mirror_norms));
   m.impl("mirror_apply", TORCH_BOX(&mirror_apply));
 }
 

@@ -79,6 +79,19 @@ Tensor mirror_coefficients(const Tensor& theta, const Tensor& frames) {
   return out;
 }
 
+Tensor mirror_norms(const Tensor& theta, const Tensor& frames) {
+  check(theta, frames);
+  const OnDevice device(theta);
+  const Tensor x = torch::stable::contiguous(theta);
+  const ScalarType wide = accumulate_type(number_of(theta, "theta"));
+  if (theta.size(2) == 0 || frames.size(2) == 0) {
+    return torch::stable::new_zeros(x, {theta.size(0), theta.size(1)}, wide);
+  }
+  Tensor out = torch::stable::new_empty(x, {theta.size(0), theta.size(1)}, wide);
+  run<kNorms>(x, frames, call_of(theta, frames, out, device.stream()));
+  return out;
+}
+
 Tensor mirror_apply(const Tensor& theta, const Tensor& frames, const Tensor& amounts, int64_t verb,
                     int64_t mode) {
   check(theta, frames);
@@ -123,6 +136,7 @@ Tensor mirror_apply(const Tensor& theta, const Tensor& frames, const Tensor& amo
 
 STABLE_TORCH_LIBRARY_IMPL(symfast, CUDA, m) {
   m.impl("mirror_coefficients", TORCH_BOX(&mirror_coefficients));
+  m.impl("mirror_norms", TORCH_BOX(&mirror_norms));
   m.impl("mirror_apply", TORCH_BOX(&mirror_apply));
 }
 

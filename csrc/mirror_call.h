@@ -14,7 +14,7 @@ struct MirrorCall {
   const void* frames;   // (groups, d, k)
   const void* amounts;  // accumulate type, (groups, rows) or one
   bool one_amount;
-  void* out;  // (groups, rows, d), or (groups, rows, k) for coefficients
+  void* out;  // (groups, rows, d); (groups, rows, k) for coefficients; (groups, rows) for norms
   int64_t groups, rows, d, k;
   int64_t block;  // rows of one item; items are (group, block of rows)
 };

@@ -27,6 +27,8 @@ inline int stage_bytes_for(int64_t d, int64_t k, int64_t accumulate_bytes, int m
 // Elements of theta a block takes: enough to pay for staging a frame, few enough to fill the
 // device.
 constexpr int64_t kBlockElements = 16384;
+// Rows, or groups of one row, whose norms or single coefficients fill sectors: 8 of them.
+inline int64_t whole_sectors(int64_t rows) { return rows < 8 ? rows : rows / 8 * 8; }
 
 template <Verb verb, typename T, typename F>
 void launch_mirror(const MirrorLaunch& call) {
@@ -39,15 +41,20 @@ void launch_mirror(const MirrorLaunch& call) {
   a.amounts = static_cast<const A*>(call.amounts);
   a.one_amount = call.one_amount;
   a.group = call.group;
-  a.out = static_cast<T*>(call.out);
+  if constexpr (verb == kNorms) {
+    a.norms = static_cast<A*>(call.out);
+  } else {
+    a.out = static_cast<T*>(call.out);
+  }
   a.groups = call.groups;
   a.rows = call.rows;
   a.d = static_cast<int>(call.d);
   a.k = static_cast<int>(call.k);
   a.stage_bytes = call.stage_bytes;
-  const int64_t rows = kBlockElements / call.d + 1;
+  const int64_t rows = whole_sectors(kBlockElements / call.d + 1);
   a.rows_each = static_cast<int>(rows < call.rows ? rows : call.rows);
-  const int64_t groups = kBlockElements / (a.rows_each * call.d + call.d * call.k) + 1;
+  const int64_t groups =
+      whole_sectors(kBlockElements / (a.rows_each * call.d + call.d * call.k) + 1);
   a.groups_each = static_cast<int>(a.rows_each < call.rows ? 1 : groups);
   a.blocks_each = static_cast<int>((call.rows + a.rows_each - 1) / a.rows_each);
   const int64_t bundles = (call.groups + a.groups_each - 1) / a.groups_each;

@@ -87,6 +87,13 @@ void transpose(const F* o, A* at, int64_t row, int64_t d, int64_t k) {
   }
 }
 
+template <typename A>
+SF_INLINE A length(const A* c, int64_t k) {
+  A squares = 0;
+  for (int64_t q = 0; q < k; ++q) squares += c[q] * c[q];
+  return A(__builtin_sqrt(squares));
+}
+
 // c of one row becomes delta = f(c) - c, or goes to the output.
 template <Verb verb, typename T>
 struct Finish {
@@ -101,13 +108,14 @@ struct Finish {
       T* out = static_cast<T*>(call.out) + at * k;
       for (int64_t q = 0; q < k; ++q) put(out + q, c[q]);
       return false;
+    } else if constexpr (verb == kNorms) {
+      static_cast<A*>(call.out)[at] = length(c, k);
+      return false;
     } else {
       const A* amounts = static_cast<const A*>(call.amounts);
       A amount = amounts[call.one_amount ? 0 : at];
       if (verb == kProx && call.mode == kGroup) {
-        A squares = 0;
-        for (int64_t q = 0; q < k; ++q) squares += c[q] * c[q];
-        const A factor = group_factor(A(__builtin_sqrt(squares)), amount);
+        const A factor = group_factor(length(c, k), amount);
         for (int64_t q = 0; q < k; ++q) c[q] = c[q] * factor - c[q];
         return true;
       }
@@ -121,7 +129,7 @@ template <Verb verb, int K, typename T>
 void run_rows(const MirrorCall& call, int64_t group, int64_t begin, int64_t end, const Acc<T>* at,
               Acc<T>* c) {
   const T* x = static_cast<const T*>(call.theta) + group * call.rows * call.d;
-  T* y = verb == kCoefficients ? nullptr : static_cast<T*>(call.out) + group * call.rows * call.d;
+  T* y = verb >= kCoefficients ? nullptr : static_cast<T*>(call.out) + group * call.rows * call.d;
   const Finish<verb, T> finish{call, group};
   dense_rows<K>(x, y, call.d, at, 0, frame_row(call), call.d, call.k, begin, end, c,
                 [&](int64_t row, Acc<T>* values) { return finish.run(finish, row, values); });
@@ -170,6 +178,8 @@ void run_verb(const MirrorCall& call, int64_t begin, int64_t end, void* scratch)
       return run_items<kShrink, T, F>(call, begin, end, scratch);
     case kProx:
       return run_items<kProx, T, F>(call, begin, end, scratch);
+    case kNorms:
+      return run_items<kNorms, T, F>(call, begin, end, scratch);
     default:
       return run_items<kCoefficients, T, F>(call, begin, end, scratch);
   }

@@ -67,6 +67,25 @@ void add_up(const PlanTables& plan, const double* partial, double* total) {
   }
 }
 
+// The same per group; a chunk of one group is added up first, by four sums at a time.
+void add_up_groups(const PlanTables& plan, const double* partial, double* total) {
+  const Task* tasks = plan.task_rows();
+  const Chunk* chunks = plan.chunk_rows();
+  for (int64_t c = 0; c < plan.chunk_count; ++c) {
+    const Task& task = tasks[chunks[c].task];
+    const double* mine = partial + chunks[c].partial;
+    const int64_t count = chunk_mirrors(task, chunks[c]).count;
+    const ChunkMirrors groups = chunk_groups(task, chunks[c], c, 0).numbers;
+    if (mirrors_are_groups(task)) {
+      for (int64_t i = 0; i < count; ++i) total[groups.first + i * groups.step] += mine[i];
+      continue;
+    }
+    double sums[4] = {};
+    for (int64_t i = 0; i < count; ++i) sums[i % 4] += mine[i];
+    total[groups.first] += (sums[0] + sums[1]) + (sums[2] + sums[3]);
+  }
+}
+
 void plan_check(std::vector<Tensor> tensors, int64_t plan) {
   const Prepared prepared(tensors, plan, kReflect);
 }
@@ -81,12 +100,13 @@ void plan_apply_(std::vector<Tensor> tensors, int64_t plan, int64_t verb, double
   run(prepared);
 }
 
-Tensor plan_norms(std::vector<Tensor> tensors, int64_t plan) {
-  Prepared prepared(tensors, plan, kNorms);
+// Sums of squares by mirror or by group.
+Tensor squares(Prepared& prepared, bool by_group) {
   const PlanTables& tables = *prepared.plan;
-  Tensor result = torch::stable::new_zeros(tables.frames, {tables.mirrors}, ScalarType::Double);
+  const int64_t count = by_group ? tables.groups : tables.mirrors;
+  Tensor result = torch::stable::new_zeros(tables.frames, {count}, ScalarType::Double);
   auto* const total = static_cast<double*>(result.mutable_data_ptr());
-  if (tables.needs.in_place) {
+  if (tables.needs.in_place && !by_group) {
     prepared.call.partial = total;
     run(prepared);
     return result;
@@ -94,7 +114,19 @@ Tensor plan_norms(std::vector<Tensor> tensors, int64_t plan) {
   std::vector<double> partial(tables.needs.partials, 0.0);
   prepared.call.partial = partial.data();
   run(prepared);
-  add_up(tables, partial.data(), total);
+  (by_group ? add_up_groups : add_up)(tables, partial.data(), total);
+  return result;
+}
+
+Tensor plan_norms(std::vector<Tensor> tensors, int64_t plan, std::optional<Tensor> before,
+                  int64_t per, bool root) {
+  Prepared prepared(tensors, plan, kNorms);
+  const double* const others = check_before(*prepared.plan, before, per);
+  Tensor result = squares(prepared, per == kPerGroup);
+  auto* const total = static_cast<double*>(result.mutable_data_ptr());
+  const int64_t count = result.numel();
+  for (int64_t i = 0; others && i < count; ++i) total[i] += others[i];
+  for (int64_t i = 0; root && i < count; ++i) total[i] = __builtin_sqrt(total[i]);
   return result;
 }
 

@@ -81,25 +81,33 @@ void plan_apply_(std::vector<Tensor> tensors, int64_t plan, int64_t verb, double
   }
 }
 
-Tensor plan_norms(std::vector<Tensor> tensors, int64_t plan) {
+Tensor plan_norms(std::vector<Tensor> tensors, int64_t plan, std::optional<Tensor> before,
+                  int64_t per, bool root) {
   Prepared prepared(tensors, plan);
   const PlanTables& tables = *prepared.plan;
-  const SumSizes& sizes = tables.sum_sizes;
+  const double* const others = check_before(tables, before, per);
+  const bool by_group = per == kPerGroup;
+  const int64_t count = by_group ? tables.groups : tables.mirrors;
+  const auto& [sizes, words] = by_group ? tables.by_group : tables.by_mirror;
   const auto doubles = [&](int64_t count) {
     return torch::stable::new_empty(tables.frames, {count}, ScalarType::Double);
   };
+  require(tables.chunk_count > 0 || !before, "a plan of nothing has no norms to add");
   if (tables.chunk_count == 0) {
-    return torch::stable::new_zeros(tables.frames, {tables.mirrors}, ScalarType::Double);
+    return torch::stable::new_zeros(tables.frames, {count}, ScalarType::Double);
   }
-  const Tensor sums = doubles(tables.mirrors);
-  const Tensor workspace = doubles(sizes.words > 0 ? tables.needs.partials + sizes.parts : 0);
-  const void* const words = tables.sums ? tables.sums->const_data_ptr() : nullptr;
-  const NormsLaunch norms{static_cast<const int64_t*>(words),
+  const Tensor sums = doubles(count);
+  const Tensor workspace = doubles(workspace_numbers(sizes, tables.needs.partials, by_group));
+  const void* const table = words ? words->const_data_ptr() : nullptr;
+  const NormsLaunch norms{static_cast<const int64_t*>(table),
                           sizes,
                           static_cast<double*>(sums.mutable_data_ptr()),
                           static_cast<double*>(workspace.mutable_data_ptr()),
                           tables.needs.partials,
-                          new_tag()};
+                          new_tag(),
+                          by_group,
+                          others,
+                          root};
   for_number(prepared.number,
              [&](auto element) { launch_norms<decltype(element)>(prepared.call, norms); });
   return sums;

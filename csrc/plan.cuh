@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The kernel of a plan: one thread block per chunk, one launch per verb. See plan.h for the tables.
 #pragma once
+#include "chunk_mirrors.h"
 #include "dense_lines.cuh"
 #include "plan_cluster.cuh"
 #include "plan_columns.cuh"
@@ -79,6 +80,21 @@ SF_DEVICE void apply_index(const Work<T>& work) {
   }
 }
 
+// From the partial sums of this block's chunk to norms: of mirrors or of groups.
+template <typename T>
+SF_DEVICE void finish_norms(const Work<T>& work) {
+  const SumArguments& add = work.arguments.add;
+  const int64_t first = work.chunk.partial, count = chunk_mirrors(work.task, work.chunk).count;
+  if (add.groups && !mirrors_are_groups(work.task)) {
+    add_chunk(work.arguments.partials + first, count, add.groups + blockIdx.x);
+  }
+  if (add.sums) {
+    add_up(add, work.arguments.partials);
+  } else if (add.root || add.before) {
+    finish_in_place(add, work.arguments.partials, first, count);
+  }
+}
+
 // Blocks that an SM must have registers for: two keep 32 KB on their way from memory.
 template <typename T, Verb verb, bool dense>
 constexpr int kBlocks = dense || sizeof(T) == 8 || verb == kCoefficients || verb == kNorms ? 2 : 3;
@@ -109,9 +125,7 @@ plan_kernel(SF_ARGUMENT PlanArguments<T> arguments) {
   } else {
     apply_index<verb>(work);
   }
-  if constexpr (verb == kNorms) {
-    if (arguments.add.sums) add_up(arguments.add, arguments.partials);
-  }
+  if constexpr (verb == kNorms) finish_norms(work);
 }
 
 }  // namespace symfast

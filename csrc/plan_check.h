@@ -18,7 +18,7 @@ struct TableView {
   int64_t chunk_count;
   const int64_t* index;
   int64_t index_count, frame_count;
-  int64_t mirrors, output;  // length of the norms, and of the coefficients
+  int64_t mirrors, groups, output;  // lengths of the norms, and of the coefficients
 };
 
 // What a call has to bring: so many amounts by group or by mirror, numbers of workspace, and
@@ -99,6 +99,8 @@ class TableCheck {
                                       (task.mirror_column_step == 1 && task.mirror_step == 0)
                                 : plain && task.mirror_column_step == 0,
             "task ", t, " of the plan has steps that do not go with its kind");
+    require(task.group_step == 0 || task.mirror_step > 0, "task ", t,
+            " of the plan has groups that share a mirror");
     rows_ = task.kind == kDense ? check_dense(t, task) : check_index(t, task);
     const __int128 columns = static_cast<__int128>(task.outer) * task.inner;
     require(columns < kHuge && columns * mirrors_ < kHuge, "task ", t,
@@ -181,6 +183,8 @@ class TableCheck {
     needs_.groups = std::max(needs_.groups, last_group + 1);
     needs_.mirrors = std::max(needs_.mirrors, last_mirror + 1);
     require(last_mirror < view_.mirrors, "there are ", view_.mirrors, " mirrors, but task ", t,
+            " has more");
+    require(last_group < view_.groups, "there are ", view_.groups, " groups, but task ", t,
             " has more");
     const bool empty = rows_ == 0 || task.outer == 0 || task.inner == 0;
     require(empty || last < view_.output, "task ", t, " of the plan writes outside the output");

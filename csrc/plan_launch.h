@@ -89,26 +89,40 @@ struct NormsLaunch {
   const int64_t* tables;  // SumTables.words
   SumSizes sizes;         // of no words: the partial sums of chunks are the norms
   double* sums;
-  double* workspace;  // `partials` doubles, then a flag for every part; whatever is in there
+  double* workspace;  // workspace_numbers; whatever is in there
   int64_t partials;
   int64_t tag;  // of new_tag
+  bool by_group;
+  const double* before;
+  bool root;
 };
 
-// Sums of squares per mirror, in one launch.
+// Doubles of workspace: partial sums, a sum of every chunk where groups are asked for, and flags.
+inline int64_t workspace_numbers(const SumSizes& sizes, int64_t partials, bool by_group) {
+  return sizes.words > 0 ? partials + (by_group ? sizes.chunks : 0) + sizes.parts : 0;
+}
+
+// Sums of squares per mirror or per group, or their roots, in one launch.
 template <typename T>
 void launch_norms(PlanLaunch call, const NormsLaunch& norms) {
   call.partials = norms.sums;
+  call.add.before = norms.before;
+  call.add.root = norms.root;
   if (norms.sizes.words > 0) {
     const SumSizes& sizes = norms.sizes;
     const int64_t *chunks = norms.tables + 4 * sizes.runs, *meetings = chunks + 4 * sizes.chunks;
+    double* const behind = norms.workspace + norms.partials;  // the partial sums
     call.partials = norms.workspace;
     call.add = {reinterpret_cast<const MirrorRun*>(norms.tables),
                 reinterpret_cast<const ChunkMeetings*>(chunks),
                 reinterpret_cast<const Meeting*>(meetings),
                 norms.tables + sizes.words - sizes.parts,
-                reinterpret_cast<int64_t*>(norms.workspace + norms.partials),
+                reinterpret_cast<int64_t*>(behind + (norms.by_group ? sizes.chunks : 0)),
                 norms.tag,
-                norms.sums};
+                norms.sums,
+                norms.before,
+                norms.root,
+                norms.by_group ? behind : nullptr};
   }
   launch_plan<kNorms, T>(call);
 }

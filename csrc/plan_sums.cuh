@@ -19,7 +19,15 @@ struct SumArguments {
   int64_t* flags;  // one per part: `tag` once it is there, zero once somebody has added it
   int64_t tag;     // of this call alone, never zero: what was in this memory before is no flag
   double* sums;    // null where the partial sums are the norms
+  const double* before;  // of other launches, to be added to every sum; or null
+  bool root;             // norms, not their squares
+  double* groups;        // a chunk's sum for its group, one per chunk; null for norms of mirrors
 };
+
+SF_DEVICE double finished(const SumArguments& a, int64_t number, double sum) {
+  if (a.before) sum += load_table(a.before + number);
+  return a.root ? sqrt(sum) : sum;
+}
 
 SF_DEVICE MirrorRun run_at(const SumArguments& a, int64_t number) {
   const MirrorRun* run = a.runs + number;
@@ -102,7 +110,9 @@ SF_DEVICE void add_run(const SumArguments& a, const double* partials, const Mirr
 #pragma unroll 1
       for (int lane = team.lane % apart; lane < team.size; lane += apart) sum += scratch[lane];
     }
-    if (team.lane < width && m < run.count) store(a.sums + run.mirror + m, sum);
+    if (team.lane < width && m < run.count) {
+      store(a.sums + run.mirror + m, finished(a, run.mirror + m, sum));
+    }
   }
 }
 
@@ -115,6 +125,27 @@ SF_DEVICE void add_if_there(const SumArguments& a, const double* partials, const
 #pragma unroll 1
   for (int64_t part = run.parts + team.lane; part < run.end; part += team.size) {
     store_signal(a.flags + part, int64_t{0});
+  }
+}
+
+// Partial sums of a chunk, which this block has stored: one for all. By all its threads.
+SF_DEVICE void add_chunk(const double* partials, int64_t count, double* sum) {
+  SF_SHARED(double, scratch, [kBlock / kWarp]);
+  __syncthreads();
+  double mine[1] = {0};
+#pragma unroll 1
+  for (int64_t n = threadIdx.x; n < count; n += blockDim.x) mine[0] += load(partials + n);
+  sum_over_team(team_of(static_cast<int>(blockDim.x)), mine, scratch);
+  if (threadIdx.x == 0) store(sum, mine[0]);
+}
+
+// The partial sums of a chunk that are the norms already, but for what `finished` does.
+SF_DEVICE void finish_in_place(const SumArguments& a, double* partials, int64_t first,
+                               int64_t count) {
+  __syncthreads();
+#pragma unroll 1
+  for (int64_t n = first + threadIdx.x; n < first + count; n += blockDim.x) {
+    store(partials + n, finished(a, n, load(partials + n)));
   }
 }
 

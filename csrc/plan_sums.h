@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Which blocks have a part in which norms, found once per plan: the tables of plan_sums.cuh. Only
-// plans with a mirror that lies in several chunks need them.
+// Which blocks have a part in which norms, found once per plan: the tables of plan_sums.cuh. Norms
+// of mirrors need them only where a mirror lies in several chunks. Norms of groups are found the
+// same way, with the sums that a chunk has of groups for those of mirrors.
 #pragma once
 #include <cstdint>
 #include <initializer_list>
@@ -40,9 +41,15 @@ class SumTables {
   SumSizes sizes;
 
   SumTables() = default;
-  SumTables(const Task* tasks, const Chunk* chunks, int64_t chunk_count, int64_t mirrors) {
+  // Of mirrors, or (`by_group`) of groups: `mirrors` of them.
+  SumTables(const Task* tasks, const Chunk* chunks, int64_t chunk_count, int64_t mirrors,
+            bool by_group = false, int64_t partials = 0) {
     if (chunk_count == 0) return;
-    find_owners(tasks, chunks, chunk_count, mirrors);
+    find_owners(chunk_count, mirrors, [&](int64_t c) -> ChunkGroups {
+      const Task& task = tasks[chunks[c].task];
+      if (by_group) return chunk_groups(task, chunks[c], c, partials);
+      return {chunk_mirrors(task, chunks[c]), chunks[c].partial};
+    });
     std::vector<int64_t> places;
     for (int64_t m = 0; m < mirrors; ++m) extend(m, places);
     for (const MirrorRun& run : found_) add({run.mirror, run.count, run.parts, run.end});
@@ -63,14 +70,14 @@ class SumTables {
   void add(std::initializer_list<int64_t> row) { words.insert(words.end(), row); }
 
   // owners_[begins_[m] .. begins_[m + 1]): the chunks that touch mirror m, in order.
-  void find_owners(const Task* tasks, const Chunk* chunks, int64_t chunk_count, int64_t mirrors) {
+  template <typename Touched>
+  void find_owners(int64_t chunk_count, int64_t mirrors, const Touched& touched_by) {
     begins_.assign(static_cast<std::size_t>(mirrors) + 1, 0);
     const auto for_owners = [&](const auto& visit) {
       for (int64_t c = 0; c < chunk_count; ++c) {
-        const ChunkMirrors touched = chunk_mirrors(tasks[chunks[c].task], chunks[c]);
+        const auto [touched, place] = touched_by(c);
         for (int64_t i = 0; i < touched.count; ++i) {
-          visit(static_cast<std::size_t>(touched.first + i * touched.step),
-                Owner{c, chunks[c].partial + i});
+          visit(static_cast<std::size_t>(touched.first + i * touched.step), Owner{c, place + i});
         }
       }
     };

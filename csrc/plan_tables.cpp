@@ -93,23 +93,23 @@ TableView view_of(const PlanTables& made) {
           made.chunk_rows(),   rows_of(made.chunks, kChunkFields, "chunks"),
           made.index_pool(),   made.index.numel(),
           made.frames.numel(), made.mirrors,
-          made.output};
+          made.groups,         made.output};
 }
 
 // What norms on a GPU need where the sums of chunks are not the norms; `made` is still on the host.
-void add_sums(PlanTables& made) {
-  const SumTables tables(made.task_rows(), made.chunk_rows(), made.chunk_count, made.mirrors);
+PlanTables::Sums sums_of(const PlanTables& made, bool by_group) {
+  const SumTables tables(made.task_rows(), made.chunk_rows(), made.chunk_count,
+                         by_group ? made.groups : made.mirrors, by_group, made.needs.partials);
   const Tensor words = torch::stable::new_empty(made.tasks, {tables.sizes.words});
   std::copy(tables.words.begin(), tables.words.end(),
             static_cast<int64_t*>(words.mutable_data_ptr()));
-  made.sums = torch::stable::to(words, made.frames.device());
-  made.sum_sizes = tables.sizes;
+  return {tables.sizes, torch::stable::to(words, made.frames.device())};
 }
 
 }  // namespace
 
 void plan_store(int64_t plan, Tensor layout, Tensor tasks, Tensor chunks, Tensor index,
-                Tensor frames, int64_t mirrors, int64_t numel) {
+                Tensor frames, int64_t mirrors, int64_t numel, int64_t groups) {
   auto made = std::make_shared<PlanTables>(PlanTables{{},
                                                       own(tasks, "tasks"),
                                                       own(chunks, "chunks"),
@@ -121,18 +121,21 @@ void plan_store(int64_t plan, Tensor layout, Tensor tasks, Tensor chunks, Tensor
                                                       0,
                                                       mirrors,
                                                       numel,
+                                                      groups,
                                                       {},
                                                       1,
                                                       {},
-                                                      std::nullopt});
-  require(mirrors >= 0 && numel >= 0, "mirrors and numel must not be negative");
+                                                      {}});
+  require(mirrors >= 0 && numel >= 0 && groups >= 0,
+          "mirrors, numel and groups must not be negative");
   made->layout = numbers_of(layout);
   const TableView view = view_of(*made);
   made->chunk_count = view.chunk_count;
   made->needs = TableCheck(view, reaches_of(made->layout)).run();
   made->grain = grain_of(view);
   if (!frames.is_cpu()) {
-    if (!made->needs.in_place) add_sums(*made);
+    if (!made->needs.in_place) made->by_mirror = sums_of(*made, false);
+    made->by_group = sums_of(*made, true);
     for (Tensor* table : {&made->tasks, &made->chunks, &made->index}) {
       *table = torch::stable::to(*table, frames.device());
     }
@@ -165,6 +168,20 @@ Number check_parameters(const PlanTables& plan, const std::vector<Tensor>& tenso
   }
   require(at == length, "the plan was made for another number of parameters; make a new plan");
   return number;
+}
+
+const double* check_before(const PlanTables& plan, const std::optional<Tensor>& before,
+                           int64_t per) {
+  require(per == kPerGroup || per == kPerMirror, "norms are per group (1) or per mirror (2)");
+  if (!before.has_value()) return nullptr;
+  require(before->scalar_type() == ScalarType::Double && before->is_contiguous() &&
+              before->dim() == 1 &&
+              before->numel() == (per == kPerGroup ? plan.groups : plan.mirrors),
+          "sums to go on from must be float64, contiguous and as many as the norms");
+  require(device_type_of(*before) == plan.device_type &&
+              (before->is_cpu() || before->get_device_index() == plan.device_index),
+          "sums to go on from must be on the device of the parameters");
+  return static_cast<const double*>(before->const_data_ptr());
 }
 
 const void* check_amounts(const PlanTables& plan, std::optional<Tensor>& amounts,

@@ -14,15 +14,19 @@
 namespace symfast {
 
 struct PlanTables {
-  std::vector<int64_t> layout;           // (dims, sizes.., strides..) of every parameter
-  Tensor tasks, chunks, index, frames;   // on the plan's device; the first three are our copies
-  int32_t device_type, device_index;     // of the plan
-  ScalarType accumulate;                 // of the frames
-  int64_t chunk_count, mirrors, output;  // sizes: of chunks, of norms, of coefficients
+  std::vector<int64_t> layout;          // (dims, sizes.., strides..) of every parameter
+  Tensor tasks, chunks, index, frames;  // on the plan's device; the first three are our copies
+  int32_t device_type, device_index;    // of the plan
+  ScalarType accumulate;                // of the frames
+  int64_t chunk_count, mirrors, output, groups;  // sizes: of chunks, norms, coefficients, norms
   PlanNeeds needs;
   int64_t grain;  // chunks worth a thread
-  SumSizes sum_sizes;
-  std::optional<Tensor> sums;  // on a GPU: SumTables, where norms need them
+  // On a GPU: SumTables, where norms need them.
+  struct Sums {
+    SumSizes sizes;
+    std::optional<Tensor> words;
+  };
+  Sums by_mirror, by_group;
 
   const Task* task_rows() const { return static_cast<const Task*>(tasks.const_data_ptr()); }
   const Chunk* chunk_rows() const { return static_cast<const Chunk*>(chunks.const_data_ptr()); }
@@ -31,7 +35,7 @@ struct PlanTables {
 
 // The operator: checks the tables on the host, keeps them under the key on the device of frames.
 void plan_store(int64_t plan, Tensor layout, Tensor tasks, Tensor chunks, Tensor index,
-                Tensor frames, int64_t mirrors, int64_t numel);
+                Tensor frames, int64_t mirrors, int64_t numel, int64_t groups);
 
 // Addresses of a call's parameters. A few need no memory of their own.
 class Addresses {
@@ -58,6 +62,10 @@ inline void require_verb(int64_t verb) {
   require(verb >= kReflect && verb <= kProx, "verb ", verb,
           " does not change parameters; it must be 0 to 3");
 }
+
+// The sums of other launches that norms go on from are as many as theirs. Returns their address.
+const double* check_before(const PlanTables& plan, const std::optional<Tensor>& before,
+                           int64_t per);
 
 // There are as many amounts as the plan needs, contiguous after this.
 // Returns their address.

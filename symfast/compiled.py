@@ -10,6 +10,7 @@ import torch
 from torch.autograd.graph import increment_version
 
 from symfast import plan_ops as _registered  # noqa: F401  (declares the operators)
+from symfast.codes import PER_GROUP
 from symfast.entries import build_entries
 from symfast.overlap import stages
 from symfast.symmetry import Symmetry
@@ -36,10 +37,7 @@ class Compiled:
     entries: list[Entry]
     pieces: list[list[Piece]]
     parts: list[Part]
-    # where the norms are: of every mirror its group, of every group its mirrors
-    owners: torch.Tensor  # (mirrors,)
-    counts: torch.Tensor  # (groups,)
-    each: int  # mirrors of every group if they all have as many, else -1
+    owners: torch.Tensor  # (mirrors,): the group of each
 
     def apply(
         self, verb: int, amount: float = 0.0, amounts: torch.Tensor | None = None, per: int = 0
@@ -64,22 +62,26 @@ class Compiled:
             bump(p.tensors)
         return None
 
-    def squares(self) -> torch.Tensor:
-        """Sums of squares of C per mirror; (copies, mirrors) float64 on the first part's device."""
-        if not self.parts:
-            return torch.zeros(self.copies, self.mirrors, dtype=torch.float64)
-        total: torch.Tensor = _norms(self.parts[0].tensors, self.parts[0].key)
-        for p in self.parts[1:]:
-            total += _norms(p.tensors, p.key).to(total.device)
-        return total.reshape(self.copies, self.mirrors)
+    def norms(self, per: int) -> torch.Tensor:
+        """(copies, groups or mirrors) float64 on the first part's device.
 
-    def by_group(self, squares: torch.Tensor) -> torch.Tensor:
-        """Add up (copies, mirrors) to (copies, groups), in one order on every device."""
-        if self.each >= 0:
-            return squares.reshape(self.copies, self.groups, self.each).sum(-1)
-        # index_add would add by atomics on CUDA; unsafe=True: the counts are not read back
-        counts = self.counts.expand(self.copies, -1).contiguous()
-        return torch.segment_reduce(squares, "sum", lengths=counts, axis=1, unsafe=True)
+        A part goes on from the sums of squares of the one before; the last one takes the roots.
+        """
+        count = self.groups if per == PER_GROUP else self.mirrors
+        found: torch.Tensor | None = None
+        left = sum(not p.empty for p in self.parts)
+        for p in reversed(self.parts):
+            if p.empty:
+                _check(p.tensors, p.key)
+                continue
+            left -= 1
+            before = None if found is None else found.to(p.device)
+            found = _norms(p.tensors, p.key, before, per, left == 0)
+        if found is None:
+            found = torch.zeros(self.copies * count, dtype=torch.float64)
+        if self.parts:
+            found = found.to(self.parts[0].device)
+        return found.reshape(self.copies, count)
 
     def by_mirror(self, groups: torch.Tensor) -> torch.Tensor:
         """Repeat (copies or 1, groups) for every mirror of a group."""
@@ -96,12 +98,12 @@ class Compiled:
     def _cut(
         self, entry: Entry, pieces: list[Piece], flats: list[torch.Tensor]
     ) -> list[torch.Tensor]:
+        """Views of what the kernels wrote; copies only where members lie in several parts."""
         k = entry.columns
         blocks = [
             flats[p.part].narrow(0, p.start, self.copies * k * p.all).reshape(self.copies, k, p.all)
             for p in pieces
         ]
-        """Views of what the kernels wrote; copies only where members lie in several parts."""
         if entry.members[0].batch:
             shaped = blocks[0].reshape(self.copies, entry.batch, k, 1)
             return list((shaped.transpose(0, 1) if self.stacked else shaped.select(0, 0)).unbind(0))
@@ -149,11 +151,11 @@ def _compile(
         together: dict[tuple[int, torch.device, torch.dtype], list[int]] = {}
         for i, member in enumerate(entry.members):
             key = (stage, member.tensor.device, member.tensor.dtype)
-            if key not in builders:
-                part = Part(key[1], key[2], stage)
             together.setdefault(key, []).append(i)
         found: dict[int, Piece] = {}
         for key, numbers in together.items():
+            if key not in builders:
+                part = Part(key[1], key[2], stage)
                 builders[key] = PartBuilder(part, len(builders), copies, mirrors, groups)
             members = [entry.members[i] for i in numbers]
             found |= zip(numbers, builders[key].reserve(entry, members), strict=True)
@@ -163,13 +165,11 @@ def _compile(
     parts = [builder.finish() for builder in builders.values()]
     _sort_by_stage(parts, pieces)
     several = [entry.mirrors for entry in entries for _ in range(entry.batch)]
-    each = -1 if len(set(several)) > 1 else (*several, 0)[0]
-    counts = np.asarray(several, np.int64)
-    owners = np.repeat(np.arange(groups), counts)
+    owners = np.repeat(np.arange(groups), np.asarray(several, np.int64))
     device = parts[0].device if parts else torch.device("cpu")
     return Compiled(
         groups, mirrors, copies, replicas is not None, entries, pieces, parts,
-        torch.from_numpy(owners).to(device), torch.from_numpy(counts).to(device), each,
+        torch.from_numpy(owners).to(device),
     )  # fmt: skip
 
 

@@ -56,6 +56,10 @@ class _Layout(NamedTuple):
         x = x.reshape(*(self.batch[axis] for axis in self.order), x.shape[-1])
         return x.permute(*(self.order.index(axis) for axis in range(len(self.batch))), -1)
 
+    def unfold_rows(self, x: Tensor) -> Tensor:
+        """(groups, rows) -> batch."""
+        return self.unfold(x.unsqueeze(-1)).squeeze(-1)
+
     def fold_amounts(self, x: Tensor) -> Tensor:
         """(...), broadcast to the batch -> (groups, rows)."""
         return self.fold(x.unsqueeze(-1)).squeeze(-1)
@@ -74,6 +78,9 @@ class _Quick(NamedTuple):
         return x.expand(self.batch).unsqueeze(self.axis)
 
     def unfold(self, x: Tensor) -> Tensor:
+        return x.squeeze(self.axis)
+
+    def unfold_rows(self, x: Tensor) -> Tensor:
         return x.squeeze(self.axis)
 
 
@@ -187,11 +194,10 @@ def norms(theta: Tensor, O: Tensor, *, check: bool = False) -> Tensor:
         >>> sf.norms(torch.tensor([3.0, 4.0, 9.0]), torch.eye(3)[:, :2])
         tensor(5.)
     """
-    require_pair(theta, O)
-    wide = ACCUMULATE[theta.dtype]
-    theta, O = theta.to(wide), O.to(wide)
-    length: Tensor = torch.linalg.vector_norm(coefficients(theta, O, check=check), dim=-1)
-    return length
+    rows, frames, way = _fold(theta, O, check)
+    if _is_forward_mode():
+        return formula.norms(theta, O)
+    return way.unfold_rows(mirror_op.call_norms(rows, frames))
 
 
 def reflect(theta: Tensor, O: Tensor, *, check: bool = False) -> Tensor:

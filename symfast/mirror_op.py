@@ -5,6 +5,7 @@ They see theta as (groups, rows, d) and O as (groups, d, k), one frame per group
 """
 
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,13 +24,20 @@ ops.define(
     "(Tensor theta, Tensor O, Tensor amounts, int verb, int mode) -> Tensor",
     formula.mirror_apply,
 )
+ops.define("mirror_norms", "(Tensor theta, Tensor O) -> Tensor", formula.mirror_norms)
 _COEFFICIENTS = torch.ops.symfast.mirror_coefficients.default
 _APPLY = torch.ops.symfast.mirror_apply.default
+_NORMS = torch.ops.symfast.mirror_norms.default
 
 
 def _fake_coefficients(theta: Tensor, O: Tensor) -> Tensor:
     formula.check_operands(theta, O)
     return theta.new_empty((theta.shape[0], theta.shape[1], O.shape[2]))
+
+
+def _fake_norms(theta: Tensor, O: Tensor) -> Tensor:
+    formula.check_operands(theta, O)
+    return theta.new_empty(theta.shape[:2], dtype=ACCUMULATE[theta.dtype])
 
 
 def _fake_apply(theta: Tensor, O: Tensor, amounts: Tensor, verb: int, mode: int) -> Tensor:
@@ -57,6 +65,29 @@ def _backward_coefficients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tenso
             to_theta = (grad @ O.mT.to(wide)).to(ctx.theta_dtype)
         if theta is not None:
             to_frame = (theta.mT.to(wide) @ grad).to(O.dtype)
+    return to_theta, to_frame
+
+
+def _save_norms(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _backward_norms(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    """d||c|| = <c, dc> / ||c||, and zero at distance zero."""
+    theta, O = ctx.saved_tensors
+    wide = ACCUMULATE[theta.dtype]
+    rows, frame = theta.to(wide), O.to(wide)
+    c = call_coefficients(rows, frame)
+    squares = c.square().sum(-1, keepdim=True)
+    nothing = squares == 0
+    slope = torch.where(nothing, 0, c / torch.where(nothing, 1, squares).sqrt())
+    slope = grad.to(wide).unsqueeze(-1) * slope
+    to_theta = to_frame = None
+    with own_dtype(grad.device):
+        if ctx.needs_input_grad[0]:
+            to_theta = (slope @ frame.mT).to(theta.dtype)
+        if ctx.needs_input_grad[1]:
+            to_frame = (rows.mT @ slope).to(O.dtype)
     return to_theta, to_frame
 
 
@@ -117,13 +148,14 @@ def _merge(x: Tensor, by_group: bool) -> Tensor:
     return x.flatten(0, 1) if by_group else x.movedim(0, 1).flatten(1, 2)
 
 
-def _vmap_coefficients(
-    info: Any, in_dims: tuple[int | None, ...], theta: Tensor, O: Tensor
+def _vmap_read(
+    op: Any, info: Any, in_dims: tuple[int | None, ...], theta: Tensor, O: Tensor
 ) -> tuple[Tensor, int]:
+    """Coefficients or norms."""
     by_group = in_dims[1] is not None
     theta = _front(theta, in_dims[0], info.batch_size)
     frames = _front(O, in_dims[1], info.batch_size).flatten(0, 1) if by_group else O
-    out = _COEFFICIENTS(_merge(theta, by_group), frames)
+    out = op(_merge(theta, by_group), frames)
     _, groups, rows, _ = theta.shape
     if by_group:
         return out.unflatten(0, (info.batch_size, groups)), 0
@@ -158,8 +190,9 @@ for _name, _fake, _backward, _save, _vmap in (
         _fake_coefficients,
         _backward_coefficients,
         _save_coefficients,
-        _vmap_coefficients,
+        partial(_vmap_read, _COEFFICIENTS),
     ),
+    ("mirror_norms", _fake_norms, _backward_norms, _save_norms, partial(_vmap_read, _NORMS)),
     ("mirror_apply", _fake_apply, _backward_apply, _save_apply, _vmap_apply),
 ):
     torch.library.register_fake("symfast::" + _name, _fake, lib=ops.LIBRARY)
@@ -180,6 +213,12 @@ class _Coefficients(torch.autograd.Function):
     setup_context = staticmethod(_save_coefficients)
 
 
+class _Norms(torch.autograd.Function):
+    generate_vmap_rule = True
+    forward, backward = staticmethod(_NORMS), staticmethod(_backward_norms)
+    setup_context = staticmethod(_save_norms)
+
+
 class _Apply(torch.autograd.Function):
     generate_vmap_rule = True
     forward, backward = staticmethod(_APPLY), staticmethod(_backward_apply)
@@ -192,20 +231,29 @@ _below_autograd = getattr(torch._C, "_AutoDispatchBelowAutograd", nullcontext)
 _transformed = getattr(torch._C, "_are_functorch_transforms_active", lambda: False)
 
 
-def call_coefficients(theta: Tensor, O: Tensor) -> Tensor:
-    """Call symfast::mirror_coefficients by the shortest way its gradient allows."""
+def _read(op: Any, function: Any, theta: Tensor, O: Tensor) -> Tensor:
     out: Tensor
     if torch.compiler.is_compiling():
-        out = _COEFFICIENTS(theta, O)
+        out = op(theta, O)
     elif torch.is_grad_enabled() and (theta.requires_grad or O.requires_grad):
-        call: Any = _Coefficients.apply if _transformed() else _COEFFICIENTS
+        call: Any = function.apply if _transformed() else op
         out = call(theta, O)
     elif _transformed():
-        out = _COEFFICIENTS(theta, O)
+        out = op(theta, O)
     else:
         with _below_autograd():
-            out = _COEFFICIENTS(theta, O)
+            out = op(theta, O)
     return out
+
+
+def call_coefficients(theta: Tensor, O: Tensor) -> Tensor:
+    """Call symfast::mirror_coefficients by the shortest way its gradient allows."""
+    return _read(_COEFFICIENTS, _Coefficients, theta, O)
+
+
+def call_norms(theta: Tensor, O: Tensor) -> Tensor:
+    """Call symfast::mirror_norms by the shortest way its gradient allows."""
+    return _read(_NORMS, _Norms, theta, O)
 
 
 def call_apply(theta: Tensor, O: Tensor, amounts: Tensor, verb: int, mode: int) -> Tensor:

@@ -169,10 +169,8 @@ class Plan:
         """
         if per not in ("group", "mirror"):
             raise PlanError(f'per must be "group" or "mirror", got {per!r}')
-        squares = self._compiled.squares()
-        if per == "group":
-            squares = self._compiled.by_group(squares)
-        return squares.sqrt_() if self.replicas is not None else squares.sqrt_().squeeze(0)
+        norms = self._compiled.norms(PER_GROUP if per == "group" else PER_MIRROR)
+        return norms if self.replicas is not None else norms.squeeze(0)
 
     def coefficients(self) -> list[torch.Tensor]:
         """The coefficients ``C = A^T U`` of every group.
@@ -194,7 +192,7 @@ class Plan:
 
     def _group_shrinkage(self, threshold: torch.Tensor | None, number: float) -> torch.Tensor:
         """1 - max(0, 1 - t / ||C||) per mirror; NaN norms stay NaN."""
-        norms = self._compiled.squares().sqrt_()
+        norms = self._compiled.norms(PER_MIRROR)
         t = torch.full((1, self.groups), number, dtype=torch.float64, device=norms.device)
         if threshold is not None:
             t = threshold.to(norms.device, torch.float64).reshape(-1, self.groups)

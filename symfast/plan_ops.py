@@ -11,6 +11,7 @@ from typing import TypeAlias
 import torch
 
 from symfast import ops, plan_tables
+from symfast.codes import PER_GROUP, PER_MIRROR
 from symfast.plan_tables import Tables
 from symfast.reference import plan as reference
 
@@ -26,8 +27,9 @@ def _store(
     frames: torch.Tensor,
     mirrors: int,
     numel: int,
+    groups: int,
 ) -> None:
-    plan_tables.keep(plan, Tables(layout, tasks, chunks, index, frames, mirrors, numel))
+    plan_tables.keep(plan, Tables(layout, tasks, chunks, index, frames, mirrors, numel, groups))
 
 
 def _check(tensors: Tensors, plan: int) -> None:
@@ -48,8 +50,14 @@ def _apply_(
 
 
 @torch.no_grad()
-def _norms(tensors: Tensors, plan: int) -> torch.Tensor:
-    return reference.plan_norms(tensors, plan_tables.find(plan))
+def _norms(
+    tensors: Tensors,
+    plan: int,
+    before: torch.Tensor | None = None,
+    per: int = PER_MIRROR,
+    root: bool = False,
+) -> torch.Tensor:
+    return reference.plan_norms(tensors, plan_tables.find(plan), before, per, root)
 
 
 @torch.no_grad()
@@ -60,7 +68,7 @@ def _coefficients(tensors: Tensors, plan: int) -> torch.Tensor:
 ops.define(
     "plan_store",
     "(int plan, Tensor layout, Tensor tasks, Tensor chunks, Tensor index, Tensor frames, "
-    "int mirrors, int numel) -> ()",
+    "int mirrors, int numel, int groups) -> ()",
     _store,
 )
 ops.define("plan_check", "(Tensor[] tensors, int plan) -> ()", _check)
@@ -70,7 +78,11 @@ ops.define(
     "int amount_index=0) -> ()",  # defaults: torch converts every argument given, for 0.1 us
     _apply_,
 )
-ops.define("plan_norms", "(Tensor[] tensors, int plan) -> Tensor", _norms)
+ops.define(
+    "plan_norms",
+    "(Tensor[] tensors, int plan, Tensor? before=None, int per=2, bool root=False) -> Tensor",
+    _norms,
+)
 ops.define("plan_coefficients", "(Tensor[] tensors, int plan) -> Tensor", _coefficients)
 
 
@@ -91,6 +103,7 @@ def _store_fake(
     frames: torch.Tensor,
     mirrors: int,
     numel: int,
+    groups: int,
 ) -> None:
     """Nothing to keep: a plan on the meta device has no kernel."""
 
@@ -110,9 +123,16 @@ def _apply_fake(
     _on_one_device(tensors if amounts is None else [*tensors, amounts], plan)
 
 
-def _norms_fake(tensors: Tensors, plan: int) -> torch.Tensor:
-    tables = _on_one_device(tensors, plan)
-    return torch.empty(tables.mirrors, dtype=torch.float64, device=tables.frames.device)
+def _norms_fake(
+    tensors: Tensors,
+    plan: int,
+    before: torch.Tensor | None = None,
+    per: int = PER_MIRROR,
+    root: bool = False,
+) -> torch.Tensor:
+    tables = _on_one_device(tensors if before is None else [*tensors, before], plan)
+    count = tables.groups if per == PER_GROUP else tables.mirrors
+    return torch.empty(count, dtype=torch.float64, device=tables.frames.device)
 
 
 def _coefficients_fake(tensors: Tensors, plan: int) -> torch.Tensor:
@@ -137,7 +157,7 @@ def store(tables: Tables) -> int:
     plan = secrets.randbits(62)  # not of `random`, which users seed
     torch.ops.symfast.plan_store.default(
         plan, tables.layout, tables.tasks, tables.chunks, tables.index, tables.frames,
-        tables.mirrors, tables.numel,
+        tables.mirrors, tables.numel, tables.groups,
     )  # fmt: skip
     plan_tables.KEPT.setdefault(plan, tables)
     return plan

@@ -16,8 +16,8 @@ class Tables:
     """What csrc/plan.h describes, of one (device, dtype, stage).
 
     ``layout``, ``tasks``, ``chunks`` and ``index`` are int64 on the CPU; ``frames`` is on the
-    plan's device, in the type sums are kept in. ``mirrors`` and ``numel`` are the lengths of the
-    norms and of the flat coefficients.
+    plan's device, in the type sums are kept in. ``mirrors`` and ``groups`` are the lengths of the
+    norms, ``numel`` that of the flat coefficients.
     """
 
     layout: torch.Tensor = field(default_factory=_no_numbers)
@@ -27,6 +27,7 @@ class Tables:
     frames: torch.Tensor = field(default_factory=lambda: torch.zeros(0))
     mirrors: int = 0
     numel: int = 0
+    groups: int = 0
 
 
 #: What the reference and the fakes look up. Compiled kernels keep their own copies.

@@ -98,10 +98,12 @@ class Part:
     tables: Tables = field(default_factory=Tables)
     extent: torch.Tensor = field(default_factory=lambda: torch.zeros(0, 2, dtype=torch.int64))
     key: int = field(init=False)
+    empty: bool = field(init=False)  # there is nothing to do
 
     def store(self, tables: Tables) -> None:
         """Hand the tables to the kernels, which check them and keep them under a new key."""
         self.tables = tables
+        self.empty = tables.chunks.numel() == 0
         self.key = plan_ops.store(tables)
         weakref.finalize(self, plan_ops.drop, self.key).atexit = False
 
@@ -167,9 +169,9 @@ class PartBuilder:
         if views is None:
             views = self.views[layout] = unit_views(*layout)
         for replica in range(self.replicas):
+            out = piece.start + replica * entry.columns * piece.all + piece.column
             if member.batch:
                 self._add_batch(entry, tensor, offset, views, replica, out)
-            out = piece.start + replica * entry.columns * piece.all + piece.column
             else:
                 self._add_units(entry, tensor, offset, views, replica, out, piece.all)
             offset += member.replica_stride
@@ -201,9 +203,9 @@ class PartBuilder:
         offset: int,
         views: list[View],
         replica: int,
+        out: int,
         width: int,
     ) -> None:
-        out: int,
         """One task per view under the entry's shared frame."""
         by_column = int(isinstance(entry.symmetry, Direction))
         mirror = entry.mirror + replica * self.mirrors
@@ -284,6 +286,7 @@ class PartBuilder:
                 frames=frames,
                 mirrors=self.replicas * self.mirrors,
                 numel=self.out_size,
+                groups=self.replicas * self.groups,
             )
         )
         return part

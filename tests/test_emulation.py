@@ -236,6 +236,11 @@ def test_functional_verbs(dtype: torch.dtype, shape: tuple[int, int, int, int]) 
     c = x @ frame
     close(emulator.mirror(theta, o, COEFFICIENTS), c)
     emulator.check()
+    for most_shared in (99 * 1024, 0):
+        if k == 0:
+            continue  # the caller has zeros
+        close(emulator.mirror(theta, o, NORMS, most_shared=most_shared), c.norm(dim=2))
+        emulator.check()
     t = a.double()[..., None]
     for verb, group, new in (
         (REFLECT, False, -c), (PROJECT, False, 0 * c), (SHRINK, False, (1 - t) * c),

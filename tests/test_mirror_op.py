@@ -3,6 +3,7 @@
 
 from collections.abc import Iterator
 from itertools import product
+from typing import Any
 
 import pytest
 import torch
@@ -24,8 +25,10 @@ SIZES = [
     (1, 70, 7, 3),
 ]
 EMPTY = [(0, 2, 3, 1), (2, 0, 3, 1), (2, 2, 3, 0), (2, 2, 0, 0)]
-#: verb and mode of mirror_apply, or None for mirror_coefficients
-VERBS = [None, (0, 0), (1, 0), (2, 0), (3, 0), (3, 1)]
+#: verb and mode of mirror_apply, or the name of an operator that only reads
+Call = tuple[int, int] | str
+READS = {"coefficients": formula.mirror_coefficients, "norms": formula.mirror_norms}
+VERBS: list[Call] = [*READS, (0, 0), (1, 0), (2, 0), (3, 0), (3, 1)]
 
 
 def frame(groups: int, d: int, k: int) -> Tensor:
@@ -43,17 +46,21 @@ def operands(
     return theta, O, torch.rand(groups, rows, dtype=wide)
 
 
-def call(verb: tuple[int, int] | None, theta: Tensor, O: Tensor, amounts: Tensor) -> Tensor:
-    if verb is None:
-        return torch.ops.symfast.mirror_coefficients.default(theta, O)
+def reading(name: str) -> Any:
+    return getattr(torch.ops.symfast, f"mirror_{name}").default
+
+
+def call(verb: Call, theta: Tensor, O: Tensor, amounts: Tensor) -> Tensor:
+    if isinstance(verb, str):
+        return reading(verb)(theta, O)
     return torch.ops.symfast.mirror_apply.default(theta, O, amounts, *verb)
 
 
-def exact(verb: tuple[int, int] | None, theta: Tensor, O: Tensor, amounts: Tensor) -> Tensor:
+def exact(verb: Call, theta: Tensor, O: Tensor, amounts: Tensor) -> Tensor:
     """The formula in float64 on the inputs as they are rounded."""
     wide = theta.double(), O.double()
-    if verb is None:
-        return formula.mirror_coefficients(*wide)
+    if isinstance(verb, str):
+        return READS[verb](*wide)
     return formula.mirror_apply(*wide, amounts.double(), *verb)
 
 
@@ -72,9 +79,7 @@ def assert_rounded_once(got: Tensor, wanted: Tensor, theta: Tensor) -> None:
 
 
 @pytest.mark.parametrize("verb", VERBS, ids=str)
-def test_operators_round_once(
-    verb: tuple[int, int] | None, dtype: torch.dtype, device: torch.device
-) -> None:
+def test_operators_round_once(verb: Call, dtype: torch.dtype, device: torch.device) -> None:
     for sizes, wide_frame in product(SIZES + EMPTY, (False, True)):
         theta, O, amounts = (x.to(device) for x in operands(sizes, dtype, wide_frame))
         for given in (amounts, amounts.new_full((1, 1), 0.5)):
@@ -84,9 +89,7 @@ def test_operators_round_once(
 
 
 @pytest.mark.parametrize("verb", VERBS, ids=str)
-def test_every_instruction_set_equals_the_reference(
-    capability: str, verb: tuple[int, int] | None
-) -> None:
+def test_every_instruction_set_equals_the_reference(capability: str, verb: Call) -> None:
     for sizes in SIZES:
         theta, O, amounts = operands(sizes, torch.float64)
         wanted = exact(verb, theta, O, amounts)
@@ -106,7 +109,7 @@ def threads() -> Iterator[None]:
 @pytest.mark.parametrize("verb", VERBS, ids=str)
 @pytest.mark.parametrize("sizes", [(1, 3000, 40, 3), (700, 2, 65, 4), (1, 2, 20_000, 5)], ids=str)
 def test_results_do_not_depend_on_the_thread_count(
-    verb: tuple[int, int] | None, sizes: tuple[int, ...], dtype: torch.dtype
+    verb: Call, sizes: tuple[int, ...], dtype: torch.dtype
 ) -> None:
     groups, rows, d, k = sizes
     theta, O = torch.randn(groups, rows, d).to(dtype), torch.randn(groups, d, k).to(dtype) / d**0.5
@@ -119,12 +122,12 @@ def test_results_do_not_depend_on_the_thread_count(
     assert torch.equal(results[0], results[2])
 
 
-def check(verb: tuple[int, int] | None, args: tuple[Tensor, ...], quick: bool) -> None:
+def check(verb: Call, args: tuple[Tensor, ...], quick: bool) -> None:
     """opcheck; the quick one leaves out the run through the compiler's front end."""
     quickly = ("test_schema", "test_autograd_registration", "test_faketensor")
     utilities = quickly if quick else (*quickly, "test_aot_dispatch_dynamic")
-    if verb is None:
-        opcheck(torch.ops.symfast.mirror_coefficients.default, args[:2], test_utils=utilities)
+    if isinstance(verb, str):
+        opcheck(reading(verb), args[:2], test_utils=utilities)
     else:
         opcheck(torch.ops.symfast.mirror_apply.default, (*args, *verb), test_utils=utilities)
 
@@ -137,7 +140,7 @@ def test_opcheck(sizes: tuple[int, ...], dtype: torch.dtype, device: torch.devic
 
 
 @pytest.mark.parametrize("verb", VERBS, ids=str)
-def test_opcheck_of_compiled_gradients(verb: tuple[int, int] | None, device: torch.device) -> None:
+def test_opcheck_of_compiled_gradients(verb: Call, device: torch.device) -> None:
     args = tuple(x.to(device).requires_grad_() for x in operands((2, 3, 4, 2), torch.float32))
     check(verb, args, quick=False)
 
@@ -153,7 +156,8 @@ def test_opcheck_of_compiled_gradients_of_nothing(
 def test_opcheck_of_strided_operands(device: torch.device) -> None:
     theta, O, amounts = (x.to(device) for x in operands((2, 3, 4, 2), torch.float32))
     theta, O = theta.mT.contiguous().mT, O.mT.contiguous().mT
-    opcheck(torch.ops.symfast.mirror_coefficients.default, (theta, O))
+    for name in READS:
+        opcheck(reading(name), (theta, O))
     opcheck(torch.ops.symfast.mirror_apply.default, (theta, O, amounts, 3, 0))
     whole = theta.new_ones(1, 1, 1).expand(2, 3, 4)
     opcheck(torch.ops.symfast.mirror_apply.default, (whole, O, amounts, 1, 0))
@@ -184,8 +188,9 @@ def test_operators_refuse_what_does_not_fit(number: int) -> None:
     with pytest.raises(RuntimeError, match=fit):
         torch.ops.symfast.mirror_apply.default(theta, O, amounts, verb, mode)
     if number < 6:
-        with pytest.raises(RuntimeError, match=fit):
-            torch.ops.symfast.mirror_coefficients.default(theta, O)
+        for name in READS:
+            with pytest.raises(RuntimeError, match=fit):
+                reading(name)(theta, O)
 
 
 def test_functions_run_past_the_idle_autograd_layer() -> None:

@@ -4,12 +4,14 @@
 import sys
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 import symfast as sf
 from symfast import chunks
+from symfast.codes import PER_GROUP
 from symfast.reference import plan as reference
 
 sys.path.insert(0, str(Path(__file__).parent / "emulation"))
@@ -52,11 +54,9 @@ def plan_of(name: str) -> sf.Plan:
 
 
 def norms(plan: sf.Plan, emulator: emulated.Emulator, workspace: torch.Tensor | None = None,
-          tag: int = TAG) -> torch.Tensor:  # fmt: skip
+          tag: int = TAG, **how: Any) -> torch.Tensor:  # fmt: skip
     part = plan._compiled.parts[0]
-    if workspace is None:
-        workspace = emulated.workspace_of(part)
-    found = emulator.plan(part, NORMS, mirrors=plan.mirrors, workspace=workspace, tag=tag)
+    found = emulator.plan(part, NORMS, mirrors=plan.mirrors, workspace=workspace, tag=tag, **how)
     emulator.check()
     assert emulator.totals()["launches"] == 1
     return found
@@ -83,6 +83,38 @@ def test_any_order_of_blocks_gives_the_same_bits(name: str, edit: str) -> None:
             library(edit), "random", seed, preempt=100 * seed, threads=64, resident=resident
         )
         assert torch.equal(norms(plan, emulator), wanted)
+
+
+@pytest.mark.parametrize("edit", EDITS.values(), ids=list(EDITS))
+@pytest.mark.parametrize("name", NAMES)
+def test_the_launch_finishes_norms_of_groups(name: str, edit: str) -> None:
+    """It adds up blocks, mirrors and other launches, and takes the root: the same bits always."""
+    plan = plan_of(name)
+    part = plan._compiled.parts[0]
+    before = torch.rand(plan.groups, dtype=torch.float64)
+    how: dict[str, Any] = {"groups": plan.groups, "before": before, "root": True}
+    wanted = norms(plan, emulated.Emulator(library(edit)), **how)
+    expected = reference.plan_norms(part.tensors, part.tables, before, PER_GROUP, True)
+    torch.testing.assert_close(wanted, expected, rtol=1e-5, atol=1e-6)
+    for order in emulated.ORDERS:
+        assert torch.equal(norms(plan, emulated.Emulator(library(edit), order, 3), **how), wanted)
+    wanted = norms(plan, emulated.Emulator(library(edit), threads=64), **how)
+    for seed, resident in ((1, 2), (2, 8)):
+        emulator = emulated.Emulator(
+            library(edit), "random", seed, preempt=100 * seed, threads=64, resident=resident
+        )
+        assert torch.equal(norms(plan, emulator, **how), wanted)
+
+
+@pytest.mark.parametrize("name", ["sign_flip", "mirror", "one mirror"])
+def test_roots_of_mirrors_and_of_sums_that_went_before(name: str) -> None:
+    """Also where the partial sums are the norms already."""
+    plan = plan_of(name)
+    part = plan._compiled.parts[0]
+    before = torch.rand(plan.mirrors, dtype=torch.float64)
+    got = norms(plan, emulated.Emulator(library("")), before=before, root=True)
+    expected = reference.plan_norms(part.tensors, part.tables, before, root=True)
+    torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("word", WORDS.values(), ids=list(WORDS))
@@ -153,6 +185,7 @@ def test_a_lost_fence_is_found(lost: str, tmp_path: Path) -> None:
         for name in ("swap", "one mirror"):
             plan = plan_of(name)
             emulator.plan(plan._compiled.parts[0], NORMS, mirrors=plan.mirrors)
+            emulator.plan(plan._compiled.parts[0], NORMS, groups=plan.groups, root=True)
         emulator.recording.end()
     code, words = emulated.run_program(program, calls, emulated.ORDERS["random"], 1)
     assert (code != 0) == bool(lost), words[:3000]

@@ -192,7 +192,7 @@ def test_chunks_of_some_mirrors_between_chunks_of_all() -> None:
     key = 77
     torch.ops.symfast.plan_store(
         key, tables.layout, tables.tasks, torch.tensor(chunks), tables.index, tables.frames,
-        tables.mirrors, tables.numel,
+        tables.mirrors, tables.numel, tables.groups,
     )  # fmt: skip
     try:
         torch.ops.symfast.plan_apply_([w], key, 1)

@@ -46,6 +46,7 @@ def cloned(tables: Tables) -> Tables:
         *(getattr(tables, n).clone() for n in ("layout", "tasks", "chunks", "index", "frames")),
         tables.mirrors,
         tables.numel,
+        tables.groups,
     )
 
 
@@ -54,6 +55,10 @@ def test_operators_equal_their_references(which: int) -> None:
     w, part = problem(which)
     tables = (part.tensors, part.tables)
     torch.testing.assert_close(norms(part.tensors, part.key), reference.plan_norms(*tables))
+    before = torch.rand(part.tables.groups, dtype=torch.float64)
+    for how in ((None, 1), (before, 1, True)):
+        got = norms(part.tensors, part.key, *how)
+        torch.testing.assert_close(got, reference.plan_norms(*tables, *how))
     found = coefficients(part.tensors, part.key)
     torch.testing.assert_close(found, reference.plan_coefficients(*tables))
     torch.testing.assert_close(found, plan_ops._coefficients(part.tensors, part.key))

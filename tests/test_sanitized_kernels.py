@@ -34,7 +34,8 @@ def record_plans(emulator: emulated.Emulator, dtype: torch.dtype) -> int:
         for offset, verb in enumerate(VERBS):
             case = problems.problem(name, dtype, offset % 2)
             emulator.plan(case.part, verb, amounts=case.amounts(), per=1, mirrors=case.plan.mirrors)
-    return len(problems.PROBLEMS) * len(VERBS)
+        emulator.plan(case.part, NORMS, groups=case.plan.groups, root=True)
+    return len(problems.PROBLEMS) * (len(VERBS) + 1)
 
 
 def record_mirrors(emulator: emulated.Emulator, dtype: torch.dtype) -> int:
@@ -48,7 +49,8 @@ def record_mirrors(emulator: emulated.Emulator, dtype: torch.dtype) -> int:
         amounts = torch.rand(groups, rows).to(wide)
         for of in {dtype, wide}:
             for verb, group, shared in ((PROX, False, 99 * 1024), (PROX, True, 0),
-                                        (COEFFICIENTS, False, 99 * 1024)):  # fmt: skip
+                                        (COEFFICIENTS, False, 99 * 1024),
+                                        (NORMS, False, 0)):  # fmt: skip
                 emulator.mirror(theta, frames.to(of), verb, amounts=amounts, group=group,
                                 most_shared=shared)  # fmt: skip
                 calls += 1

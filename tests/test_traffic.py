@@ -82,10 +82,14 @@ def test_one_launch_whatever_the_number_of_groups(groups: int) -> None:
         emulator.plan(plan._compiled.parts[0], verb, amount=0.3, mirrors=plan.mirrors)
         emulator.check()
         assert emulator.totals()["launches"] == 1
+    norms = emulator.plan(plan._compiled.parts[0], NORMS, groups=groups, root=True)
+    emulator.check()
+    assert emulator.totals()["launches"] == 1  # sums over groups and roots among it
+    torch.testing.assert_close(norms, plan.norms(), rtol=1e-6, atol=0)
 
 
-@pytest.mark.parametrize("verb", [REFLECT, PROX, COEFFICIENTS])
-@pytest.mark.parametrize("shape", [(64, 1, 64, 4), (16, 32, 128, 8)], ids=str)
+@pytest.mark.parametrize("verb", [REFLECT, PROX, COEFFICIENTS, NORMS])
+@pytest.mark.parametrize("shape", [(64, 1, 64, 4), (16, 32, 128, 8), (8, 8, 2048, 1)], ids=str)
 def test_functional_verbs_read_once_and_write_once(shape: tuple[int, ...], verb: int) -> None:
     groups, rows, d, k = shape
     theta, o = torch.randn(groups, rows, d), problems._frames(groups, d, k).contiguous()

@@ -28,6 +28,10 @@ void apply_row(const MirrorShape& s, Verb verb, bool group, const double* frame,
     return;
   }
   const double norm = std::sqrt(square), factor = norm <= t ? 0 : 1 - t / norm;
+  if (verb == kNorms) {
+    out[0] = norm;
+    return;
+  }
   for (int64_t i = 0; i < s.d; ++i) out[i] = x[i];
   for (int64_t j = 0; j < s.k; ++j) {
     const double value = c[static_cast<std::size_t>(j)];
@@ -59,7 +63,7 @@ struct DeviceMirror {
   std::vector<double> theta, frames, amounts;  // as rounded
   DeviceArray<T> theta_there, out;
   DeviceArray<F> frames_there;
-  DeviceArray<A> amounts_there;
+  DeviceArray<A> amounts_there, norms;
 
   explicit DeviceMirror(const MirrorShape& s)
       : shape(s),
@@ -70,24 +74,26 @@ struct DeviceMirror {
         theta_there(narrowed<T>(theta)),
         out(s.groups * s.rows * (s.d > s.k ? s.d : s.k)),
         frames_there(rounded_frames()),
-        amounts_there(absolute()) {}
+        amounts_there(absolute()),
+        norms(s.groups * s.rows) {}
 
   template <Verb verb>
   void run(bool group) const {
-    launch_mirror<verb, T, F>({theta_there.get(), frames_there.get(), amounts_there.get(),
-                               out.get(), shape.groups, shape.rows, shape.d, shape.k,
-                               stage_bytes == 0, false, group, stage_bytes, nullptr});
+    void* const to = verb == kNorms ? static_cast<void*>(norms.get()) : out.get();
+    launch_mirror<verb, T, F>({theta_there.get(), frames_there.get(), amounts_there.get(), to,
+                               shape.groups, shape.rows, shape.d, shape.k, stage_bytes == 0, false,
+                               group, stage_bytes, nullptr});
   }
 
   double error(Verb verb, bool group) const {
-    const int64_t width = verb == kCoefficients ? shape.k : shape.d;
+    const int64_t width = verb == kNorms ? 1 : verb == kCoefficients ? shape.k : shape.d;
     std::vector<double> wanted(static_cast<std::size_t>(shape.groups * shape.rows * width));
     for (int64_t n = 0; n < shape.groups * shape.rows; ++n) {
       apply_row(shape, verb, group, frames.data() + n / shape.rows * shape.d * shape.k,
                 amounts[static_cast<std::size_t>(n)], theta.data() + n * shape.d,
                 wanted.data() + n * width);
     }
-    std::vector<double> got = numbers(out.read());
+    std::vector<double> got = verb == kNorms ? numbers(norms.read()) : numbers(out.read());
     got.resize(wanted.size());
     return error_of(got, wanted);
   }
@@ -121,13 +127,16 @@ void run_shape(Report& report, const MirrorShape& shape) {
     small.template run<verb>(group);
     const double error = small.error(verb, group);
     const double ms = milliseconds([&] { big.template run<verb>(group); });
-    const double written = static_cast<double>(verb == kCoefficients ? size.k : size.d);
+    using Out = std::conditional_t<verb == kNorms, Accumulate<T>, T>;
+    const double written = verb == kNorms
+                               ? double(sizeof(Out)) / sizeof(T)
+                               : static_cast<double>(verb == kCoefficients ? size.k : size.d);
     report.add({std::string("mirror ") + shape.name + " " + kVerbNames[verb] +
                     (group ? " group" : "") + frame_type,
-                kTypeName<T>, error, kTolerance<T>, ms,
+                kTypeName<T>, error, kTolerance<Out>, ms,
                 theta * (static_cast<double>(size.d) + written) + frames});
   };
-  for_verbs<kCoefficients>([&](auto v) { one(v, false); });
+  for_verbs<kNorms>([&](auto v) { one(v, false); });
   one(std::integral_constant<Verb, kProx>{}, true);
 }
 

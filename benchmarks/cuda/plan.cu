@@ -58,8 +58,8 @@ class DevicePlan {
                           pointers_.get(),
                           nullptr};
     if constexpr (verb == kNorms) {
-      launch_norms<T>(
-          call, {words_.get(), tables_.sizes, sums_.get(), workspace_.get(), partials_, tag_});
+      launch_norms<T>(call, {words_.get(), tables_.sizes, sums_.get(), workspace_.get(), partials_,
+                             tag_, false, nullptr, false});
     } else {
       launch_plan<verb, T>(call);
     }

@@ -155,6 +155,23 @@ def mirror_coefficients(theta: Tensor, O: Tensor) -> Tensor:
     return _inner(theta, O.unsqueeze(1)).to(theta.dtype).contiguous()
 
 
+def mirror_norms(theta: Tensor, O: Tensor) -> Tensor:
+    """Return ||O^T theta||_2: theta (G, N, d), O (G, d, k) -> (G, N) in the accumulate dtype.
+
+    Raises:
+        RuntimeError: see :func:`check_operands`.
+
+    Example:
+        >>> import torch
+        >>> from symfast.reference.mirror import mirror_norms
+        >>> mirror_norms(torch.tensor([[[3.0, 4.0]]]), torch.eye(2)[None])
+        tensor([[5.]])
+    """
+    check_operands(theta, O)
+    length: Tensor = torch.linalg.vector_norm(_inner(theta, O.unsqueeze(1)), dim=-1)
+    return length.contiguous()
+
+
 def mirror_apply(theta: Tensor, O: Tensor, amounts: Tensor, verb: int, mode: int) -> Tensor:
     """Return theta + O (f(c) - c) for every row: theta (G, N, d), O (G, d, k) -> (G, N, d).
 

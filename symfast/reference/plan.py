@@ -10,6 +10,7 @@ from torch import Tensor
 from symfast.codes import (
     ACCUMULATE,
     PER_GROUP,
+    PER_MIRROR,
     PROJECT,
     PROX,
     REFLECT,
@@ -114,15 +115,31 @@ def plan_apply_(
             view.copy_(matrix + frame @ (new_coefficients(c, verb, a) - c))
 
 
-def plan_norms(tensors: list[Tensor], tables: Tables) -> Tensor:
-    """Sums of squares of the coefficients per mirror; (mirrors,) float64."""
+def plan_norms(
+    tensors: list[Tensor],
+    tables: Tables,
+    before: Tensor | None = None,
+    per: int = PER_MIRROR,
+    root: bool = False,
+) -> Tensor:
+    """Sums of squares, (mirrors,) or (groups,) float64, that go on from others, or their roots."""
     index, frames = _checked(tensors, tables)
-    total = torch.zeros(tables.mirrors, dtype=torch.float64, device=frames.device)
+    if per not in (PER_GROUP, PER_MIRROR):
+        raise RuntimeError(f"norms are per group (1) or per mirror (2), not {per}")
+    count = tables.groups if per == PER_GROUP else tables.mirrors
+    total = torch.zeros(count, dtype=torch.float64, device=frames.device)
+    if before is not None and (before.shape != total.shape or before.dtype != total.dtype):
+        raise RuntimeError("sums to go on from must be float64 and as many as the norms")
+    total = total if before is None else total + before
     for task, view in _walk(tensors, tables):
         c = _coefficients(task, view.to(frames.dtype), index, frames)
         squares = c.double().square_().sum(2)  # (outer, k)
-        total.index_add_(0, _mirrors(task, index, squares).flatten(), squares.flatten())
-    return total
+        if per == PER_GROUP:
+            outer = torch.arange(task.outer, device=frames.device)
+            total.index_add_(0, task.group + outer * task.group_step, squares.sum(1))
+        else:
+            total.index_add_(0, _mirrors(task, index, squares).flatten(), squares.flatten())
+    return total.sqrt_() if root else total
 
 
 def plan_coefficients(tensors: list[Tensor], tables: Tables) -> Tensor:

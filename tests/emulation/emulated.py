@@ -19,6 +19,7 @@ from compiled_kernels import run_program as run_program
 from recording import Recording
 
 from symfast.chunks import partial_count
+from symfast.reference import plan as reference
 
 REFLECT, PROJECT, SHRINK, PROX, COEFFICIENTS, NORMS = range(6)
 #: What marks the flags of a call of norms, unless it is told another one.
@@ -35,7 +36,8 @@ class _Plan(ctypes.Structure):
         ("partials", ctypes.c_void_p), ("data", ctypes.POINTER(ctypes.c_void_p)),
         ("data_count", ctypes.c_int64), ("pointers", ctypes.c_void_p),
         ("mirrors", ctypes.c_int64), ("sums", ctypes.c_void_p), ("workspace", ctypes.c_int64),
-        ("tag", ctypes.c_int64),
+        ("tag", ctypes.c_int64), ("by_group", ctypes.c_int64), ("before", ctypes.c_void_p),
+        ("root", ctypes.c_int64),
     ]  # fmt: skip
 
 
@@ -156,18 +158,22 @@ class Emulator:
         mirrors: int = 0,
         workspace: torch.Tensor | None = None,
         tag: int = TAG,
+        groups: int = 0,
+        before: torch.Tensor | None = None,
+        root: bool = False,
     ) -> torch.Tensor | None:
         """One verb of a plan's part; coefficients and norms are returned.
 
-        Norms leave partial sums and flags in ``workspace``, of ``workspace_of(part)`` numbers.
+        Norms are of ``mirrors`` mirrors, or of ``groups`` groups. They leave partial sums and flags
+        in ``workspace``, of ``workspace_of(part, groups > 0)`` numbers.
         """
         self.start()
         tables = part.tables
         data = [self.allow("parameters", t) for t in part.tensors]
-        out = torch.full((tables.numel,), float("nan"), dtype=tables.frames.dtype)
+        out = unwritten(part) if verb == COEFFICIENTS else tables.frames.new_empty(0)
         if workspace is None:
-            workspace = workspace_of(part)
-        sums = torch.full((mirrors,), float("nan"), dtype=torch.float64)
+            workspace = workspace_of(part, groups > 0)
+        sums = torch.full((groups or mirrors,), float("nan"), dtype=torch.float64)
         pointers = torch.zeros(max(1, len(data)), dtype=torch.int64)
         addresses = (ctypes.c_void_p * len(data))(*data)
         self.keep(addresses)
@@ -176,8 +182,8 @@ class Emulator:
             tables.chunks.shape[0], self.allow("frames", tables.frames), tables.frames.numel() > 0,
             self.allow("amounts", amounts), amount, per, self.allow("out", out),
             self.allow("workspace", workspace), addresses, len(data),
-            self.allow("pointers", pointers), mirrors, self.allow("sums", sums),
-            workspace.numel() // 2, tag,
+            self.allow("pointers", pointers), groups or mirrors, self.allow("sums", sums),
+            workspace.numel() // 2, tag, groups > 0, self.allow("before", before), root,
         )  # fmt: skip
         self.call("emulated_plan", call, verb)
         return {COEFFICIENTS: out, NORMS: sums}.get(verb)
@@ -197,7 +203,9 @@ class Emulator:
         if stage == 0:
             dtype = torch.float64 if accumulate == 8 else torch.float32
             frames = frames.to(dtype).transpose(1, 2).contiguous()
-        out = theta.new_full((groups, rows, k if verb == COEFFICIENTS else d), float("nan"))
+        shapes = {COEFFICIENTS: (groups, rows, k), NORMS: (groups, rows)}
+        wide = torch.float32 if theta.dtype.itemsize == 2 and verb == NORMS else theta.dtype
+        out = theta.new_full(shapes.get(verb, (groups, rows, d)), float("nan"), dtype=wide)
         call = _Mirror(
             self.allow("theta", theta), self.allow("frames", frames),
             self.allow("amounts", amounts), self.allow("out", out), groups, rows, d, k,
@@ -207,10 +215,17 @@ class Emulator:
         return out
 
 
-def workspace_of(part: Any) -> torch.Tensor:
+def unwritten(part: Any) -> torch.Tensor:
+    """NaN where coefficients go, zeros in the gaps between entries, where nothing may go."""
+    nothing = [torch.full_like(tensor, float("nan")) for tensor in part.tensors]
+    return reference.plan_coefficients(nothing, part.tables)
+
+
+def workspace_of(part: Any, by_group: bool = False) -> torch.Tensor:
     """Poisoned memory for partial sums, and as many flags: at most one for every partial sum."""
     tables = part.tables
     count = partial_count(tables.tasks.numpy(), tables.chunks.numpy())
+    count += tables.chunks.shape[0] if by_group else 0
     return torch.full((2 * count,), float("nan"), dtype=torch.float64)
 
 

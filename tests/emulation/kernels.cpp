@@ -41,23 +41,30 @@ struct EmulatedPlan {
   int64_t mirrors;
   double* sums;
   int64_t workspace, tag;
+  int64_t by_group;  // `mirrors` is the number of groups
+  const double* before;
+  int64_t root;
 };
 
 // Norms as plan_store prepares them: tables only where the partial sums are not the norms.
 void emulated_norms(const PlanLaunch& call, const EmulatedPlan& p) {
   const auto* tasks = reinterpret_cast<const Task*>(p.tasks);
   const auto* chunks = reinterpret_cast<const Chunk*>(p.chunks);
-  bool in_place = p.workspace == p.mirrors;
+  const bool by_group = p.by_group != 0;
+  const int64_t partials = p.workspace - (by_group ? p.chunk_count : 0);
+  bool in_place = partials == p.mirrors && !by_group;
   for (int64_t c = 0; c < p.chunk_count; ++c) {
     const ChunkMirrors touched = chunk_mirrors(tasks[chunks[c].task], chunks[c]);
     in_place = in_place && touched.in_place(chunks[c].partial);
   }
   SumTables tables;
-  if (!in_place) tables = SumTables(tasks, chunks, p.chunk_count, p.mirrors);
+  if (!in_place) {
+    tables = SumTables(tasks, chunks, p.chunk_count, p.mirrors, by_group, partials);
+  }
   constexpr int kTables = 99;  // a number that Python gives to no tensor
   emulator_allow(tables.words.data(), tables.sizes.words * 8, kTables);
-  launch_norms<T>(call,
-                  {tables.words.data(), tables.sizes, p.sums, p.partials, p.workspace, p.tag});
+  launch_norms<T>(call, {tables.words.data(), tables.sizes, p.sums, p.partials, partials, p.tag,
+                         by_group, p.before, p.root != 0});
 }
 
 void emulated_plan(const EmulatedPlan* p, int64_t verb) {
@@ -81,12 +88,10 @@ void emulated_plan(const EmulatedPlan* p, int64_t verb) {
 void emulated_mirror(const MirrorLaunch* call, int64_t wide, int64_t verb) {
   for_verb(verb, [&](auto v) {
     constexpr Verb chosen = decltype(v)::value;
-    if constexpr (chosen != kNorms) {
-      if constexpr (sizeof(T) == 2) {
-        if (wide) return launch_mirror<chosen, T, float>(*call);
-      }
-      launch_mirror<chosen, T, T>(*call);
+    if constexpr (sizeof(T) == 2) {
+      if (wide) return launch_mirror<chosen, T, float>(*call);
     }
+    launch_mirror<chosen, T, T>(*call);
   });
 }
 
