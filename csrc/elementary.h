@@ -2,7 +2,8 @@
 // Elementary functions of the replica sweep, written once for numbers and for vectors of lanes, so
 // that the CPU lanes and the CUDA threads compute alike. V is a number or a vector, A its number.
 //
-//   tanh_of    float: x P(x^2) / Q(x^2), at most 6 ulp (4e-7 relative); double: by exp, 2 ulp
+//   tanh_of    float: x P(x^2) / Q(x^2), at most 6 ulp (4e-7 relative); double: by a table, 5 ulp
+//              (6e-16 relative)
 //   exp_of     x <= 0, at most 2 ulp down to the underflow, then 0
 #pragma once
 
@@ -51,6 +52,9 @@ struct Lanes<double> : NumberOrder<double> {
 #else
     return __builtin_sqrt(x);
 #endif
+  }
+  SYMFAST_SWEEP_INLINE static double entry(std::int64_t bits, const double (&table)[8]) {
+    return table[bits & 7];
   }
 };
 
@@ -115,6 +119,27 @@ SYMFAST_SWEEP_INLINE V power_of_bits(V shifted) {
                                    __builtin_bit_cast(I, fill<V>(A(1))));
 }
 
+// Of a number with k + 8 e in its last bits: 2^(k >> 3) (1 + (k & 7) / 8) 2^e / 2^1023, and the
+// table's entry k & 7.
+template <typename V>
+SYMFAST_SWEEP_INLINE V power_of_eighths(V shifted) {
+  using A = typename Lanes<V>::Number;
+  return __builtin_bit_cast(V, __builtin_bit_cast(typename Lanes<V>::Integer, shifted)
+                                   << (Exponential<A>::mantissa - 3));
+}
+template <typename V>
+SYMFAST_SWEEP_INLINE V entry_of_bits(V shifted, const typename Lanes<V>::Number (&table)[8]) {
+  return Lanes<V>::entry(__builtin_bit_cast(typename Lanes<V>::Integer, shifted), table);
+}
+
+template <typename V>
+SYMFAST_SWEEP_INLINE V magnitude(V x) {
+  using A = typename Lanes<V>::Number;
+  using I = typename Lanes<V>::Integer;
+  const I mask = __builtin_bit_cast(I, fill<V>(A(-0.0)));
+  return __builtin_bit_cast(V, __builtin_bit_cast(I, x) & ~mask);
+}
+
 // A size, not negative, with the sign of another number.
 template <typename V>
 SYMFAST_SWEEP_INLINE V with_sign(V size, V sign) {
@@ -124,79 +149,70 @@ SYMFAST_SWEEP_INLINE V with_sign(V size, V sign) {
   return __builtin_bit_cast(V, __builtin_bit_cast(I, size) | (__builtin_bit_cast(I, sign) & mask));
 }
 
-// exp(x) = power (1 + fraction), power a power of two, for least <= x <= 0.
-template <typename V>
-struct ExpParts {
-  V power, fraction;
-};
-template <typename V>
-SYMFAST_SWEEP_INLINE ExpParts<V> split_exp(V x) {
-  using A = typename Lanes<V>::Number;
-  using E = Exponential<A>;
-  using Math = Arithmetic<V>;
-  const V shifted = Math::multiply_add(x, fill<V>(A(0x1.71547652b82fep0)), fill<V>(E::magic));
-  const V n = shifted - fill<V>(E::magic);
-  const V r = Math::multiply_add(n, fill<V>(-E::low), Math::multiply_add(n, fill<V>(-E::high), x));
-  return {power_of_bits(shifted), Math::multiply_add(r * r, exp_tail(r), r)};
-}
-
+// exp(n ln 2 + r) = 2^n (1 + r + r^2 tail(r)).
 template <typename V>
 SYMFAST_SWEEP_INLINE V exp_of(V x) {
   using A = typename Lanes<V>::Number;
-  constexpr A least = Exponential<A>::least;
-  const ExpParts<V> s = split_exp(clamp(x, least, A(0)));
-  const V value = Arithmetic<V>::multiply_add(s.power, s.fraction, s.power);
-  return x < fill<V>(least) ? V{} : value;
+  using E = Exponential<A>;
+  using Math = Arithmetic<V>;
+  const V inside = clamp(x, E::least, A(0));
+  const V shifted = Math::multiply_add(inside, fill<V>(A(0x1.71547652b82fep0)), fill<V>(E::magic));
+  const V n = shifted - fill<V>(E::magic);
+  const V r =
+      Math::multiply_add(n, fill<V>(-E::low), Math::multiply_add(n, fill<V>(-E::high), inside));
+  const V power = power_of_bits(shifted);
+  const V value = Math::multiply_add(power, Math::multiply_add(r * r, exp_tail(r), r), power);
+  return x < fill<V>(E::least) ? V{} : value;
 }
 
-// tanh as a quotient, so that several can share one division.
+// Rational minimax fit of relative error 0.4 2^-24 on [-9.02, 9.02], beyond which tanh rounds to 1
+// and the quotient is 1 or more in size.
 template <typename V>
-struct Quotient {
-  V top, bottom;  // bottom within [1, 2^12]
-};
-
-// Rational minimax fit of relative error 0.4 2^-24 on [-9.02, 9.02], beyond which tanh rounds to 1.
-template <typename V>
-SYMFAST_SWEEP_INLINE Quotient<V> tanh_rational(V x) {
+SYMFAST_SWEEP_INLINE V tanh_rational(V x) {
   constexpr float top[] = {0x1p0f, 0x1.120442p-3f, 0x1.c9f85ap-9f, 0x1.595564p-16f,
                            0x1.c9a3d4p-27f};
   constexpr float bottom[] = {0x1p0f, 0x1.de576ap-2f, 0x1.a7df26p-6f, 0x1.5841dcp-12f,
                               0x1.a0b868p-21f};
-  const V inside = clamp(x, -9.02f, 9.02f);
-  const V square = inside * inside;
-  return {inside * polynomial(square, top), polynomial(square, bottom)};
+  const V square = Lanes<V>::smaller(fill<V>(9.02f * 9.02f), x * x);
+  return clamp(x * polynomial(square, top) / polynomial(square, bottom), -1.0f, 1.0f);
 }
 
-// With e = exp(-2|x|) - 1: tanh|x| = -e / (2 + e).
+// |x| = k ln 2 / 16 + u. With t = tanh u and A = (2^(k/8) - 1) / 2, s = A + A t: tanh|x| is
+// (s + t) / (s + 1). Here t, odd and small, takes few terms, and A is exact to its last digit:
+// 2^(k/8) / 2 = power (1 + bend), where power is on the line between two powers of two.
 template <typename V>
-SYMFAST_SWEEP_INLINE Quotient<V> tanh_by_exp(V x) {
+SYMFAST_SWEEP_INLINE V tanh_by_table(V x) {
   using A = typename Lanes<V>::Number;
-  const V size = Lanes<V>::smaller(fill<V>(A(20)), Lanes<V>::larger(-x, x));
-  const ExpParts<V> s = split_exp(fill<V>(A(-2)) * size);
-  const V e = Arithmetic<V>::multiply_add(s.power, s.fraction, s.power - fill<V>(A(1)));
-  return {with_sign(fill<V>(A(0)) - e, x), fill<V>(A(2)) + e};
-}
-
-template <typename V>
-SYMFAST_SWEEP_INLINE Quotient<V> tanh_quotient(V x) {
-  if constexpr (sizeof(typename Lanes<V>::Number) == 4) {
-    return tanh_rational(x);
-  } else {
-    return tanh_by_exp(x);
-  }
-}
-
-// What rounding has put beyond 1.
-template <typename V>
-SYMFAST_SWEEP_INLINE V within_one(V x) {
-  using A = typename Lanes<V>::Number;
-  return clamp(x, A(-1), A(1));
+  using Math = Arithmetic<V>;
+  static constexpr A bends[8] = {0x0p0,
+                                 -0x1.f6547e426c842p-6,
+                                 -0x1.8e69894a0e449p-5,
+                                 -0x1.d1aa6cc87cde7p-5,
+                                 -0x1.d4822201059a0p-5,
+                                 -0x1.a15bfd5561685p-5,
+                                 -0x1.3f4999e1573a0p-5,
+                                 -0x1.66315bc507689p-6};
+  constexpr A odd[] = {-0x1.555555555382ep-2, 0x1.11111058f0e8cp-3, -0x1.b9f24ecefb91ap-5};
+  constexpr A magic = 0x1.8p52 + 8 * 1022;  // last bits of a sum with it: k and an exponent
+  const V size = Lanes<V>::smaller(fill<V>(A(20)), magnitude(x));
+  const V shifted = Math::multiply_add(size, fill<V>(A(0x1.71547652b82fep4)), fill<V>(magic));
+  const V u = Math::multiply_add(shifted - fill<V>(magic), fill<V>(A(-0x1.62e42fefa39efp-5)), size);
+  const V power = power_of_eighths(shifted);
+  const V a = Math::multiply_add(power, entry_of_bits(shifted, bends), power - fill<V>(A(0.5)));
+  const V square = u * u;
+  const V t = Math::multiply_add(u * square, polynomial(square, odd), u);
+  const V s = Math::multiply_add(a, t, a);
+  const V value = (s + t) / (s + fill<V>(A(1)));
+  return with_sign(Lanes<V>::smaller(fill<V>(A(1)), value), x);
 }
 
 template <typename V>
 SYMFAST_SWEEP_INLINE V tanh_of(V x) {
-  const Quotient<V> q = tanh_quotient(x);
-  return within_one(q.top / q.bottom);
+  if constexpr (sizeof(typename Lanes<V>::Number) == 4) {
+    return tanh_rational(x);
+  } else {
+    return tanh_by_table(x);
+  }
 }
 
 }  // namespace symfast

@@ -40,6 +40,17 @@ SF_INLINE Vec<double> root(Vec<double> x) {
 #endif
 }
 
+// Lane by lane the table's entry of the last three bits.
+SF_INLINE Vec<double> entry(Integers64 bits, const double (&table)[8]) {
+#if defined(__AVX512F__)
+  return (Vec<double>)_mm512_permutexvar_pd((__m512i)bits, _mm512_loadu_pd(table));
+#else
+  Vec<double> result;
+  for (int i = 0; i < kLanes<double>; ++i) result[i] = table[bits[i] & 7];
+  return result;
+#endif
+}
+
 // a > b ? a : b and a < b ? a : b: one instruction, where a comparison and a choice are two.
 SF_INLINE Vec<float> larger(Vec<float> a, Vec<float> b) {
 #if defined(__AVX512F__)
@@ -95,6 +106,9 @@ struct Lanes<SYMFAST_ISA::Vec<double>> {
   using Number = double;
   using Integer = SYMFAST_ISA::Integers64;
   SYMFAST_SWEEP_INLINE static V root(V x) { return SYMFAST_ISA::root(x); }
+  SYMFAST_SWEEP_INLINE static V entry(Integer bits, const double (&table)[8]) {
+    return SYMFAST_ISA::entry(bits, table);
+  }
   SYMFAST_SWEEP_INLINE static V larger(V a, V b) { return SYMFAST_ISA::larger(a, b); }
   SYMFAST_SWEEP_INLINE static V smaller(V a, V b) { return SYMFAST_ISA::smaller(a, b); }
 };

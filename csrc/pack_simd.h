@@ -33,18 +33,31 @@ SF_INLINE Pack<W, N> operator-(typename Lanes<W>::Number a, Pack<W, N> b) {
   return pack_of<W, N>([&](auto i) SF_LAMBDA { return a - b.v[i]; });
 }
 template <typename W, int N>
-SF_INLINE Pack<W, N> operator-(Pack<W, N> a) {
-  return pack_of<W, N>([&](auto i) SF_LAMBDA { return -a.v[i]; });
-}
-template <typename W, int N>
 SF_INLINE Pack<W, N> operator*(Pack<W, N> a, Pack<W, N> b) {
   return pack_of<W, N>([&](auto i) SF_LAMBDA { return a.v[i] * b.v[i]; });
+}
+template <typename W, int N>
+SF_INLINE Pack<W, N> operator/(Pack<W, N> a, Pack<W, N> b) {
+  return pack_of<W, N>([&](auto i) SF_LAMBDA { return a.v[i] / b.v[i]; });
 }
 
 // Overloads of what elementary.h does with the bits of a value.
 template <typename W, int N>
 SF_INLINE Pack<W, N> power_of_bits(Pack<W, N> shifted) {
   return pack_of<W, N>([&](auto i) SF_LAMBDA { return symfast::power_of_bits(shifted.v[i]); });
+}
+template <typename W, int N>
+SF_INLINE Pack<W, N> power_of_eighths(Pack<W, N> shifted) {
+  return pack_of<W, N>([&](auto i) SF_LAMBDA { return symfast::power_of_eighths(shifted.v[i]); });
+}
+template <typename W, int N, typename A>
+SF_INLINE Pack<W, N> entry_of_bits(Pack<W, N> shifted, const A (&table)[8]) {
+  return pack_of<W, N>([&](auto i)
+                           SF_LAMBDA { return symfast::entry_of_bits(shifted.v[i], table); });
+}
+template <typename W, int N>
+SF_INLINE Pack<W, N> magnitude(Pack<W, N> x) {
+  return pack_of<W, N>([&](auto i) SF_LAMBDA { return symfast::magnitude(x.v[i]); });
 }
 template <typename W, int N>
 SF_INLINE Pack<W, N> with_sign(Pack<W, N> size, Pack<W, N> sign) {
@@ -80,18 +93,12 @@ namespace SYMFAST_ISA {
 
 constexpr int kTanhPack = 4;
 
-// tanh of a pack in place. Two vectors share a division, which takes as long as 16 multiplications.
+// tanh of a pack in place.
 template <typename T>
 SF_INLINE void tanh_of_pack(T* values) {
-  using W = Vec<T>;
-  const auto q = tanh_quotient(
-      pack_of<W, kTanhPack>([&](auto i) SF_LAMBDA { return load(values + i * kLanes<T>); }));
-  each<kTanhPack / 2>([&](auto half) SF_LAMBDA {
-    constexpr int i = 2 * half, j = i + 1;
-    const W inverse = fill<W>(T(1)) / (q.bottom.v[i] * q.bottom.v[j]);
-    store(values + i * kLanes<T>, within_one(q.top.v[i] * q.bottom.v[j] * inverse));
-    store(values + j * kLanes<T>, within_one(q.top.v[j] * q.bottom.v[i] * inverse));
-  });
+  const auto result = tanh_of(
+      pack_of<Vec<T>, kTanhPack>([&](auto i) SF_LAMBDA { return load(values + i * kLanes<T>); }));
+  each<kTanhPack>([&](auto i) SF_LAMBDA { store(values + i * kLanes<T>, result.v[i]); });
 }
 
 }  // namespace SYMFAST_ISA
