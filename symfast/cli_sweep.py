@@ -19,7 +19,12 @@ if TYPE_CHECKING:
 _FILE = typer.Argument(help="A sweep as TOML; see symfast.sweep.config_file.")
 _DATA = typer.Option(help="diabetes, wine, breast_cancer, a .csv (target last) or a .npz (X, y).")
 _PENALTIES = typer.Option(min=1, help="Number of penalty weights below the largest useful one.")
-_DEPTH = typer.Option(help="Factors per weight, 1 to 6; repeatable.  [default: 2]")
+_DEPTH = typer.Option(help="Factors per weight, 1 to 6; repeatable; 2 if not given.")
+_LR = typer.Option(min=0.0, help="Step size; 0.1 if not given, for adam and adamw 0.001.")
+_MOMENTUM = typer.Option(min=0.0, help="Momentum, or adam's first beta; 0.9, but 0 for sgd.")
+_BETA2 = typer.Option(min=0.0, help="Second beta of adam and adamw; 0.999 if not given.")
+_EPS = typer.Option(min=0.0, help="Least denominator of adam and adamw; 1e-8 if not given.")
+_OPTIMIZER = typer.Option(help="Its numbers are the next four flags; adamw's decay is decoupled.")
 _RAY = typer.Option("--ray", help="Compute on a Ray cluster, into --out.")
 #: Longer tables of cells are cut on the terminal.
 MOST_LINES = 64
@@ -30,6 +35,15 @@ class Precision(str, Enum):
 
     float64 = "float64"
     float32 = "float32"
+
+
+class Optimizer(str, Enum):
+    """The names of `symfast.sweep.optimizers`."""
+
+    sgd = "sgd"
+    momentum = "momentum"
+    adam = "adam"
+    adamw = "adamw"
 
 
 def register(app: typer.Typer) -> None:
@@ -56,8 +70,11 @@ def sweep_command(
     depth: Annotated[list[int] | None, _DEPTH] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Random starts of every cell.")] = 4,
     steps: Annotated[int, typer.Option(min=1, help="Steps of every run.")] = 20_000,
-    lr: Annotated[float, typer.Option(min=0.0, help="Step size.")] = 0.1,
-    momentum: Annotated[float, typer.Option(min=0.0, help="Momentum.")] = 0.9,
+    optimizer: Annotated[Optimizer, _OPTIMIZER] = Optimizer.momentum,
+    lr: Annotated[float | None, _LR] = None,
+    momentum: Annotated[float | None, _MOMENTUM] = None,
+    beta2: Annotated[float | None, _BETA2] = None,
+    eps: Annotated[float | None, _EPS] = None,
     tol: Annotated[float, typer.Option(min=0.0, help="Stop a run when it moves less.")] = 0.0,
     dtype: Annotated[Precision, typer.Option(help="Arithmetic.")] = Precision.float64,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
@@ -78,12 +95,8 @@ def sweep_command(
     """
     kept = out
     with failures("sweep", lambda: f"; run it again to complete {kept}" if kept else ""):
-        if file is None:
-            flags = {"lr": lr, "momentum": momentum, "seeds": seeds, "steps": steps, "tol": tol}
-            problem, arguments = _from_flags(data, tuple(depth or [2]), penalties, decades, flags)
-            arguments |= {"dtype": dtype.value, "device": device}
-        else:
-            problem, arguments = _from_file(context, file)
+        flags = context.params
+        problem, arguments = _from_file(context, file) if file else _from_flags(flags)
         if out is not None:
             arguments["out"] = out
         kept = None if arguments.get("out") is None else Path(arguments["out"])
@@ -113,20 +126,28 @@ def _run(problem: "Problem", arguments: dict[str, Any], *, ray: bool, shown: boo
         return sweep(problem, progress=progress, ray=ray, shard=shard_of_environment(), **given)
 
 
-def _from_flags(
-    data: str, depths: tuple[int, ...], penalties: int, decades: float, flags: dict[str, Any]
-) -> "tuple[Problem, dict[str, Any]]":
+def _from_flags(flags: dict[str, Any]) -> "tuple[Problem, dict[str, Any]]":
     """A regression through product factors, its penalties below the largest useful one."""
     import torch
 
     from symfast.problems import Factorized
     from symfast.sweep.data import load
+    from symfast.sweep.optimizers import by_name
 
-    X, y, _ = load(data)
-    problem = Factorized(X, y, depth=depths)
+    name = flags["optimizer"].value
+    rule, axes = by_name(name)
+    rates = ("lr", "momentum", "beta2", "eps")
+    given: dict[str, Any] = {rate: flags[rate] for rate in rates if flags[rate] is not None}
+    foreign = sorted({"beta2", "eps"} & set(given))
+    if rule == "sgd" and foreign:
+        raise ValueError(f"--{foreign[0]} goes with --optimizer adam or adamw, not {name}")
+    X, y, _ = load(flags["data"])
+    problem = Factorized(X, y, depth=tuple(flags["depth"] or [2]), optimizer=rule)
     top = 1.12 * problem.threshold()  # a little above the penalty that empties the Lasso
-    grid = torch.logspace(0, -decades, penalties, dtype=torch.float64) * top
-    return problem, flags | {"weight_decay": grid}
+    grid = torch.logspace(0, -flags["decades"], flags["penalties"], dtype=torch.float64) * top
+    settings = {name: flags[name] for name in ("seeds", "steps", "tol", "device")}
+    settings["dtype"] = flags["dtype"].value
+    return problem, axes | given | settings | {"weight_decay": grid}
 
 
 def _from_file(context: typer.Context, file: Path) -> "tuple[Problem, dict[str, Any]]":

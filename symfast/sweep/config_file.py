@@ -13,6 +13,7 @@ import torch
 from symfast import problems
 from symfast.problems import Problem
 from symfast.sweep.data import load
+from symfast.sweep.optimizers import by_name
 from symfast.symmetry import Symmetry, symmetry_from_dict
 
 if sys.version_info >= (3, 11):
@@ -35,9 +36,11 @@ def read_sweep_file(path: str | Path) -> SweepFile:
     """Read a sweep from a TOML file.
 
     ``[problem]``: kind (a class of `symfast.problems`), data (see `symfast.sweep.data.load`) and
-    further arguments of the class; mirrors of a TwoLayer are a list of tables such as
-    ``{kind = "swap", a = [0], b = [1]}``, the ``to_dict`` of a symmetry. ``[axes]``: a
-    value, a list of values, or a table of start, stop, count and a scale "linear" or "log".
+    further arguments of the class. Its optimizer is sgd (no momentum, unless an axis has it),
+    momentum (sgd with 0.9, unless an axis has it), adam or adamw; mirrors of a TwoLayer are a list
+    of tables such as ``{kind = "swap", a = [0], b = [1]}``, the ``to_dict`` of a symmetry.
+    ``[axes]``: a value, a list of values, or a table of start, stop, count and a scale "linear" or
+    "log".
     ``[sweep]``: seeds, steps, every, out, dtype, device, keep_weights, chunk, and options of the
     problem.
 
@@ -71,7 +74,11 @@ def read_sweep_file(path: str | Path) -> SweepFile:
         raise ValueError(f"{path} must have the tables problem, axes and sweep only, not {unknown}")
     if "problem" not in content:
         raise ValueError(f"{path} has no table [problem] with kind and data")
-    problem = _problem(str(path), dict(content["problem"]))
+    table = dict(content["problem"])
+    decided: dict[str, float] = {}
+    if "optimizer" in table:
+        table["optimizer"], decided = by_name(table["optimizer"])
+    problem = _problem(str(path), table)
     settings = dict(content.get("sweep", {}))
     strange = sorted(set(settings) - _SETTINGS - set(problem.options))
     if strange:
@@ -86,7 +93,7 @@ def read_sweep_file(path: str | Path) -> SweepFile:
     lost = sorted(set(axes) - set(problem.axes) - {"noise"})
     if lost:
         raise ValueError(f"{path}: no axis {lost[0]!r}; there are {', '.join(problem.axes)}")
-    return SweepFile(problem, settings | axes)
+    return SweepFile(problem, settings | decided | axes)
 
 
 def _problem(path: str, table: dict[str, Any]) -> Problem:
