@@ -4,6 +4,7 @@
 // run along memory. Here the units of one column of U are adjacent, a row of memory; where its
 // columns are, see dense_columns_simd.h.
 #pragma once
+#include "ahead_simd.h"
 #include "plan.h"
 #include "simd.h"
 
@@ -137,8 +138,16 @@ void tile_add(const T* x, T* y, int64_t row, const Acc<T>* at, int64_t next, int
   add_rows<R, K>(x, y, row, at, next, units, delta, K);
 }
 
+// Asks for `bytes` of each of R rows.
+template <int R, typename T>
+SF_INLINE void ask_for_rows(const T* x, int64_t row, int64_t bytes) {
+  for (int r = 0; r < R; ++r) {
+    for (int64_t i = 0; i < bytes; i += 64) ask_for(reinterpret_cast<const char*>(x + r * row) + i);
+  }
+}
+
 // R rows at a time in two passes, c = A^T x and y = x + A delta, the second of one block beside the
-// first of the next: memory is read while the registers work.
+// first of the next, a third one asked for: memory is read while the registers work.
 template <int K, typename T, typename Finish>
 SF_INLINE int64_t dense_row_blocks(const T* x, T* y, int64_t row, const Acc<T>* at, int64_t next,
                                    int64_t units, int64_t begin, int64_t end, Acc<T>* c,
@@ -146,6 +155,8 @@ SF_INLINE int64_t dense_row_blocks(const T* x, T* y, int64_t row, const Acc<T>* 
   constexpr int R = kRowsAtOnce<K>;
   Vec<Acc<T>> sums[R][K] = {};
   if (begin + R <= end) tile_products<R, K>(x + begin * row, row, at, next, units, sums);
+  constexpr auto size = static_cast<int64_t>(sizeof(T));
+  const int64_t ahead = units ? (1 + blocks_ahead(R * units * size)) * R * row : 0;
   int64_t r = begin;
   for (; r + R <= end; r += R) {
     bool write = false;
@@ -160,6 +171,7 @@ SF_INLINE int64_t dense_row_blocks(const T* x, T* y, int64_t row, const Acc<T>* 
     for (int64_t j = 0; j < units; j += kUnitTile) {
       const int64_t count = units - j < kUnitTile ? units - j : kUnitTile;
       const T* from = x + r * row + j;
+      ask_for_rows<R>(from + ahead, row, count * size);
       if (more) tile_products<R, K>(from + R * row, row, at + j, next, count, sums);
       if (write) tile_add<R, K>(from, y + r * row + j, row, at + j, next, count, c);
     }

@@ -7,13 +7,13 @@
 #pragma once
 #include <utility>
 
+#include "ahead_simd.h"
 #include "plan_partners_simd.h"
 
 namespace symfast {
 namespace SYMFAST_ISA {
 
-constexpr int64_t kNearRows = 4;   // rows that share one load of the tables
-constexpr int64_t kAhead = 32768;  // bytes on their way from memory: what a microsecond brings
+constexpr int64_t kNearRows = 4;  // rows that share one load of the tables
 
 // What a unit becomes: u with its partner w, or with the mean of its cluster.
 template <Verb verb, bool clusters, typename A>
@@ -172,7 +172,7 @@ struct FarUnits {
       changed<whole>(found, from, slots, own, lone);
 #pragma GCC unroll 4
       for (int r = 0; r < R; ++r) {
-        __builtin_prefetch(row[r] + ahead + j, 0, 2);
+        ask_for(row[r] + ahead + j);
         if (full || r < rows) store(row[r] + j, found[r]);
       }
     }
@@ -187,8 +187,8 @@ template <Verb verb, bool clusters, typename Kind, typename T>
 SF_INLINE void run_far(const Task& task, const Chunk& chunk, T* data,
                        const Partners<Acc<T>>& tables, Acc<T> amount) {
   constexpr int64_t R = Kind::kRows;
-  const int64_t stride = task.outer_stride, bytes = R * task.units * sizeof(T);
-  const int64_t ahead = (kAhead + bytes - 1) / bytes * R * stride;
+  const int64_t stride = task.outer_stride;
+  const int64_t ahead = blocks_ahead(R * task.units * int64_t{sizeof(T)}) * R * stride;
   const FarUnits<verb, clusters, Kind, T> units{tables, amount};
   for (int64_t o = chunk.o0; o < chunk.o1; o += R) {
     T* row = data + task.base + o * stride;

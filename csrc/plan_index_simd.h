@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Index frames for plan_simd.cpp: single units (rows) and pairs of units, never a dense A.
 #pragma once
+#include "ahead_simd.h"
 #include "plan_call.h"
 #include "simd.h"
 
@@ -21,8 +22,11 @@ struct Amounts {
   }
 };
 
-// f on n adjacent numbers, or on n adjacent pairs.
-template <Verb verb, bool pairs, typename T>
+// What is asked for early of a row that lies alone: the hardware stops at every end of a page.
+constexpr int64_t kRowAhead = 2048;
+
+// f on n adjacent numbers, or on n adjacent pairs. alone: what is near them is not next.
+template <Verb verb, bool pairs, bool alone = false, typename T>
 SF_INLINE void update_span(T* a, T* b, int64_t n, Acc<T> amount) {
   constexpr int64_t W = kLanes<Acc<T>>;
   const auto some = [&](int64_t i, int64_t count) {
@@ -36,8 +40,7 @@ SF_INLINE void update_span(T* a, T* b, int64_t n, Acc<T> amount) {
     }
     store_some(a + i, u, count);
   };
-  int64_t i = 0;
-  for (; i + W <= n; i += W) {
+  const auto whole = [&](int64_t i) {
     Vec<Acc<T>> u = load(a + i);
     if constexpr (pairs) {
       Vec<Acc<T>> w = load(b + i);
@@ -47,7 +50,17 @@ SF_INLINE void update_span(T* a, T* b, int64_t n, Acc<T> amount) {
       u = new_coefficient<verb>(u, amount);
     }
     store(a + i, u);
+  };
+  int64_t i = 0;
+  if constexpr (alone) {
+    constexpr int64_t ahead = kRowAhead / sizeof(T);
+    for (; i + ahead + W <= n; i += W) {
+      ask_for(a + i + ahead);
+      if constexpr (pairs) ask_for(b + i + ahead);
+      whole(i);
+    }
   }
+  for (; i + W <= n; i += W) whole(i);
   if (i < n) some(i, n - i);
 }
 
@@ -127,7 +140,9 @@ struct Segment {
     const bool uniform = amounts.index != kPerMirror;
     if (one_block && (uniform || width == 1)) {
       if (uniform) {
-        return update_span<verb, pairs>(u, w, count * width, amounts.at(task.group, 0));
+        const A amount = amounts.at(task.group, 0);
+        if (count == 1) return update_span<verb, pairs, pairs>(u, w, width, amount);
+        return update_span<verb, pairs>(u, w, count * width, amount);
       }
       for (int64_t i = 0; i < count; ++i) {
         update_one<verb, pairs>(u + i, w + i, amounts.values[first + i]);
@@ -142,6 +157,17 @@ struct Segment {
         for (int64_t c = 0; c < width; ++c) {
           update_one<verb, pairs>(u + c * task.inner_stride, w + c * task.inner_stride, amount);
         }
+      }
+    }
+  }
+
+  // The first numbers of a run's two rows, while the run before it is worked on.
+  void ask_for_rows(const T* base, const int64_t* run) const {
+    const int64_t bytes = (chunk.c1 - chunk.c0) * static_cast<int64_t>(sizeof(T));
+    for (int64_t i = 0; i < 2 && task.inner_stride == 1; ++i) {
+      const T* row = base + run[i] * task.unit_stride + chunk.c0;
+      for (int64_t at = 0; at < bytes && at < kRowAhead; at += 64) {
+        ask_for(reinterpret_cast<const char*>(row) + at);
       }
     }
   }
@@ -186,6 +212,7 @@ void run_runs(const PlanCall& call, const Task& task, const Chunk& chunk, T* dat
       const int64_t from = run[3] < chunk.k0 ? chunk.k0 : run[3];
       const int64_t stop = run[3] + run[2] < chunk.k1 ? run[3] + run[2] : chunk.k1;
       const int64_t skip = from - run[3];
+      if (pairs && stop - from == 1 && r + 1 < task.count) segment.ask_for_rows(base, run + 4);
       segment.run(base, o, run[0] + skip, run[1] + skip, from, stop - from);
     }
   }

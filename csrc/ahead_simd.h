@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: Apache-2.0
+// Asking memory for what comes next, where the hardware does not: it follows a line of addresses,
+// and stops at the end of a page or of a short row.
+#pragma once
+#include "simd.h"
+
+namespace symfast {
+namespace SYMFAST_ISA {
+
+// How many blocks ahead of the one at work memory is asked for: 32 KB of them, a microsecond's
+// worth, which the second-level cache holds and the first-level one would not.
+SF_INLINE int64_t blocks_ahead(int64_t bytes_of_block) {
+  return (32768 + bytes_of_block - 1) / bytes_of_block;
+}
+SF_INLINE void ask_for(const void* p) { __builtin_prefetch(p, 0, 2); }
+
+}  // namespace SYMFAST_ISA
+}  // namespace symfast
