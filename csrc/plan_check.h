@@ -179,12 +179,13 @@ class TableCheck {
     const int64_t last = span(task.out + 1, 1, t) + span(task.outer, task.out_outer, t) +
                          span(task.inner, task.out_inner, t) + span(rows_, task.out_row, t);
     require(task.out >= 0, "task ", t, " of the plan writes outside the output");
+    // Also of no mirrors: their norm is zero.
+    require(last_group < view_.groups, "there are ", view_.groups, " groups, but task ", t,
+            " has more");
     if (mirrors_ == 0) return;  // no coefficient, nothing is read or written
     needs_.groups = std::max(needs_.groups, last_group + 1);
     needs_.mirrors = std::max(needs_.mirrors, last_mirror + 1);
     require(last_mirror < view_.mirrors, "there are ", view_.mirrors, " mirrors, but task ", t,
-            " has more");
-    require(last_group < view_.groups, "there are ", view_.groups, " groups, but task ", t,
             " has more");
     const bool empty = rows_ == 0 || task.outer == 0 || task.inner == 0;
     require(empty || last < view_.output, "task ", t, " of the plan writes outside the output");

@@ -2,6 +2,7 @@
 """Tables under a key: checked once, owned by the kernels, gone with their plan."""
 
 import copy
+import dataclasses
 import gc
 import pickle
 from collections.abc import Callable
@@ -165,6 +166,17 @@ def test_bad_tables_are_refused_once_and_not_kept() -> None:
         with pytest.raises(RuntimeError, match="symfast: .*(task|chunk|parameter|reach)"):
             plan_ops.store(tables)
     assert (kept(), len(plan_tables.KEPT)) == before
+
+
+@pytest.mark.skipif(not ops.has_kernels(), reason="the reference does not check tables")
+@pytest.mark.parametrize("units", [[], [0]], ids=str)
+def test_every_group_has_a_norm(units: list[int]) -> None:
+    """Also one without mirrors, whose norm is zero."""
+    plan = sf.Plan([(torch.ones(4, 3), sf.SignFlip(units)), (torch.ones(2), sf.SignFlip())])
+    assert plan.norms().tolist() == [len(units) * 3**0.5, 2**0.5]
+    tables = dataclasses.replace(plan._compiled.parts[0].tables, groups=0)
+    with pytest.raises(RuntimeError, match="there are 0 groups, but task 0 has more"):
+        plan_ops.store(tables)
 
 
 @pytest.mark.skipif(not ops.has_kernels(), reason="the reference does not count amounts")
