@@ -64,6 +64,7 @@ def in_a_fresh_process(how: str) -> list[str]:
     return done.stdout.splitlines()
 
 
+@pytest.mark.timeout(900)  # five processes that import torch
 def test_many_threads_use_everything_for_the_first_time_at_once() -> None:
     """Imports, registries, tables and regions are made once, whoever comes first."""
     alone = in_a_fresh_process("alone")
