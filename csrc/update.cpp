@@ -2,31 +2,26 @@
 // One step on lists of parameters on the CPU: check, share the elements out, then one parallel
 // loop. With a plan, chunks update their elements and run the verb on them while they are near.
 #include <algorithm>
-#include <atomic>
+#include <deque>
 #include <optional>
 
 #include "isa.h"
-#include "parallel.h"
 #include "update_check.h"
 #include "update_regions.h"
+#include "update_work.h"
 
 namespace symfast {
 
 SYMFAST_DECLARE_PER_ISA(void update_span(const UpdateCall& call, const Span& span);
                         void update_dense_columns(const UpdateCall& update, const PlanCall& plan,
                                                   const Chunk& chunk, void* scratch);
+                        void dense_tile_enter(const PlanCall& plan, const DenseTile& tile);
+                        void dense_tile_finish(const PlanCall& plan, const DenseTile& tile);
+                        void dense_tile_add(const PlanCall& plan, const DenseTile& tile);
                         void plan_run(const PlanCall& call, int64_t begin, int64_t end,
                                       void* scratch);)
 
 namespace {
-
-constexpr int64_t kShare = 32768;  // elements of one piece of work
-
-// A piece of work: spans [first, last), or the chunks [first, last) of a list.
-struct Work {
-  int64_t first, last;
-  bool chunks;
-};
 
 // The verb of a step: a plan and how its chunks are walked.
 struct Constraint {
@@ -72,31 +67,28 @@ class Scratch {
   char* aligned_ = nullptr;
 };
 
+// AMD's processors ask memory ahead across pages by themselves, and lose up to a tenth to requests
+// of ours (Zen 4); Intel's stop at every page.
+bool asks_ahead() {
+#if defined(__x86_64__)
+  static const bool amd = __builtin_cpu_is("amd");
+  return !amd;
+#else
+  return true;
+#endif
+}
+
 // A dense frame on adjacent columns, as run_dense (plan_dense_simd.h) tells them.
 bool has_dense_columns(const Task& task) {
   return task.kind == kDense && (task.unit_stride != 1 || task.inner != 1) &&
          task.inner_stride == 1;
 }
 
-void add_spans(int64_t tensor, int64_t begin, int64_t end, std::vector<Span>& spans) {
-  for (int64_t i = begin; i < end;) {
-    const int64_t next = (i / kShare + 1) * kShare, stop = next < end ? next : end;
-    spans.push_back({tensor, i, stop});
-    i = stop;
-  }
-}
-
-// Neighbouring spans together, until they are worth a share.
-void share_out(const std::vector<Span>& spans, std::vector<Work>& work) {
-  int64_t first = 0, elements = 0;
-  const auto count = static_cast<int64_t>(spans.size());
-  for (int64_t i = 0; i < count; ++i) {
-    elements += spans[i].end - spans[i].begin;
-    if (elements < kShare && i + 1 < count) continue;
-    work.push_back({first, i + 1, false});
-    first = i + 1;
-    elements = 0;
-  }
+// Whether threads share the units of the task's parameter.
+bool is_shared(const Task& task) {
+  constexpr int64_t most = 16;  // coefficients of a column that stay near
+  return has_dense_columns(task) && task.count <= most &&
+         task.units * task.inner >= DenseWalk::kWorthSharing;
 }
 
 class Step {
@@ -107,44 +99,67 @@ class Step {
         spans_(std::move(spans)),
         update_(SYMFAST_PICK(update_span)),
         dense_(SYMFAST_PICK(update_dense_columns)),
+        kernels_{SYMFAST_PICK(dense_tile_enter), SYMFAST_PICK(dense_tile_finish),
+                 SYMFAST_PICK(dense_tile_add)},
         verb_(SYMFAST_PICK(plan_run)) {}
 
   void run() const {
-    std::vector<Work> work;
-    if (constraint_) {
-      const auto chunks = static_cast<int64_t>(constraint_->regions->fused.size());
-      const int64_t together = constraint_->plan->grain;
-      for (int64_t c = 0; c < chunks; c += together) {
-        work.push_back({c, c + together < chunks ? c + together : chunks, true});
-      }
-    }
+    const auto memory = [this] { return Scratch(constraint_); };
+    std::vector<Work> ordered, work;
+    std::deque<DenseWalk> walks;
+    if (constraint_) add_fused(ordered, work, walks);
     share_out(spans_, work);
-    for_all(work, [this](const Work& piece, void* scratch) {
-      piece.chunks ? run_fused(piece, scratch) : run_spans(piece);
+    for_all(ordered, work, memory, [this](const Work& piece, int64_t thread, void* scratch) {
+      run_piece(piece, thread, scratch);
     });
     if (constraint_) run_late();
   }
 
  private:
-  // Every thread takes the next piece when it is done with one: pieces differ in size, and threads
-  // in speed.
-  template <typename Run>
-  void for_all(const std::vector<Work>& work, const Run& run) const {
-    std::atomic<std::size_t> next{0};
-    const auto take = [&](int64_t, int64_t) {
-      const Scratch scratch(constraint_);
-      for (std::size_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < work.size();) {
-        run(work[i], scratch.get());
-      }
-    };
-    const auto count = static_cast<int64_t>(work.size());
-    if (count <= 1) return take(0, 1);
-    const int64_t threads = torch::stable::get_num_threads();
-    parallel_for(0, std::min(threads, count), 1, take);
+  void run_piece(const Work& piece, int64_t thread, void* scratch) const {
+    switch (piece.job) {
+      case Job::kSpans:
+        for (int64_t i = piece.first; i < piece.last; ++i) update_(call_, spans_[i]);
+        return;
+      case Job::kChunks:
+        return run_fused(piece, scratch);
+      case Job::kEnter:
+        return piece.walk->enter(
+            piece.first, thread, [&](const Span& span) { update_(call_, span); }, constraint_->call,
+            kernels_);
+      case Job::kAdd:
+        return piece.walk->add(thread, constraint_->call, kernels_);
+    }
   }
 
-  void run_spans(const Work& piece) const {
-    for (int64_t i = piece.first; i < piece.last; ++i) update_(call_, spans_[i]);
+  // Chunks by the grain; instead of those of a shared parameter, in order, the blocks of a walk and
+  // for every thread the way back.
+  void add_fused(std::vector<Work>& ordered, std::vector<Work>& work,
+                 std::deque<DenseWalk>& walks) const {
+    const std::vector<int64_t>& fused = constraint_->regions->fused;
+    const PlanCall& plan = constraint_->call;
+    const auto task_of = [&](int64_t i) { return plan.chunks[fused[i]].task; };
+    const auto count = static_cast<int64_t>(fused.size());
+    for (int64_t i = 0; i < count;) {
+      const Task& task = plan.tasks[task_of(i)];
+      int64_t next = i + 1;
+      if (is_shared(task)) {
+        while (next < count && task_of(next) == task_of(i)) ++next;
+        for (int64_t o = 0; o < task.outer; ++o) {
+          DenseWalk& walk = walks.emplace_back(task, o, accumulate_bytes(plan.number));
+          for (int64_t b = 0; b < walk.blocks(); ++b) {
+            ordered.push_back({Job::kEnter, b, 0, &walk});
+          }
+          const auto threads = static_cast<int64_t>(torch::stable::get_num_threads());
+          for (int64_t t = 0; t < threads; ++t) ordered.push_back({Job::kAdd, t, 0, &walk});
+        }
+      } else {
+        const int64_t stop = std::min(count, i + constraint_->plan->grain);
+        while (next < stop && !is_shared(plan.tasks[task_of(next)])) ++next;
+        work.push_back({Job::kChunks, i, next});
+      }
+      i = next;
+    }
   }
 
   // The elements of a chunk, just before the verb.
@@ -174,14 +189,15 @@ class Step {
   }
 
   void run_late() const {
+    const auto memory = [this] { return Scratch(constraint_); };
     const std::vector<int64_t>& late = constraint_->regions->late;
     std::vector<Work> work;
     const auto chunks = static_cast<int64_t>(late.size());
     const int64_t together = constraint_->plan->grain;
     for (int64_t c = 0; c < chunks; c += together) {
-      work.push_back({c, c + together < chunks ? c + together : chunks, true});
+      work.push_back({Job::kChunks, c, std::min(c + together, chunks)});
     }
-    for_all(work, [&](const Work& piece, void* scratch) {
+    for_all({}, work, memory, [&](const Work& piece, int64_t, void* scratch) {
       each_row(late, piece,
                [&](int64_t begin, int64_t end) { verb_(constraint_->call, begin, end, scratch); });
     });
@@ -204,6 +220,7 @@ class Step {
   const std::vector<Span> spans_;
   void (*update_)(const UpdateCall&, const Span&);
   void (*dense_)(const UpdateCall&, const PlanCall&, const Chunk&, void*);
+  const DenseKernels kernels_;
   void (*verb_)(const PlanCall&, int64_t, int64_t, void*);
 };
 
@@ -235,7 +252,9 @@ void update_(int64_t rule, std::vector<Tensor> params, std::vector<Tensor> grads
     for (const Span& s : constraint->regions->plain) add_spans(s.tensor, s.begin, s.end, spans);
   }
   for (int64_t t = planned; t < operands.count(); ++t) add_spans(t, 0, params[t].numel(), spans);
-  Step(operands.call(), constraint ? &*constraint : nullptr, std::move(spans)).run();
+  UpdateCall call = operands.call();
+  call.asks_ahead = asks_ahead();
+  Step(call, constraint ? &*constraint : nullptr, std::move(spans)).run();
 }
 
 }  // namespace

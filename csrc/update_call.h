@@ -17,6 +17,7 @@ struct UpdateCall {
   void* const* first;
   void* const* second;
   const StepScalars* scalars;  // one for each parameter
+  bool asks_ahead;             // whether spans ask memory for what comes
 };
 
 // Elements [begin, end) of one parameter; `rows` of them, each `step` after the one before. While

@@ -1,11 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// A step under a dense frame whose columns are adjacent in memory, once per instruction set. The
-// coefficients of a column need all of its units before the first of them may change: every block
-// of units is updated and enters them while it is near, in one walk over memory; a second walk over
-// the parameter alone, a tile of columns at a time, adds A (f(C) - C). Tiles are a page wide: a
-// narrower one would wait for the tables of pages more than for its numbers.
+// A step under a dense frame whose columns are adjacent in memory, once per instruction set: every
+// block of units is updated and enters the coefficients while it is near, in one walk over memory;
+// a second walk over the parameter alone adds A (f(C) - C). Large parameters: update_dense.h.
 #include "plan_dense_simd.h"
-#include "update_call.h"
+#include "update_dense.h"
 
 namespace symfast {
 namespace SYMFAST_ISA {
@@ -14,8 +12,8 @@ void update_span(const UpdateCall& call, const Span& span);
 
 namespace {
 
-constexpr int64_t kNearColumns = 256;  // of a block of units: they enter from the first-level cache
-constexpr int64_t kRowsBeside = 4;     // streams that memory serves together
+constexpr int64_t kNear = 8192;     // elements that are updated, then enter from a near cache
+constexpr int64_t kRowsBeside = 4;  // streams that memory serves together
 
 // to[j] += sum_q at[q][j] delta[q] for R rows of `width` columns; K = 0 means k at run time.
 template <int R, int K, typename T>
@@ -83,59 +81,108 @@ void rows_add(T* to, int64_t unit, const Acc<T>* at, int64_t next, int64_t units
   }
 }
 
-template <Verb verb, typename T>
-void run_tile(const UpdateCall& update, const DenseColumn<verb, Acc<T>>& column, int64_t o,
-              int64_t t, int64_t width, Acc<T>* c) {
-  using A = Acc<T>;
-  const Task& task = column.task;
-  const int64_t ldc = tile_step(task), unit = task.unit_stride;
-  const int64_t start = task.base + o * task.outer_stride + t;
-  // whole units that are asked for early: as many as kAheadBytes hold
-  const int64_t ahead = (kAheadBytes - 1) / (width * static_cast<int64_t>(sizeof(T))) * unit + unit;
-  T* base = static_cast<T*>(column.call.data[task.tensor]) + start;
-  const A* at = static_cast<const A*>(column.call.frames) + task.pool + o * task.frame_step;
-  for (int64_t i = 0; i < task.count * ldc; ++i) c[i] = 0;
-  for (int64_t j = 0; j < task.units; j += kUnitBlock) {
-    const int64_t count = task.units - j < kUnitBlock ? task.units - j : kUnitBlock;
-    for (int64_t s = 0; s < width; s += kNearColumns) {
-      const int64_t some = width - s < kNearColumns ? width - s : kNearColumns;
-      const int64_t begin = start + j * unit + s;
-      update_span(update, {task.tensor, begin, begin + some, count, unit, ahead});
-      columns_dots_add(base + j * unit + s, unit, at + j, task.frame_row, count, task.count, some,
-                       c + s, ldc);
-    }
-  }
-  for (int64_t i = 0; i < width; ++i) {
-    DenseColumn<verb, A>::finish(column, o, t + i, c + i, ldc);
-  }
-  rows_add(base, unit, at, task.frame_row, task.units, task.count, width, c, ldc);
+// The units of a tile and the frame's numbers for them.
+template <typename T>
+T* units_of(const PlanCall& plan, const DenseTile& tile) {
+  const Task& task = *tile.task;
+  return static_cast<T*>(plan.data[task.tensor]) + task.base + tile.o * task.outer_stride +
+         tile.first * task.unit_stride + tile.column;
+}
+template <typename A>
+const A* frame_of(const PlanCall& plan, const DenseTile& tile) {
+  const Task& task = *tile.task;
+  return static_cast<const A*>(plan.frames) + task.pool + tile.o * task.frame_step + tile.first;
 }
 
-template <Verb verb, typename T>
-void run_chunk(const UpdateCall& update, const PlanCall& plan, const Chunk& chunk, void* scratch) {
-  const Task& task = plan.tasks[chunk.task];
-  using A = Acc<T>;
-  const DenseColumn<verb, A> column{plan, task, chunk, Amounts<A>::of(plan)};
-  const int64_t tile = tile_columns(task);
-  for (int64_t o = chunk.o0; o < chunk.o1; ++o) {
-    for (int64_t t = chunk.c0; t < chunk.c1; t += tile) {
-      const int64_t width = chunk.c1 - t < tile ? chunk.c1 - t : tile;
-      run_tile<verb, T>(update, column, o, t, width, static_cast<A*>(scratch));
-    }
+template <typename T>
+void enter(const PlanCall& plan, const DenseTile& tile) {
+  const Task& task = *tile.task;
+  columns_dots_add(units_of<T>(plan, tile), task.unit_stride, frame_of<Acc<T>>(plan, tile),
+                   task.frame_row, tile.units, task.count, tile.width, static_cast<Acc<T>*>(tile.c),
+                   tile.ldc);
+}
+
+template <Verb verb, typename A>
+void finish(const PlanCall& plan, const DenseTile& tile) {
+  const Chunk none{};
+  const DenseColumn<verb, A> column{plan, *tile.task, none, Amounts<A>::of(plan)};
+  A* c = static_cast<A*>(tile.c);
+  for (int64_t i = 0; i < tile.width; ++i) {
+    DenseColumn<verb, A>::finish(column, tile.o, tile.column + i, c + i, tile.ldc);
+  }
+}
+
+template <typename A>
+void finish(const PlanCall& plan, const DenseTile& tile) {
+  switch (plan.verb) {
+    case kReflect:
+      return finish<kReflect, A>(plan, tile);
+    case kProject:
+      return finish<kProject, A>(plan, tile);
+    case kShrink:
+      return finish<kShrink, A>(plan, tile);
+    default:
+      return finish<kProx, A>(plan, tile);
   }
 }
 
 template <typename T>
-void pick_verb(const UpdateCall& update, const PlanCall& plan, const Chunk& chunk, void* scratch) {
-  switch (plan.verb) {
-    case kReflect:
-      return run_chunk<kReflect, T>(update, plan, chunk, scratch);
-    case kProject:
-      return run_chunk<kProject, T>(update, plan, chunk, scratch);
-    case kShrink:
-      return run_chunk<kShrink, T>(update, plan, chunk, scratch);
-    default:
-      return run_chunk<kProx, T>(update, plan, chunk, scratch);
+void add(const PlanCall& plan, const DenseTile& tile) {
+  const Task& task = *tile.task;
+  rows_add(units_of<T>(plan, tile), task.unit_stride, frame_of<Acc<T>>(plan, tile), task.frame_row,
+           tile.units, task.count, tile.width, static_cast<const Acc<T>*>(tile.c), tile.ldc);
+}
+
+// All units of a tile, by one thread.
+template <typename T>
+void run_tile(const UpdateCall& update, const PlanCall& plan, DenseTile tile) {
+  const Task& task = *tile.task;
+  const int64_t unit = task.unit_stride, width = tile.width;
+  auto* c = static_cast<Acc<T>*>(tile.c);
+  for (int64_t i = 0; i < task.count * tile.ldc; ++i) c[i] = 0;
+  const int64_t near = kNear / width / kUnitBlock * kUnitBlock;
+  const int64_t block = near > kUnitBlock ? near : kUnitBlock;
+  for (tile.first = 0; tile.first < task.units; tile.first += block) {
+    const int64_t rest = task.units - tile.first;
+    tile.units = rest < block ? rest : block;
+    const int64_t begin = task.base + tile.o * task.outer_stride + tile.first * unit + tile.column;
+    if (unit == width) {
+      update_span(update, {task.tensor, begin, begin + tile.units * width});
+    } else {
+      update_span(update, {task.tensor, begin, begin + width, tile.units, unit, unit});
+    }
+    enter<T>(plan, tile);
+  }
+  tile.first = 0;
+  tile.units = task.units;
+  finish<Acc<T>>(plan, tile);
+  add<T>(plan, tile);
+}
+
+template <typename T>
+void run_chunk(const UpdateCall& update, const PlanCall& plan, const Chunk& chunk, void* scratch) {
+  const Task& task = plan.tasks[chunk.task];
+  const int64_t most = tile_columns(task);
+  for (int64_t o = chunk.o0; o < chunk.o1; ++o) {
+    for (int64_t t = chunk.c0; t < chunk.c1; t += most) {
+      const int64_t width = chunk.c1 - t < most ? chunk.c1 - t : most;
+      run_tile<T>(update, plan, {&task, o, 0, task.units, t, width, scratch, tile_step(task)});
+    }
+  }
+}
+
+// Calls run.operator()<T>() for the type of the parameters.
+template <typename Run>
+SF_INLINE void with_number(const PlanCall& plan, const Run& run) {
+  switch (plan.number) {
+    case Number::f64:
+      return run.template operator()<double>();
+    case Number::f32:
+      return run.template operator()<float>();
+    case Number::bf16:
+      return run.template operator()<bf16>();
+    case Number::f16:
+      return run.template operator()<f16>();
   }
 }
 
@@ -143,16 +190,16 @@ void pick_verb(const UpdateCall& update, const PlanCall& plan, const Chunk& chun
 
 void update_dense_columns(const UpdateCall& update, const PlanCall& plan, const Chunk& chunk,
                           void* scratch) {
-  switch (plan.number) {
-    case Number::f64:
-      return pick_verb<double>(update, plan, chunk, scratch);
-    case Number::f32:
-      return pick_verb<float>(update, plan, chunk, scratch);
-    case Number::bf16:
-      return pick_verb<bf16>(update, plan, chunk, scratch);
-    case Number::f16:
-      return pick_verb<f16>(update, plan, chunk, scratch);
-  }
+  with_number(plan, [&]<typename T>() { run_chunk<T>(update, plan, chunk, scratch); });
+}
+void dense_tile_enter(const PlanCall& plan, const DenseTile& tile) {
+  with_number(plan, [&]<typename T>() { enter<T>(plan, tile); });
+}
+void dense_tile_finish(const PlanCall& plan, const DenseTile& tile) {
+  with_number(plan, [&]<typename T>() { finish<Acc<T>>(plan, tile); });
+}
+void dense_tile_add(const PlanCall& plan, const DenseTile& tile) {
+  with_number(plan, [&]<typename T>() { add<T>(plan, tile); });
 }
 
 }  // namespace SYMFAST_ISA

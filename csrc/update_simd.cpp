@@ -111,8 +111,9 @@ struct Stepper {
     if constexpr (kHasSecond) write(at.v, v);
   }
 
-  // Asks memory for what the kDrawn elements `ahead` of i need.
+  // Asks memory for what the kDrawn elements `ahead` of i need; 0: it does so itself.
   SF_INLINE void fetch(const Stepper& at, int64_t i) {
+    if (at.ahead == 0) return;
     const auto lines = [&](const T* from) {
       const auto first = reinterpret_cast<uintptr_t>(from) + (i + at.ahead) * sizeof(T);
 #pragma GCC unroll 8
@@ -227,7 +228,9 @@ void run_span(const UpdateCall& call, const Span& span) {
       static_cast<const T*>(call.gradients[t]),
       call.first ? static_cast<T*>(call.first[t]) : nullptr,
       call.second ? static_cast<T*>(call.second[t]) : nullptr,
-      span.ahead ? span.ahead : kAheadBytes / static_cast<int64_t>(sizeof(T))};
+      !call.asks_ahead ? 0
+      : span.ahead     ? span.ahead
+                       : kAheadBytes / static_cast<int64_t>(sizeof(T))};
   for (int64_t r = 0; r < span.rows; ++r) {
     const int64_t begin = span.begin + r * span.step;
     run_row(stepper, call.scalars[t], begin, begin + span.end - span.begin);
