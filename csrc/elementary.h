@@ -180,8 +180,9 @@ SYMFAST_SWEEP_INLINE V tanh_rational(V x) {
 // |x| = k ln 2 / 16 + u. With t = tanh u and A = (2^(k/8) - 1) / 2, s = A + A t: tanh|x| is
 // (s + t) / (s + 1). Here t, odd and small, takes few terms, and A is exact to its last digit:
 // 2^(k/8) / 2 = power (1 + bend), where power is on the line between two powers of two.
+// static, so that every instruction set has a table of its own: no symbol is shared between them.
 template <typename V>
-SYMFAST_SWEEP_INLINE V tanh_by_table(V x) {
+static SYMFAST_SWEEP_INLINE V tanh_by_table(V x) {
   using A = typename Lanes<V>::Number;
   using Math = Arithmetic<V>;
   static constexpr A bends[8] = {0x0p0,

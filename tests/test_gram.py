@@ -118,6 +118,7 @@ def test_triangle_is_the_matrix(m: int) -> None:
     T.add_(Y)
     G = X @ X.mT + Y @ Y.mT
     torch.testing.assert_close(T.full(), G, **NEAR)
+    G = G.triu() + G.triu(1).mT  # not every BLAS gives both halves the same bits
     torch.testing.assert_close(Triangle.of(G).full(), G, rtol=0, atol=0)
     torch.testing.assert_close(T.diagonal(), G.diagonal(dim1=1, dim2=2), **NEAR)
     for a in (0, m // 2, m - 1):

@@ -216,7 +216,7 @@ FAMILY = Family(
         ("factor.cuh:if (depth == D) {=>if (depth <= D + 1) {", "step mixed"),
         ("factor.cuh:return at.velocity ?=>return !at.velocity ?", "step mixed"),
         ("factor.cuh:a.word(item, kWeightRow) *=>0 *", "step mixed"),
-        ("factor.cuh:at.gradient + i + u * stride=>at.gradient + i", "step"),
+        ("factor.cuh:load_from(at, i + u * stride)=>load_from(at, i)", "step"),
         ("factor.cuh:tail = packed ?=>tail = true ?", "product 3"),
         ("factor.cuh:(end - begin) / V * V=>(end - begin + V - 1) / V * V", "gradient 2"),
         ("lanes.cuh:first_block(middle) <= block=>first_block(middle) < block", "step of many"),
