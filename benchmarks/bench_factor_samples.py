@@ -85,6 +85,7 @@ def test_minibatches(benchmark: Any, cells: int, batch: int, dtype: torch.dtype)
     seconds = benchmark.stats.stats.min / steps
     begin = time.perf_counter()
     count = 100
+    torch.manual_seed(0)  # below, five errors of a mean of eight: one run in fifty fails by chance
     job.loop(count)
     slow = (time.perf_counter() - begin) / count
     each = f"{seconds * 1e6:.1f} us a step, {seconds / job.replicas * 1e9:.1f} ns a replica"
