@@ -10,10 +10,12 @@ import torch
 from typer.testing import CliRunner
 
 from symfast.cli import app
+from symfast.cli_sweep import Optimizer
 from symfast.problems import Factorized
 from symfast.sweep import sweep
 from symfast.sweep.config_file import read_sweep_file
 from symfast.sweep.data import load
+from symfast.sweep.optimizers import NAMES
 
 # adamw warns that its decay is no penalty
 pytestmark = pytest.mark.filterwarnings("ignore:AdamW shrinks factors:UserWarning")
@@ -24,6 +26,11 @@ WANTED = {
     "adam": ("adam", {"momentum": 0.9, "beta2": 0.999, "eps": 1e-8}),
     "adamw": ("adamw", {"momentum": 0.9, "beta2": 0.999, "eps": 1e-8}),
 }
+
+
+def test_the_command_has_the_names_of_files() -> None:
+    """It writes them out, since type checkers want an Enum's names in the source."""
+    assert [optimizer.value for optimizer in Optimizer] == list(NAMES) == list(WANTED)
 
 
 def in_python(rule: Any, axes: dict[str, float]) -> list[float]:
