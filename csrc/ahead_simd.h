@@ -13,6 +13,10 @@ SF_INLINE int64_t blocks_ahead(int64_t bytes_of_block) {
   return (32768 + bytes_of_block - 1) / bytes_of_block;
 }
 SF_INLINE void ask_for(const void* p) { __builtin_prefetch(p, 0, 2); }
+// Every cache line of a stretch.
+SF_INLINE void ask_for(const void* p, int64_t bytes) {
+  for (int64_t at = 0; at < bytes; at += 64) ask_for(static_cast<const char*>(p) + at);
+}
 
 }  // namespace SYMFAST_ISA
 }  // namespace symfast

@@ -141,9 +141,7 @@ void tile_add(const T* x, T* y, int64_t row, const Acc<T>* at, int64_t next, int
 // Asks for `bytes` of each of R rows.
 template <int R, typename T>
 SF_INLINE void ask_for_rows(const T* x, int64_t row, int64_t bytes) {
-  for (int r = 0; r < R; ++r) {
-    for (int64_t i = 0; i < bytes; i += 64) ask_for(reinterpret_cast<const char*>(x + r * row) + i);
-  }
+  for (int r = 0; r < R; ++r) ask_for(x + r * row, bytes);
 }
 
 // R rows at a time in two passes, c = A^T x and y = x + A delta, the second of one block beside the

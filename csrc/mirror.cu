@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Functional mirror verbs on CUDA: check, then one launch on torch's current stream.
 #include <type_traits>
+#include <vector>
 
 #include "mirror_launch.h"
 #include "tensor_cuda.h"
@@ -70,26 +71,30 @@ MirrorLaunch call_of(const Tensor& theta, const Tensor& frames, Tensor& out, voi
   return call;
 }
 
-Tensor mirror_coefficients(const Tensor& theta, const Tensor& frames) {
-  check(theta, frames);
+// A verb that leaves theta as it is, to a new tensor of this shape.
+template <Verb verb>
+Tensor read(const Tensor& theta, const Tensor& frames, const std::vector<int64_t>& shape,
+            ScalarType type) {
   const OnDevice device(theta);
   const Tensor x = torch::stable::contiguous(theta);
-  Tensor out = torch::stable::new_empty(x, {theta.size(0), theta.size(1), frames.size(2)});
-  run<kCoefficients>(x, frames, call_of(theta, frames, out, device.stream()));
+  if (theta.size(2) == 0 || frames.size(2) == 0) {
+    return torch::stable::new_zeros(x, shape, type);
+  }
+  Tensor out = torch::stable::new_empty(x, shape, type);
+  run<verb>(x, frames, call_of(theta, frames, out, device.stream()));
   return out;
+}
+
+Tensor mirror_coefficients(const Tensor& theta, const Tensor& frames) {
+  check(theta, frames);
+  return read<kCoefficients>(theta, frames, {theta.size(0), theta.size(1), frames.size(2)},
+                             theta.scalar_type());
 }
 
 Tensor mirror_norms(const Tensor& theta, const Tensor& frames) {
   check(theta, frames);
-  const OnDevice device(theta);
-  const Tensor x = torch::stable::contiguous(theta);
-  const ScalarType wide = accumulate_type(number_of(theta, "theta"));
-  if (theta.size(2) == 0 || frames.size(2) == 0) {
-    return torch::stable::new_zeros(x, {theta.size(0), theta.size(1)}, wide);
-  }
-  Tensor out = torch::stable::new_empty(x, {theta.size(0), theta.size(1)}, wide);
-  run<kNorms>(x, frames, call_of(theta, frames, out, device.stream()));
-  return out;
+  return read<kNorms>(theta, frames, {theta.size(0), theta.size(1)},
+                      accumulate_type(number_of(theta, "theta")));
 }
 
 Tensor mirror_apply(const Tensor& theta, const Tensor& frames, const Tensor& amounts, int64_t verb,

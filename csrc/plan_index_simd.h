@@ -166,9 +166,7 @@ struct Segment {
     const int64_t bytes = (chunk.c1 - chunk.c0) * static_cast<int64_t>(sizeof(T));
     for (int64_t i = 0; i < 2 && task.inner_stride == 1; ++i) {
       const T* row = base + run[i] * task.unit_stride + chunk.c0;
-      for (int64_t at = 0; at < bytes && at < kRowAhead; at += 64) {
-        ask_for(reinterpret_cast<const char*>(row) + at);
-      }
+      ask_for(row, bytes < kRowAhead ? bytes : kRowAhead);
     }
   }
 

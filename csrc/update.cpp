@@ -104,18 +104,23 @@ class Step {
         verb_(SYMFAST_PICK(plan_run)) {}
 
   void run() const {
-    const auto memory = [this] { return Scratch(constraint_); };
     std::vector<Work> ordered, work;
     std::deque<DenseWalk> walks;
     if (constraint_) add_fused(ordered, work, walks);
     share_out(spans_, work);
-    for_all(ordered, work, memory, [this](const Work& piece, int64_t thread, void* scratch) {
+    each_piece(ordered, work, [this](const Work& piece, int64_t thread, void* scratch) {
       run_piece(piece, thread, scratch);
     });
     if (constraint_) run_late();
   }
 
  private:
+  template <typename Run>
+  void each_piece(const std::vector<Work>& ordered, const std::vector<Work>& work,
+                  const Run& run) const {
+    for_all(ordered, work, [this] { return Scratch(constraint_); }, run);
+  }
+
   void run_piece(const Work& piece, int64_t thread, void* scratch) const {
     switch (piece.job) {
       case Job::kSpans:
@@ -189,7 +194,6 @@ class Step {
   }
 
   void run_late() const {
-    const auto memory = [this] { return Scratch(constraint_); };
     const std::vector<int64_t>& late = constraint_->regions->late;
     std::vector<Work> work;
     const auto chunks = static_cast<int64_t>(late.size());
@@ -197,7 +201,7 @@ class Step {
     for (int64_t c = 0; c < chunks; c += together) {
       work.push_back({Job::kChunks, c, std::min(c + together, chunks)});
     }
-    for_all({}, work, memory, [&](const Work& piece, int64_t, void* scratch) {
+    each_piece({}, work, [&](const Work& piece, int64_t, void* scratch) {
       each_row(late, piece,
                [&](int64_t begin, int64_t end) { verb_(constraint_->call, begin, end, scratch); });
     });
