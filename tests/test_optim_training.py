@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Optimizers in a training loop: distributed checkpoints, and loops that torch.compile compiled."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,15 @@ def made(rule: str, options: dict[str, Any]) -> tuple[nn.Module, Any]:
         model.parameters(), lr=0.05, weight_decay=0.1, noise=0.1, seed=2**63 + 7, plan=plan,
         anchor=sf.Anchor(0.2, seed=11, spread=0.3), **extra, **options,
     )  # fmt: skip
+
+
+def made_of_factors(lam: float) -> tuple[nn.Module, Any]:
+    """A model whose weights are products of two and three factors, which the optimizer holds."""
+    torch.manual_seed(4)
+    model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))
+    biases = [{"params": [layer.bias], "depth": 1} for layer in (model[0], model[2])]
+    groups = [{"params": [model[0].weight], "depth": 2}, {"params": [model[2].weight], "depth": 3}]
+    return model, sf.FactorSGD([*groups, *biases], lr=0.05, lam=lam, momentum=0.9)
 
 
 def step_of(model: nn.Module, optimizer: Any) -> Any:
@@ -74,24 +84,36 @@ def test_distributed_checkpoint(rule: str, options: str, tmp_path: Path) -> None
         assert torch.equal(a, b)
 
 
-# dynamo looks at the gradient of what is no leaf
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
-@pytest.mark.parametrize(
-    ("rule", "options"), [("SGD", "plain"), ("SGD", "prox"), *(("AdamW", o) for o in PLANS)]
-)
-def test_compiled_training_equals_eager(rule: str, options: str) -> None:
-    """Forward and backward compiled, the step from the loop; then the whole loop in one call."""
+def made_ways(make: Any) -> list[tuple[list[float], list[torch.Tensor]]]:
+    """Losses and parameters of a training: eager; the model compiled; the whole step in one call."""
     runs = []
     for way in ("eager", "model", "whole"):
         torch.compiler.reset()
-        model, optimizer = made(rule, PLANS[options])
+        model, optimizer = make()
         called = torch.compile(model, backend="aot_eager") if way == "model" else model
         step = step_of(called, optimizer)
         if way == "whole":
             step = torch.compile(step, backend="aot_eager")
         losses = [float(step(*batch(i))) for i in range(4)]
         runs.append((losses, [p.detach().clone() for p in model.parameters()]))
-    for losses, params in runs[1:]:
-        assert losses == pytest.approx(runs[0][0], rel=1e-6)
-        for a, b in zip(params, runs[0][1], strict=True):
+    return runs
+
+
+MAKERS = {
+    "SGD": lambda: made("SGD", PLANS["plain"]),
+    "SGD, prox": lambda: made("SGD", PLANS["prox"]),
+    **{f"AdamW, {name}": partial(made, "AdamW", options) for name, options in PLANS.items()},
+    "factors": lambda: made_of_factors(0.05),
+}
+
+
+# dynamo looks at the gradient of what is no leaf
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
+@pytest.mark.parametrize("kind", list(MAKERS))
+def test_compiled_training_equals_eager(kind: str) -> None:
+    """Forward and backward compiled, the step from the loop; then the whole loop in one call."""
+    eager, *others = made_ways(MAKERS[kind])
+    for losses, params in others:
+        assert losses == pytest.approx(eager[0], rel=1e-6)
+        for a, b in zip(params, eager[1], strict=True):
             torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
