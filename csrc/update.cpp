@@ -172,6 +172,9 @@ class Step {
     const Step& self = *static_cast<const Step*>(step);
     const PlanCall& plan = self.constraint_->call;
     const Task& task = plan.tasks[chunk.task];
+    if (const int64_t size = self.constraint_->regions->whole[task.tensor]) {
+      return self.update_(self.call_, {task.tensor, 0, size});
+    }
     walk_region(task, chunk, plan.index, [&](int64_t begin, int64_t end) {
       self.update_(self.call_, {task.tensor, begin, end});
     });

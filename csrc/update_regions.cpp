@@ -10,12 +10,13 @@ namespace symfast {
 namespace {
 
 constexpr int64_t kWorthASpan = 32;  // elements a piece has on average where walking it pays
+constexpr int64_t kSmall = 4096;     // elements of a parameter that stay near, with their states
 
 // What the chunks of one parameter claim.
 struct Claim {
   std::vector<bool> taken;
-  int64_t elements = 0, pieces = 0;
-  bool fusible = true;
+  int64_t elements = 0, pieces = 0, chunks = 0;
+  bool fusible = true, dense = false;
 };
 
 std::vector<Claim> empty_claims(const PlanTables& plan) {
@@ -43,6 +44,8 @@ void claim(const PlanTables& plan, const Chunk& chunk, Claim& claims) {
     ++claims.pieces;
   });
   claims.fusible = claims.fusible && whole;
+  claims.dense = claims.dense || task.kind == kDense;
+  ++claims.chunks;
 }
 
 void add_untaken(const Claim& claims, int64_t tensor, std::vector<Span>& spans) {
@@ -63,9 +66,18 @@ std::shared_ptr<const Regions> find_regions(const PlanTables& plan) {
     claim(plan, chunk, claims[plan.task_rows()[chunk.task].tensor]);
   }
   auto found = std::make_shared<Regions>();
+  found->whole.resize(claims.size());
   for (std::size_t t = 0; t < claims.size(); ++t) {
-    claims[t].fusible = claims[t].fusible && claims[t].elements >= kWorthASpan * claims[t].pieces;
-    add_untaken(claims[t], static_cast<int64_t>(t), found->plain);
+    Claim& own = claims[t];
+    const auto size = static_cast<int64_t>(own.taken.size());
+    // the kernel of dense columns updates its region itself
+    const bool all = !own.dense || own.elements == size;
+    if (own.fusible && own.chunks == 1 && size <= kSmall && all) {
+      found->whole[t] = size;
+      continue;
+    }
+    own.fusible = own.fusible && own.elements >= kWorthASpan * own.pieces;
+    add_untaken(own, static_cast<int64_t>(t), found->plain);
   }
   for (int64_t c = 0; c < plan.chunk_count; ++c) {
     const int64_t tensor = plan.task_rows()[plan.chunk_rows()[c].task].tensor;

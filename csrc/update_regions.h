@@ -15,6 +15,9 @@ struct Regions {
   std::vector<int64_t> fused;  // chunks that update their region, then run
   std::vector<Span> plain;     // what no fused chunk updates
   std::vector<int64_t> late;   // chunks that run when all of their parameter is updated
+  // Of every parameter: its elements, where it is small and of one fused chunk, whose region then
+  // is all of it; else none.
+  std::vector<int64_t> whole;
 };
 
 // Calls visit(begin, end) for the contiguous pieces of the chunk's region, in elements of its
