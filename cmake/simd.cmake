@@ -18,9 +18,12 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$" AND NOT CMAKE_OSX_ARC
 endif()
 
 # The last two give up errno and floating-point signals only, and let sqrt and branches vectorise.
-set(SIMD_FLAGS -O3 -fopenmp-simd -ffp-contract=fast -fno-math-errno -fno-trapping-math)
-if(SYMFAST_SANITIZE)  # the checks left out cost minutes each, and AddressSanitizer sees what they see
-  list(APPEND SIMD_FLAGS -O1 -fno-sanitize=null,object-size,pointer-overflow)
+set(SIMD_FLAGS -fopenmp-simd -ffp-contract=fast -fno-math-errno -fno-trapping-math)
+if(SYMFAST_SANITIZE)  # with -O1 (warnings.cmake); the checks left out cost minutes each, and
+  # AddressSanitizer sees what they see
+  list(APPEND SIMD_FLAGS -fno-sanitize=null,object-size,pointer-overflow)
+else()
+  list(APPEND SIMD_FLAGS -O3)
 endif()
 
 function(symfast_add_simd target)
