@@ -85,7 +85,7 @@ def test_distributed_checkpoint(rule: str, options: str, tmp_path: Path) -> None
 
 
 def made_ways(make: Any) -> list[tuple[list[float], list[torch.Tensor]]]:
-    """Losses and parameters of a training: eager; the model compiled; the whole step in one call."""
+    """Losses and parameters of a training: eager, the model compiled, the whole step compiled."""
     runs = []
     for way in ("eager", "model", "whole"):
         torch.compiler.reset()
