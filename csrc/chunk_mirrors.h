@@ -24,6 +24,11 @@ SF_HOST_DEVICE ChunkMirrors chunk_mirrors(const Task& task, const Chunk& chunk) 
 // Whether a chunk's mirrors are groups of their own; those of any other chunk are of one group.
 SF_HOST_DEVICE bool mirrors_are_groups(const Task& task) { return task.group_step > 0; }
 
+// The group of the n-th of a chunk's mirrors.
+SF_HOST_DEVICE int64_t group_of(const Task& task, const Chunk& chunk, int64_t n) {
+  return mirrors_are_groups(task) ? task.group + (chunk.o0 + n) * task.group_step : task.group;
+}
+
 // The groups of a chunk, of which the sums lie at `place`: where those of its mirrors do, or, for
 // the one number that they are added up to, behind all `partials` of the plan.
 struct ChunkGroups {

@@ -67,8 +67,9 @@ struct DenseJob {
   bool partial_rows, partial_outer;
   int stage_bytes;  // dynamic shared memory for frames, behind kDenseBytes
 
+  template <Verb verb>
   SF_DEVICE A threshold(int64_t o, int64_t c, int64_t k) const {
-    return amounts ? load_table(amounts + slots.at(o, c, k)) : amount;
+    return amounts ? load_amount<verb>(amounts + slots.at(o, c, k)) : amount;
   }
 };
 

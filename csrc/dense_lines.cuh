@@ -20,7 +20,7 @@ SF_DEVICE void finish_rows(const DenseJob<T, F, C>& job, const Team& team, Accum
       mine[k - k0] = value * factor - value;
     } else {
       A amount = 0;
-      if constexpr (verb == kShrink || verb == kProx) amount = job.threshold(o, c, k);
+      if constexpr (takes_amounts(verb)) amount = job.template threshold<verb>(o, c, k);
       mine[k - k0] = new_coefficient<verb>(value, amount) - value;
     }
   }
@@ -38,7 +38,7 @@ SF_DEVICE void apply_lines(const DenseJob<T, F, C>& job, const Team& team, int p
     A factor = 1;
     if (verb == kProx && job.group) {
       const A squares = coefficients_of(column, frame, 0, rows, static_cast<A*>(nullptr), partial);
-      if (active) factor = group_factor(sqrt(squares), job.threshold(o, c, 0));
+      if (active) factor = group_factor(sqrt(squares), job.template threshold<verb>(o, c, 0));
     }
 #pragma unroll 1
     for (int k0 = 0; k0 < rows; k0 += tile) {

@@ -5,6 +5,7 @@
 //   SM SF_SHARED(T, name, [n])     static shared memory        SF_DYNAMIC_SHARED(name)  bytes,
 //   16-aligned load, store, load_pack, store_pack, store_new_pack, load_table, load_fresh,
 //   load_signal, store_signal     the only ways to global memory
+//   sync_grid                   a barrier of all blocks
 #pragma once
 #include <cstdint>
 #include <cstring>
@@ -14,6 +15,7 @@
 #if defined(SYMFAST_EMULATOR)
 #include "emulator.h"
 #else
+#include <cooperative_groups.h>
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
@@ -155,7 +157,21 @@ SF_DEVICE void store_signal(int64_t* p, int64_t value) {
   __builtin_assume(__isGlobal(p));
   *const_cast<volatile int64_t*>(p) = value;
 }
+
+// All threads of all blocks of a launch that runs them together (launch.h) wait for each other, and
+// see what was written before: all but load_table, which need not look again.
+SF_DEVICE void sync_grid() { cooperative_groups::this_grid().sync(); }
 #endif
+
+// An amount of a verb; one that this launch has found is not read as a table.
+template <Verb verb, typename A>
+SF_DEVICE A load_amount(const A* p) {
+  if constexpr (verb == kShrinkFound) {
+    return load(p);
+  } else {
+    return load_table(p);
+  }
+}
 
 // An index from a caller's table, kept within 0 .. count - 1: on a GPU no table is looked at
 // before.

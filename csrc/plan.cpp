@@ -10,6 +10,7 @@
 #include "isa.h"
 #include "parallel.h"
 #include "plan_call.h"
+#include "plan_prox_group.h"
 #include "plan_tables.h"
 #include "tensor.h"
 
@@ -37,22 +38,30 @@ struct Prepared {
   }
 };
 
-void run(Prepared& prepared) {
+// Calls visit(kernel, scratch, begin, end) for ranges of the plan's chunks, by several threads.
+template <typename Visit>
+void for_ranges(const Prepared& prepared, const Visit& visit) {
   const PlanTables& plan = *prepared.plan;
   if (plan.chunk_count == 0) return;
-  PlanCall& call = prepared.call;
-  call.data = prepared.addresses.data();
   const auto kernel = SYMFAST_PICK(plan_run);
-  const int64_t bytes = plan.needs.scratch * accumulate_bytes(call.number) + 64;
+  const int64_t bytes = plan.needs.scratch * accumulate_bytes(prepared.call.number) + 64;
   const auto range = [&](int64_t begin, int64_t end) {
     std::unique_ptr<char[]> memory(plan.needs.scratch ? new char[bytes] : nullptr);
     void* scratch = memory.get();
     if (scratch)
       scratch = static_cast<char*>(scratch) + (64 - reinterpret_cast<uintptr_t>(scratch) % 64);
-    kernel(call, begin, end, scratch);
+    visit(kernel, scratch, begin, end);
   };
   if (plan.chunk_count <= plan.grain) return range(0, plan.chunk_count);
   parallel_for(0, plan.chunk_count, plan.grain, range);
+}
+
+void run(Prepared& prepared) {
+  PlanCall& call = prepared.call;
+  call.data = prepared.addresses.data();
+  for_ranges(prepared, [&](auto kernel, void* scratch, int64_t begin, int64_t end) {
+    kernel(call, begin, end, scratch);
+  });
 }
 
 // Sums of squares of chunks, per mirror; in chunk order: the same sum for any threads.
@@ -118,6 +127,64 @@ Tensor squares(Prepared& prepared, bool by_group) {
   return result;
 }
 
+// What the mirrors of a chunk are shrunk by, of sums of squares and for amounts by mirror.
+template <typename A>
+void find_shrinkages(const PlanTables& plan, int64_t number, const double* sums,
+                     const double* thresholds, double threshold, A* amounts) {
+  const Chunk& chunk = plan.chunk_rows()[number];
+  const Task& task = plan.task_rows()[chunk.task];
+  const ChunkMirrors mirrors = chunk_mirrors(task, chunk);
+  for (int64_t n = 0; n < mirrors.count; ++n) {
+    const int64_t mirror = mirrors.first + n * mirrors.step;
+    const double t = thresholds ? thresholds[group_of(task, chunk, n)] : threshold;
+    amounts[mirror] = static_cast<A>(group_shrinkage(__builtin_sqrt(sums[mirror]), t));
+  }
+}
+
+template <typename A>
+void prox_group(Prepared& prepared, const double* thresholds, double threshold) {
+  const PlanTables& plan = *prepared.plan;
+  std::vector<double> partial(plan.needs.partials, 0.0);
+  std::vector<A> amounts(plan.mirrors, A(0));
+  prepared.call.data = prepared.addresses.data();
+  PlanCall norms = prepared.call, shrink = prepared.call;
+  norms.verb = kNorms;
+  norms.partial = partial.data();
+  shrink.verb = kShrink;
+  shrink.amounts = amounts.data();
+  shrink.amount_index = kPerMirror;
+  const auto find = [&](int64_t chunk, const double* sums) {
+    find_shrinkages(plan, chunk, sums, thresholds, threshold, amounts.data());
+  };
+  const bool at_once = plan.needs.in_place;  // partial sums are those of mirrors
+  for_ranges(prepared, [&](auto kernel, void* scratch, int64_t begin, int64_t end) {
+    if (!at_once) return kernel(norms, begin, end, scratch);
+    for (int64_t chunk = begin; chunk < end; ++chunk) {  // which is in a cache the second time
+      kernel(norms, chunk, chunk + 1, scratch);
+      find(chunk, partial.data());
+      kernel(shrink, chunk, chunk + 1, scratch);
+    }
+  });
+  if (at_once) return;
+  std::vector<double> sums(plan.mirrors, 0.0);
+  add_up(plan, partial.data(), sums.data());
+  for (int64_t chunk = 0; chunk < plan.chunk_count; ++chunk) find(chunk, sums.data());
+  for_ranges(prepared, [&](auto kernel, void* scratch, int64_t begin, int64_t end) {
+    kernel(shrink, begin, end, scratch);
+  });
+}
+
+void plan_prox_group_(std::vector<Tensor> tensors, int64_t plan, double threshold,
+                      std::optional<Tensor> thresholds) {
+  Prepared prepared(tensors, plan, kShrink);
+  const double* const given = check_thresholds(*prepared.plan, thresholds);
+  if (prepared.call.number == Number::f64) {
+    prox_group<double>(prepared, given, threshold);
+  } else {
+    prox_group<float>(prepared, given, threshold);
+  }
+}
+
 Tensor plan_norms(std::vector<Tensor> tensors, int64_t plan, std::optional<Tensor> before,
                   int64_t per, bool root) {
   Prepared prepared(tensors, plan, kNorms);
@@ -144,6 +211,7 @@ Tensor plan_coefficients(std::vector<Tensor> tensors, int64_t plan) {
 STABLE_TORCH_LIBRARY_IMPL(symfast, CPU, m) {
   m.impl("plan_check", TORCH_BOX(&plan_check));
   m.impl("plan_apply_", TORCH_BOX(&plan_apply_));
+  m.impl("plan_prox_group_", TORCH_BOX(&plan_prox_group_));
   m.impl("plan_norms", TORCH_BOX(&plan_norms));
   m.impl("plan_coefficients", TORCH_BOX(&plan_coefficients));
 }

@@ -5,7 +5,7 @@
 #include <optional>
 #include <vector>
 
-#include "plan_launch.h"
+#include "plan_prox_group_launch.h"
 #include "plan_tables.h"
 #include "tensor_cuda.h"
 
@@ -67,7 +67,7 @@ void plan_apply_(std::vector<Tensor> tensors, int64_t plan, int64_t verb, double
   PlanLaunch& call = prepared.call;
   call.amounts = check_amounts(*prepared.plan, amounts, amount_index);
   call.amount = amount;
-  call.amount_index = static_cast<AmountIndex>(amount_index);
+  call.amount_index = amount_index;
   const Number number = prepared.number;
   switch (verb) {
     case kReflect:
@@ -79,6 +79,27 @@ void plan_apply_(std::vector<Tensor> tensors, int64_t plan, int64_t verb, double
     default:  // kProx
       return launch_for<kProx>(number, call);
   }
+}
+
+void plan_prox_group_(std::vector<Tensor> tensors, int64_t plan, double threshold,
+                      std::optional<Tensor> thresholds) {
+  Prepared prepared(tensors, plan);
+  const PlanTables& tables = *prepared.plan;
+  const double* const given = check_thresholds(tables, thresholds);
+  const auto& [sizes, words] = tables.by_mirror;
+  const int64_t numbers = prox_group_numbers(sizes, tables.needs.partials, tables.mirrors);
+  const Tensor workspace = torch::stable::new_empty(tables.frames, {numbers}, ScalarType::Double);
+  const void* const table = words ? words->const_data_ptr() : nullptr;
+  const ProxGroupLaunch prox{given,
+                             threshold,
+                             static_cast<const int64_t*>(table),
+                             sizes,
+                             tables.needs.partials,
+                             static_cast<double*>(workspace.mutable_data_ptr()),
+                             new_tag(),
+                             tables.needs.dense && tables.needs.indexed};
+  for_number(prepared.number,
+             [&](auto element) { launch_prox_group<decltype(element)>(prepared.call, prox); });
 }
 
 Tensor plan_norms(std::vector<Tensor> tensors, int64_t plan, std::optional<Tensor> before,
@@ -128,6 +149,7 @@ STABLE_TORCH_LIBRARY_IMPL(symfast, CUDA, m) {
   m.impl("plan_store", TORCH_BOX(&plan_store));
   m.impl("plan_check", TORCH_BOX(&plan_check));
   m.impl("plan_apply_", TORCH_BOX(&plan_apply_));
+  m.impl("plan_prox_group_", TORCH_BOX(&plan_prox_group_));
   m.impl("plan_norms", TORCH_BOX(&plan_norms));
   m.impl("plan_coefficients", TORCH_BOX(&plan_coefficients));
 }

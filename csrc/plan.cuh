@@ -23,7 +23,7 @@ SF_DEVICE void fill_job(const Work<T>& work, DenseJob<T, Accumulate<T>, Accumula
   job.amount = work.arguments.amount;
   const int64_t by_row = work.slots.per_mirror * task.mirror_column_step;
   job.slots = {work.slots.start, work.slots.per_outer, 0, by_row};
-  job.group = false;  // a plan's group prox arrives as a shrink with an amount per mirror
+  job.group = false;  // a plan's group prox is a shrink with an amount per mirror
   job.out = work.arguments.out;
   job.places = {task.out, task.out_outer, task.out_inner, task.out_row};
   job.partials = work.arguments.partials + chunk.partial;
@@ -43,20 +43,38 @@ SF_DEVICE void empty_norms(const Work<T>& work) {
   }
 }
 
-template <Verb verb, typename T>
+// A team has a column, or, where columns are neighbours in memory, a block a tile of them.
+enum class DensePath { lines, tiles };
+
+template <typename T>
+SF_DEVICE DensePath dense_path(const Work<T>& work) {
+  const bool lines = work.task.unit_stride == 1 || work.inner() == 1;
+  return lines ? DensePath::lines : DensePath::tiles;
+}
+
+template <Verb verb, DensePath path, typename T>
 SF_DEVICE void apply_dense(const Work<T>& work) {
   using A = Accumulate<T>;
   using Job = DenseJob<T, A, A>;
-  if (work.task.count == 0) return empty_norms<verb>(work);
   SF_SHARED(Job, job, [1]);
   if (threadIdx.x == 0) fill_job<verb>(work, job[0]);
   __syncthreads();
-  if (work.task.unit_stride == 1 || work.inner() == 1) {
+  if constexpr (path == DensePath::lines) {
     dense_columns_by_team<verb>(job[0]);
   } else if (work.columns_pack()) {
     dense_tiles<verb, kPack<T>>(job[0]);
   } else {
     dense_tiles<verb, 1>(job[0]);
+  }
+}
+
+template <Verb verb, typename T>
+SF_DEVICE void apply_dense(const Work<T>& work) {
+  if (work.task.count == 0) return empty_norms<verb>(work);
+  if (dense_path(work) == DensePath::lines) {
+    apply_dense<verb, DensePath::lines>(work);
+  } else {
+    apply_dense<verb, DensePath::tiles>(work);
   }
 }
 
@@ -99,32 +117,25 @@ SF_DEVICE void finish_norms(const Work<T>& work) {
 template <typename T, Verb verb, bool dense>
 constexpr int kBlocks = dense || sizeof(T) == 8 || verb == kCoefficients || verb == kNorms ? 2 : 3;
 
-// `dense`: the plan holds dense frames. Without them a block needs fewer registers.
+// By all threads of the block. `dense`: the plan holds dense frames.
+template <Verb verb, bool dense, typename T>
+SF_DEVICE void apply_verb(const Work<T>& work) {
+  if (dense && work.task.kind == kDense) {
+    if constexpr (dense) apply_dense<verb>(work);
+  } else {
+    apply_index<verb>(work);
+  }
+}
+
+// Without dense frames a block needs fewer registers.
 template <typename T, Verb verb, bool dense>
 SF_KERNEL(kBlock, (kBlocks<T, verb, dense>))
 plan_kernel(SF_ARGUMENT PlanArguments<T> arguments) {
   SF_SHARED(int64_t, words, [kTaskFields + kChunkFields]);
   SF_SHARED(Slots, slots, [1]);
-  const int thread = static_cast<int>(threadIdx.x);
-  const int64_t* chunk = arguments.chunks + blockIdx.x * kChunkFields;
-  const int64_t* task = arguments.tasks + load_table(chunk) * kTaskFields;
-  if (thread < kTaskFields) words[thread] = load_table(task + thread);
-  if (thread < kChunkFields) words[kTaskFields + thread] = load_table(chunk + thread);
-  __syncthreads();
-  const Task& table = *reinterpret_cast<const Task*>(words);
-  void* tensor = arguments.tensors.data[arguments.tensors.more ? 0 : table.tensor];
-  if (arguments.tensors.more) {
-    tensor = reinterpret_cast<void*>(load_table(arguments.tensors.more + table.tensor));
-  }
-  if (thread == 0) slots[0] = slots_of(table, arguments.amount_index);
-  __syncthreads();
-  const Work<T> work{table, *reinterpret_cast<const Chunk*>(words + kTaskFields), arguments,
-                     slots[0], static_cast<T*>(tensor) + table.base};
-  if (dense && table.kind == kDense) {
-    if constexpr (dense) apply_dense<verb>(work);
-  } else {
-    apply_index<verb>(work);
-  }
+  read_chunk(arguments, blockIdx.x, words, slots);
+  const Work<T> work = work_of(arguments, words, slots);
+  apply_verb<verb, dense>(work);
   if constexpr (verb == kNorms) finish_norms(work);
 }
 

@@ -36,8 +36,11 @@ enum Verb : int64_t {
   kProx = 3,
   kCoefficients = 4,
   kNorms = 5,
-  kDistances = 6  // inside kernels: norms of the functional verbs, a root per row of theta
+  kDistances = 6,   // inside kernels: norms of the functional verbs, a root per row of theta
+  kShrinkFound = 7  // inside kernels: shrink by amounts that the same launch has found
 };
+SF_HOST_DEVICE constexpr bool shrinks(Verb verb) { return verb == kShrink || verb == kShrinkFound; }
+SF_HOST_DEVICE constexpr bool takes_amounts(Verb verb) { return shrinks(verb) || verb == kProx; }
 enum Kind : int64_t {
   kRows = 0,
   kPairs = 1,
@@ -83,7 +86,7 @@ template <Verb verb, typename V, typename A>
 SF_HOST_DEVICE V new_coefficient(V c, A amount) {
   if constexpr (verb == kReflect) return -c;
   if constexpr (verb == kProject) return c - c;  // not 0: NaN and infinity must show
-  if constexpr (verb == kShrink) return c * (A(1) - amount);
+  if constexpr (shrinks(verb)) return c * (A(1) - amount);
   return soft_threshold(c, amount);
 }
 
@@ -100,7 +103,7 @@ SF_HOST_DEVICE void new_pair(V& a, V& b, A amount) {
   } else {
     const V mean = (a + b) * A(0.5);
     V half = (a - b) * A(0.5);
-    if constexpr (verb == kShrink) half = half * (A(1) - amount);
+    if constexpr (shrinks(verb)) half = half * (A(1) - amount);
     if constexpr (verb == kProx) half = soft_threshold(half, amount * A(kSqrtHalf));
     a = mean + half;
     b = mean - half;

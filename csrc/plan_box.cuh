@@ -60,7 +60,7 @@ SF_DEVICE Box<T> box_of(const Work<T>& work, int64_t run) {
   const Task& task = work.task;
   const Chunk& chunk = work.chunk;
   constexpr int64_t kOut = verb == kCoefficients ? 1 : 0;
-  constexpr int64_t kSlot = verb == kShrink || verb == kProx ? 1 : 0;
+  constexpr int64_t kSlot = takes_amounts(verb) ? 1 : 0;
   const int64_t a = work.index(4 * run), b = work.index(4 * run + 1);
   const int64_t length = work.index(4 * run + 2), mirror = work.index(4 * run + 3);
   const int64_t from = mirror < chunk.k0 ? chunk.k0 - mirror : 0;

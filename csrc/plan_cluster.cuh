@@ -133,7 +133,7 @@ SF_DEVICE void cluster_apply(const Work<T>& work, const Cluster& cluster, T* col
     for (int v = 0; v < V; ++v) {
       A u = widen(pack.get(v));
       if constexpr (verb == kReflect) u = mean[v] - (u - mean[v]);
-      if constexpr (verb == kShrink) u = mean[v] + (u - mean[v]) * (A(1) - amount);
+      if constexpr (shrinks(verb)) u = mean[v] + (u - mean[v]) * (A(1) - amount);
       if constexpr (verb == kProx) {
         const A step = soft_threshold(walk.next(u, v), amount) * walk.weight;
         rest[v] -= step;
@@ -183,7 +183,7 @@ SF_DEVICE void clusters(const Work<T>& work) {
     } else {
       const int64_t slot = work.slots.start + q * work.slots.per_mirror + o * work.slots.per_outer;
       Accumulate<T> amount = 0;
-      if constexpr (verb == kShrink || verb == kProx) amount = work.amount(slot);
+      if constexpr (takes_amounts(verb)) amount = work.template amount<verb>(slot);
       cluster_apply<verb, V>(work, cluster, work.element(o, 0, c), amount);
     }
   }

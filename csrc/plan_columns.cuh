@@ -136,7 +136,7 @@ SF_DEVICE void finish_tile(const DenseJob<T, Accumulate<T>, Accumulate<T>>& job,
       store(job.out + job.places.at(o, column, k0 + k), coefficients[n]);
     } else {
       A amount = 0;
-      if constexpr (verb == kShrink || verb == kProx) amount = job.threshold(o, column, k0 + k);
+      if constexpr (takes_amounts(verb)) amount = job.template threshold<verb>(o, column, k0 + k);
       coefficients[n] = new_coefficient<verb>(coefficients[n], amount) - coefficients[n];
     }
   }

@@ -27,8 +27,8 @@ SF_DEVICE void apply(const Work<T>& work, const Line<T>& line, Pack<T, V> a, Pac
   for (int v = 0; v < V; ++v) {
     if constexpr (pairs && verb == kReflect) break;
     A amount = line.amount;
-    if constexpr (verb == kShrink || verb == kProx) {
-      if (line.slot_step != 0) amount = work.amount(line.slot + v * line.slot_step);
+    if constexpr (takes_amounts(verb)) {
+      if (line.slot_step != 0) amount = work.template amount<verb>(line.slot + v * line.slot_step);
     }
     if constexpr (pairs) {
       A x = widen(a.get(v)), y = widen(b.get(v));
@@ -56,7 +56,7 @@ SF_DEVICE void finish(const Work<T>& work, const Line<T>& line, const Pack<T, V>
 // `count` packs of a line by a team, several loads in flight.
 template <Verb verb, bool pairs, int V, typename T>
 SF_DEVICE void walk(const Work<T>& work, Line<T> line, const Team& team, int count) {
-  constexpr bool few = (verb == kShrink || verb == kProx) && sizeof(T) < 8;  // registers
+  constexpr bool few = takes_amounts(verb) && sizeof(T) < 8;  // registers
   constexpr int kPacks = pairs ? 2 : few ? 3 : 4;
   constexpr int kAhead = V == 4 && sizeof(T) == 2 ? 2 * kPacks : kPacks;  // packs of 8 bytes
   line.advance(team.lane * V);
@@ -121,7 +121,7 @@ SF_DEVICE void walk_box(const Work<T>& work, const Box<T>& box) {
     line.b += move;
     line.slot += near * box.middle.slot + far * box.slow.slot;
     line.out += near * box.middle.out + far * box.slow.out;
-    if constexpr (verb == kShrink || verb == kProx) line.amount = work.amount(line.slot);
+    if constexpr (takes_amounts(verb)) line.amount = work.template amount<verb>(line.slot);
     walk_line<verb, pairs>(work, line, team, count);
   }
 }
@@ -174,7 +174,7 @@ SF_DEVICE void apply_scattered(const Work<T>& work) {
 #pragma unroll
     for (int n = 0; n < kAhead; ++n) {
       if (first + n * threads >= walk.items) continue;
-      if constexpr (verb == kShrink || verb == kProx) line[n].amount = work.amount(line[n].slot);
+      if constexpr (takes_amounts(verb)) line[n].amount = work.template amount<verb>(line[n].slot);
       finish<verb, pairs, 1>(work, line[n], a[n], b[n]);
     }
   }

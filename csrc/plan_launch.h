@@ -18,9 +18,9 @@ struct PlanLaunch {
   bool dense;          // there are frames
   const void* amounts;
   double amount;
-  AmountIndex amount_index;
-  void* out;         // kCoefficients
-  double* partials;  // kNorms
+  int64_t amount_index;  // an AmountIndex, or kPerPartial
+  void* out;             // kCoefficients
+  double* partials;      // kNorms
   const std::vector<void*>& data;
   int64_t* pointers;  // device memory for data.size() addresses, needed beyond kTensors
   void* stream;
@@ -32,10 +32,10 @@ constexpr int kIndexCache = 16 * 1024;
 constexpr int kDenseCache = kDenseBytes + 24 * 1024;
 static_assert(kTurnedBytes<Float16> <= kDenseCache);
 
-template <Verb verb, typename T>
-void launch_plan(const PlanLaunch& call) {
+// A kernel's arguments; addresses of many tensors are sent to the device by launches of their own.
+template <typename T>
+PlanArguments<T> plan_arguments(const PlanLaunch& call, int index_cache) {
   using A = Accumulate<T>;
-  if (call.chunk_count == 0) return;
   PlanArguments<T> a{};
   static_assert(sizeof(a) <= 4000, "kernel arguments must fit the smallest limit");
   a.tasks = call.tasks;
@@ -48,8 +48,7 @@ void launch_plan(const PlanLaunch& call) {
   a.out = static_cast<A*>(call.out);
   a.partials = call.partials;
   a.add = call.add;
-  constexpr int kIndex = verb == kCoefficients ? kTurnedBytes<T> : kIndexCache;
-  a.cache_bytes = call.dense ? kDenseCache : kIndex;
+  a.cache_bytes = call.dense ? kDenseCache : index_cache;
   if (call.data.size() > kTensors) {
     std::vector<int64_t> addresses;
     for (void* p : call.data) addresses.push_back(reinterpret_cast<int64_t>(p));
@@ -59,6 +58,14 @@ void launch_plan(const PlanLaunch& call) {
   } else {
     for (std::size_t n = 0; n < call.data.size(); ++n) a.tensors.data[n] = call.data[n];
   }
+  return a;
+}
+
+template <Verb verb, typename T>
+void launch_plan(const PlanLaunch& call) {
+  if (call.chunk_count == 0) return;
+  constexpr int kIndex = verb == kCoefficients ? kTurnedBytes<T> : kIndexCache;
+  const PlanArguments<T> a = plan_arguments<T>(call, kIndex);
   const Launch shape{call.chunk_count, kBlock, a.cache_bytes, call.stream};
   if (call.dense) {
     launch(plan_kernel<T, verb, true>, shape, a);

@@ -86,13 +86,13 @@ SF_DEVICE double add_parts(const SumArguments& a, const double* partials, const 
 }
 
 // The sums of a run's mirrors by a team, a warp or the block: `width` mirrors at a time, the parts
-// of each shared by the threads `width` apart.
+// of each shared by the threads `width` apart. Of `turns` teams that share a run, this has `turn`.
 SF_DEVICE void add_run(const SumArguments& a, const double* partials, const MirrorRun& run,
-                       const Team& team, double* scratch) {
+                       const Team& team, double* scratch, int64_t turn = 0, int64_t turns = 1) {
   const int width = power_of_two(run.count, team.size);
   const int apart = width < kWarp ? kWarp : width;  // what a warp has not added up by itself
 #pragma unroll 1
-  for (int64_t first = 0; first < run.count; first += width) {
+  for (int64_t first = turn * width; first < run.count; first += turns * width) {
     const int64_t m = first + team.lane % width;
     double sum = 0;
     if (m < run.count) {

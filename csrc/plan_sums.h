@@ -3,6 +3,7 @@
 // of mirrors need them only where a mirror lies in several chunks. Norms of groups are found the
 // same way, with the sums that a chunk has of groups for those of mirrors.
 #pragma once
+#include <algorithm>
 #include <cstdint>
 #include <initializer_list>
 #include <vector>
@@ -30,9 +31,10 @@ struct ChunkMeetings {
 // Numbers that a warp adds up before a block is quicker: about 20 us of waiting for memory.
 constexpr int64_t kWide = 4096;
 
-// Of the tables, which lie in a row: runs, chunks, meetings, places.
+// Of the tables, which lie in a row: runs, chunks, meetings, places. The first `wide` runs are for
+// whole blocks, the first `several` have parts of more than one chunk.
 struct SumSizes {
-  int64_t words = 0, runs = 0, chunks = 0, parts = 0;
+  int64_t words = 0, runs = 0, chunks = 0, parts = 0, wide = 0, several = 0;
 };
 
 class SumTables {
@@ -52,11 +54,17 @@ class SumTables {
     });
     std::vector<int64_t> places;
     for (int64_t m = 0; m < mirrors; ++m) extend(m, places);
+    const auto wide = order([](int kind) { return kind == 0; });
+    const auto several = order([](int kind) { return kind <= 1; });
     for (const MirrorRun& run : found_) add({run.mirror, run.count, run.parts, run.end});
     add_meetings(chunk_count);
     words.insert(words.end(), places.begin(), places.end());
-    sizes = {static_cast<int64_t>(words.size()), static_cast<int64_t>(found_.size()), chunk_count,
-             static_cast<int64_t>(places.size())};
+    sizes = {static_cast<int64_t>(words.size()),
+             static_cast<int64_t>(found_.size()),
+             chunk_count,
+             static_cast<int64_t>(places.size()),
+             wide,
+             several};
     begins_ = {};
     owners_ = {};
     found_ = {};
@@ -114,6 +122,14 @@ class SumTables {
     const int64_t count = run.end - run.parts;
     if (count <= 1) return 2;
     return run.count * count > kWide ? 0 : 1;
+  }
+
+  // Puts the runs of these classes first; returns how many they are.
+  template <typename First>
+  int64_t order(const First& first) {
+    const auto rest = std::stable_partition(
+        found_.begin(), found_.end(), [&](const MirrorRun& run) { return first(class_of(run)); });
+    return rest - found_.begin();
   }
 
   // Calls visit(chunk, class, meeting) for all; a run that no chunk touches is the first chunk's.

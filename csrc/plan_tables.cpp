@@ -184,6 +184,27 @@ const double* check_before(const PlanTables& plan, const std::optional<Tensor>& 
   return static_cast<const double*>(before->const_data_ptr());
 }
 
+namespace {
+
+void check_numbers(const PlanTables& plan, Tensor& numbers, int64_t needed, const char* what) {
+  require(device_type_of(numbers) == plan.device_type &&
+              (numbers.is_cpu() || numbers.get_device_index() == plan.device_index),
+          what, " must be on the device of the parameters");
+  require(numbers.dim() == 1, what, " must have one dim");
+  const int64_t given = numbers.numel();
+  require(given >= needed, "there are ", given, " ", what, ", but the plan needs ", needed);
+  if (!numbers.is_contiguous()) numbers = torch::stable::contiguous(numbers);
+}
+
+}  // namespace
+
+const double* check_thresholds(const PlanTables& plan, std::optional<Tensor>& thresholds) {
+  if (!thresholds.has_value()) return nullptr;
+  require(thresholds->scalar_type() == ScalarType::Double, "thresholds must be float64");
+  check_numbers(plan, *thresholds, plan.needs.groups, "thresholds");
+  return static_cast<const double*>(thresholds->const_data_ptr());
+}
+
 const void* check_amounts(const PlanTables& plan, std::optional<Tensor>& amounts,
                           int64_t amount_index) {
   require(amount_index >= kUniform && amount_index <= kPerMirror, "amount_index must be 0, 1 or 2");
@@ -191,14 +212,8 @@ const void* check_amounts(const PlanTables& plan, std::optional<Tensor>& amounts
   require(amounts.has_value(), "amounts are missing");
   require(amounts->scalar_type() == plan.accumulate,
           "amounts must be of the type sums are kept in");
-  require(device_type_of(*amounts) == plan.device_type &&
-              (amounts->is_cpu() || amounts->get_device_index() == plan.device_index),
-          "amounts must be on the device of the parameters");
-  require(amounts->dim() == 1, "amounts must have one dim");
   const int64_t needed = amount_index == kPerGroup ? plan.needs.groups : plan.needs.mirrors;
-  const int64_t given = amounts->numel();
-  require(given >= needed, "there are ", given, " amounts, but the plan needs ", needed);
-  if (!amounts->is_contiguous()) amounts = torch::stable::contiguous(*amounts);
+  check_numbers(plan, *amounts, needed, "amounts");
   return amounts->const_data_ptr();
 }
 

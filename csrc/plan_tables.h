@@ -67,6 +67,10 @@ inline void require_verb(int64_t verb) {
 const double* check_before(const PlanTables& plan, const std::optional<Tensor>& before,
                            int64_t per);
 
+// There are as many thresholds, by group, as the plan needs, contiguous after this. Returns their
+// address.
+const double* check_thresholds(const PlanTables& plan, std::optional<Tensor>& thresholds);
+
 // There are as many amounts as the plan needs, contiguous after this.
 // Returns their address.
 const void* check_amounts(const PlanTables& plan, std::optional<Tensor>& amounts,

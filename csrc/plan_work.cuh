@@ -29,6 +29,9 @@ struct PlanArguments {
   TensorTable tensors;
 };
 
+// Amounts that a kernel has found itself, one for each sum of squares of a chunk, as AmountIndex.
+constexpr int64_t kPerPartial = 3;
+
 // The numbers of the amounts of mirror k at outer index o: start + k * per_mirror + o * per_outer.
 struct Slots {
   int64_t start, per_mirror, per_outer;
@@ -53,8 +56,9 @@ struct Work {
   SF_DEVICE A* output(int64_t row, int64_t o, int64_t c) const {
     return arguments.out + task.out + row * task.out_row + o * task.out_outer + c * task.out_inner;
   }
+  template <Verb verb>
   SF_DEVICE A amount(int64_t slot) const {
-    return arguments.amounts ? load_table(arguments.amounts + slot) : arguments.amount;
+    return arguments.amounts ? load_amount<verb>(arguments.amounts + slot) : arguments.amount;
   }
   // Units lie closer to each other than columns do: neighbouring threads take neighbouring units.
   SF_DEVICE bool units_first() const {
@@ -117,10 +121,43 @@ struct Item {
   }
 };
 
-SF_DEVICE Slots slots_of(const Task& task, int64_t amount_index) {
+SF_DEVICE Slots slots_of(const Task& task, const Chunk& chunk, int64_t amount_index) {
   if (amount_index == kPerMirror) return {task.mirror, 1, task.mirror_step};
   if (amount_index == kPerGroup) return {task.group, 0, task.group_step};
-  return {0, 0, 0};
+  if (amount_index != kPerPartial) return {0, 0, 0};
+  if (task.kind != kDense) return {chunk.partial - chunk.k0, 1, 0};
+  if (task.mirror_step > 0) return {chunk.partial - chunk.o0, 1, 1};
+  return {chunk.partial, 1, 0};
+}
+
+// Reads a chunk and its task into the words of a block; no thread may be using them.
+template <typename T>
+SF_DEVICE void read_chunk(const PlanArguments<T>& arguments, int64_t number, int64_t* words,
+                          Slots* slots) {
+  const int thread = static_cast<int>(threadIdx.x);
+  const int64_t* chunk = arguments.chunks + number * kChunkFields;
+  const int64_t* task = arguments.tasks + load_table(chunk) * kTaskFields;
+  if (thread < kTaskFields) words[thread] = load_table(task + thread);
+  if (thread < kChunkFields) words[kTaskFields + thread] = load_table(chunk + thread);
+  __syncthreads();
+  if (thread == 0) {
+    *slots = slots_of(*reinterpret_cast<const Task*>(words),
+                      *reinterpret_cast<const Chunk*>(words + kTaskFields), arguments.amount_index);
+  }
+  __syncthreads();
+}
+
+// The work of the chunk in these words.
+template <typename T>
+SF_DEVICE Work<T> work_of(const PlanArguments<T>& arguments, const int64_t* words,
+                          const Slots* slots) {
+  const Task& task = *reinterpret_cast<const Task*>(words);
+  void* tensor = arguments.tensors.data[arguments.tensors.more ? 0 : task.tensor];
+  if (arguments.tensors.more) {
+    tensor = reinterpret_cast<void*>(load_table(arguments.tensors.more + task.tensor));
+  }
+  return {task, *reinterpret_cast<const Chunk*>(words + kTaskFields), arguments, *slots,
+          static_cast<T*>(tensor) + task.base};
 }
 
 }  // namespace symfast

@@ -10,7 +10,7 @@ import torch
 from torch.autograd.graph import increment_version
 
 from symfast import plan_ops as _registered  # noqa: F401  (declares the operators)
-from symfast.codes import PER_GROUP
+from symfast.codes import PER_GROUP, PER_MIRROR, SHRINK
 from symfast.entries import build_entries
 from symfast.overlap import stages
 from symfast.symmetry import Symmetry
@@ -22,6 +22,7 @@ _verb = torch.ops.symfast.plan_apply_.default
 # A tiny verb is mostly the way there: in eager mode these skip a Python frame each.
 _eager_verb = getattr(_verb, "_op", _verb)
 _bump_versions = getattr(torch._C, "_increment_version", increment_version)
+_prox_group = torch.ops.symfast.plan_prox_group_.default
 _norms = torch.ops.symfast.plan_norms.default
 _coefficients = torch.ops.symfast.plan_coefficients.default
 
@@ -38,6 +39,8 @@ class Compiled:
     pieces: list[list[Piece]]
     parts: list[Part]
     owners: torch.Tensor  # (mirrors,): the group of each
+    #: The same parts; those of one stage that share mirrors together.
+    sharing: list[list[Part]]
 
     def apply(
         self, verb: int, amount: float = 0.0, amounts: torch.Tensor | None = None, per: int = 0
@@ -62,15 +65,49 @@ class Compiled:
             bump(p.tensors)
         return None
 
-    def norms(self, per: int) -> torch.Tensor:
-        """(copies, groups or mirrors) float64 on the first part's device.
+    def prox_group(self, threshold: float, thresholds: torch.Tensor | None) -> None:
+        """Shrink every mirror by its norm; thresholds are by group, flat."""
+        if torch.compiler.is_compiling() and torch.is_grad_enabled():
+            with torch.no_grad():
+                return self.prox_group(threshold, thresholds)
+        if len(self.parts) > 1:
+            for p in self.parts:
+                _check(p.tensors, p.key)
+        for parts in self.sharing:
+            if len(parts) > 1:
+                self._prox_shared(parts, threshold, thresholds)
+                continue
+            (p,) = parts
+            given = None if thresholds is None else thresholds.to(p.device, torch.float64)
+            _prox_group(p.tensors, p.key, threshold, given)
+            increment_version(p.tensors)
+        return None
+
+    def _prox_shared(
+        self, parts: list[Part], threshold: float, thresholds: torch.Tensor | None
+    ) -> None:
+        """Norms of mirrors that no launch sees whole, then shrinkage: two passes."""
+        norms = self.norms(PER_MIRROR, parts)
+        t = torch.full((1, self.groups), threshold, dtype=torch.float64, device=norms.device)
+        if thresholds is not None:
+            t = thresholds.to(norms.device, torch.float64).reshape(-1, self.groups)
+        t = self.by_mirror(t)
+        amounts = torch.where(norms <= t, 1.0, t / norms).reshape(-1)
+        for p in parts:
+            given = amounts.to(p.device, p.accumulate)
+            _verb(p.tensors, p.key, SHRINK, 0.0, given, PER_MIRROR)
+            increment_version(p.tensors)
+
+    def norms(self, per: int, parts: list[Part] | None = None) -> torch.Tensor:
+        """(copies, groups or mirrors) float64 on the first part's device, of all parts or some.
 
         A part goes on from the sums of squares of the one before; the last one takes the roots.
         """
+        parts = self.parts if parts is None else parts
         count = self.groups if per == PER_GROUP else self.mirrors
         found: torch.Tensor | None = None
-        left = sum(not p.empty for p in self.parts)
-        for p in reversed(self.parts):
+        left = sum(not p.empty for p in parts)
+        for p in reversed(parts):
             if p.empty:
                 _check(p.tensors, p.key)
                 continue
@@ -79,13 +116,13 @@ class Compiled:
             found = _norms(p.tensors, p.key, before, per, left == 0)
         if found is None:
             found = torch.zeros(self.copies * count, dtype=torch.float64)
-        if self.parts:
-            found = found.to(self.parts[0].device)
+        if parts:
+            found = found.to(parts[0].device)
         return found.reshape(self.copies, count)
 
     def by_mirror(self, groups: torch.Tensor) -> torch.Tensor:
         """Repeat (copies or 1, groups) for every mirror of a group."""
-        return groups.index_select(1, self.owners)
+        return groups.index_select(1, self.owners.to(groups.device))
 
     def coefficients(self) -> list[torch.Tensor]:
         """(k, n) of every group, with a leading dim of replicas if there are any."""
@@ -169,7 +206,7 @@ def _compile(
     device = parts[0].device if parts else torch.device("cpu")
     return Compiled(
         groups, mirrors, copies, replicas is not None, entries, pieces, parts,
-        torch.from_numpy(owners).to(device),
+        torch.from_numpy(owners).to(device), _sharing(parts, pieces),
     )  # fmt: skip
 
 
@@ -182,3 +219,12 @@ def _sort_by_stage(parts: list[Part], pieces: list[list[Piece]]) -> None:
     parts[:] = [parts[i] for i in order]
     for found in pieces:
         found[:] = [piece._replace(part=place[piece.part]) for piece in found]
+
+
+def _sharing(parts: list[Part], pieces: list[list[Piece]]) -> list[list[Part]]:
+    """Every part alone, or with all of its stage that have a mirror in several parts."""
+    spread = {piece.part for found in pieces if len({p.part for p in found}) > 1 for piece in found}
+    sets: dict[tuple[int, int], list[Part]] = {}
+    for number, part in enumerate(parts):
+        sets.setdefault((part.stage, -1 if number in spread else number), []).append(part)
+    return list(sets.values())

@@ -149,7 +149,7 @@ class Plan:
         if mode == "l1":
             self._compiled.apply(PROX, number, tensor, per)
         else:
-            self._compiled.apply(SHRINK, 0.0, self._group_shrinkage(tensor, number), PER_MIRROR)
+            self._compiled.prox_group(number, tensor)
 
     def norms(self, per: Literal["group", "mirror"] = "group") -> torch.Tensor:
         """Distance of every group from its constraint: ``||A^T U||_F``.
@@ -189,15 +189,6 @@ class Plan:
             [[3.0, 4.0]]
         """
         return self._compiled.coefficients()
-
-    def _group_shrinkage(self, threshold: torch.Tensor | None, number: float) -> torch.Tensor:
-        """1 - max(0, 1 - t / ||C||) per mirror; NaN norms stay NaN."""
-        norms = self._compiled.norms(PER_MIRROR)
-        t = torch.full((1, self.groups), number, dtype=torch.float64, device=norms.device)
-        if threshold is not None:
-            t = threshold.to(norms.device, torch.float64).reshape(-1, self.groups)
-        t = self._compiled.by_mirror(t)
-        return torch.where(norms <= t, 1.0, t / norms).reshape(-1)
 
     def _amount(self, amount: Amount, what: str) -> tuple[float, torch.Tensor | None, int]:
         """One number for all, or the amounts as a flat tensor by group."""

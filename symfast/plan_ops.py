@@ -50,6 +50,13 @@ def _apply_(
 
 
 @torch.no_grad()
+def _prox_group_(
+    tensors: Tensors, plan: int, threshold: float = 0.0, thresholds: torch.Tensor | None = None
+) -> None:
+    reference.plan_prox_group_(tensors, plan_tables.find(plan), threshold, thresholds)
+
+
+@torch.no_grad()
 def _norms(
     tensors: Tensors,
     plan: int,
@@ -77,6 +84,11 @@ ops.define(
     "(Tensor(a!)[] tensors, int plan, int verb, float amount=0.0, Tensor? amounts=None, "
     "int amount_index=0) -> ()",  # defaults: torch converts every argument given, for 0.1 us
     _apply_,
+)
+ops.define(
+    "plan_prox_group_",
+    "(Tensor(a!)[] tensors, int plan, float threshold=0.0, Tensor? thresholds=None) -> ()",
+    _prox_group_,
 )
 ops.define(
     "plan_norms",
@@ -123,6 +135,12 @@ def _apply_fake(
     _on_one_device(tensors if amounts is None else [*tensors, amounts], plan)
 
 
+def _prox_group_fake(
+    tensors: Tensors, plan: int, threshold: float = 0.0, thresholds: torch.Tensor | None = None
+) -> None:
+    _on_one_device(tensors if thresholds is None else [*tensors, thresholds], plan)
+
+
 def _norms_fake(
     tensors: Tensors,
     plan: int,
@@ -144,6 +162,7 @@ for _name, _fake in (
     ("plan_store", _store_fake),
     ("plan_check", _check_fake),
     ("plan_apply_", _apply_fake),
+    ("plan_prox_group_", _prox_group_fake),
     ("plan_norms", _norms_fake),
     ("plan_coefficients", _coefficients_fake),
 ):

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The verbs of plans: every kind of frame, type and verb, checked against plan_reference.h.
-#include "plan_launch.h"
+#include "plan_prox_group_launch.h"
 #include "plan_tables.h"
 #include "report.h"
 
@@ -28,6 +28,7 @@ class DevicePlan {
         partials_(plan.partials),
         tag_(new_tag()),
         sums_(plan.mirrors),
+        prox_workspace_(prox_group_numbers(tables_.sizes, plan.partials, plan.mirrors)),
         pointers_(static_cast<int64_t>(plan.sizes.size())),
         chunk_count_(static_cast<int64_t>(plan.chunks.size())),
         dense_(plan.dense()) {
@@ -41,28 +42,36 @@ class DevicePlan {
     }
   }
 
+  PlanLaunch call(const A* amounts, double amount) const {
+    return {reinterpret_cast<const int64_t*>(tasks_.get()),
+            reinterpret_cast<const int64_t*>(chunks_.get()),
+            index_.get(),
+            chunk_count_,
+            frames_.get(),
+            dense_,
+            amounts,
+            amount,
+            amounts ? kPerMirror : kUniform,
+            out_.get(),
+            nullptr,
+            addresses_,
+            pointers_.get(),
+            nullptr};
+  }
+
   template <Verb verb>
   void run(const A* amounts, double amount) const {
-    const PlanLaunch call{reinterpret_cast<const int64_t*>(tasks_.get()),
-                          reinterpret_cast<const int64_t*>(chunks_.get()),
-                          index_.get(),
-                          chunk_count_,
-                          frames_.get(),
-                          dense_,
-                          amounts,
-                          amount,
-                          amounts ? kPerMirror : kUniform,
-                          out_.get(),
-                          nullptr,
-                          addresses_,
-                          pointers_.get(),
-                          nullptr};
     if constexpr (verb == kNorms) {
-      launch_norms<T>(call, {words_.get(), tables_.sizes, sums_.get(), workspace_.get(), partials_,
-                             tag_, false, nullptr, false});
+      launch_norms<T>(call(nullptr, 0), {words_.get(), tables_.sizes, sums_.get(), workspace_.get(),
+                                         partials_, tag_, false, nullptr, false});
     } else {
-      launch_plan<verb, T>(call);
+      launch_plan<verb, T>(call(amounts, amount));
     }
+  }
+
+  void prox_group(double threshold) const {
+    launch_prox_group<T>(call(nullptr, 0), {nullptr, threshold, words_.get(), tables_.sizes,
+                                            partials_, prox_workspace_.get(), tag_, false});
   }
 
   // What the verb left, beside what it should have left.
@@ -85,7 +94,7 @@ class DevicePlan {
   DeviceArray<int64_t> words_;
   DeviceArray<double> workspace_;
   int64_t partials_, tag_;  // one tag for every call, as a graph replays it
-  DeviceArray<double> sums_;
+  DeviceArray<double> sums_, prox_workspace_;
   DeviceArray<int64_t> pointers_;
   int64_t chunk_count_;
   bool dense_;
@@ -124,6 +133,26 @@ double worst_error(const PlanShape& shape, int tensors) {
   return worst;
 }
 
+// Largest error of group prox on small tensors.
+template <typename T>
+double worst_prox_group(const PlanShape& shape, int tensors) {
+  HostPlan plan = plan_of(shape, tensors, true);
+  plan.frames = numbers(narrowed<Accumulate<T>>(plan.frames));
+  Random random(5);
+  std::vector<std::vector<double>> values;
+  for (const int64_t size : plan.sizes) values.push_back(numbers(narrowed<T>(random.many(size))));
+  HostResult wanted{values, {}, {}};
+  apply_reference(plan, kNorms, {nullptr, 0}, wanted);
+  std::vector<double> amounts;
+  for (const double squares : wanted.norms) {
+    amounts.push_back(group_shrinkage(std::sqrt(squares), 0.25));
+  }
+  apply_reference(plan, kShrink, {&amounts, 0}, wanted);
+  const DevicePlan<T> device(plan, &values);
+  device.prox_group(0.25);
+  return device.error(kShrink, wanted);
+}
+
 // Bytes that a verb cannot do without.
 template <typename T>
 double ideal_bytes(const HostPlan& plan, Verb verb) {
@@ -158,6 +187,10 @@ void run_shape(Report& report, const PlanShape& small, int tensors) {
     report.add({std::string("plan ") + small.name + " " + kVerbNames[verb], kTypeName<T>, error,
                 kTolerance<Out>, ms, tensors > 1 ? 0 : ideal_bytes<T>(plan, verb)});
   });
+  const double error = worst_prox_group<T>(small, tensors);
+  const double ms = milliseconds([&] { device.prox_group(0.25); });
+  report.add({std::string("plan ") + small.name + " group prox", kTypeName<T>, error, kTolerance<T>,
+              ms, tensors > 1 ? 0 : ideal_bytes<T>(plan, kShrink)});
 }
 
 void run_plans(Report& report) {

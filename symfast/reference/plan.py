@@ -1,9 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The plan operators in plain torch: one task of csrc/plan.h at a time, chunks ignored."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
@@ -19,32 +16,16 @@ from symfast.codes import (
     Kind,
 )
 from symfast.plan_tables import Tables
-
-
-@dataclass(frozen=True)
-class _Task:
-    kind: int
-    tensor: int
-    base: int
-    outer: int
-    outer_stride: int
-    units: int
-    unit_stride: int
-    inner: int
-    inner_stride: int
-    pool: int
-    count: int
-    frame_step: int
-    frame_row: int
-    mirror: int
-    mirror_step: int
-    mirror_column_step: int
-    group: int
-    group_step: int
-    out: int
-    out_outer: int
-    out_inner: int
-    out_row: int
+from symfast.reference.plan_tasks import (
+    Task,
+    clusters,
+    frame_of,
+    group_numbers,
+    mirror_count,
+    mirror_numbers,
+    pairs,
+    walk,
+)
 
 
 def plan_check(tensors: list[Tensor], tables: Tables) -> None:
@@ -93,24 +74,24 @@ def plan_apply_(
     index, frames = _checked(tensors, tables)
     if verb not in (REFLECT, PROJECT, SHRINK, PROX):
         raise RuntimeError(f"verb {verb} does not change parameters; it must be 0 to 3")
-    for task, view in _walk(tensors, tables):
-        if not _mirror_count(task, index):
+    for task, view in walk(tensors, tables):
+        if not mirror_count(task, index):
             continue
         matrix = view.to(frames.dtype)  # (outer, units, inner)
         a = _amounts(task, index, amounts, amount, amount_index, matrix)
         if task.kind in (Kind.ROWS, Kind.ROWS_SCATTERED):
-            units, _ = _pairs(task, index)
+            units, _ = pairs(task, index)
             view[:, units] = new_coefficients(matrix[:, units], verb, a).to(view.dtype)
         elif task.kind in (Kind.PAIRS, Kind.PAIRS_SCATTERED):
-            first, second = _pairs(task, index)
+            first, second = pairs(task, index)
             u, w = _new_pair(matrix[:, first], matrix[:, second], verb, a)
             view[:, first], view[:, second] = u.to(view.dtype), w.to(view.dtype)
         elif task.kind == Kind.CLUSTERS:
-            for number, members in enumerate(_clusters(task, index)):
+            for number, members in enumerate(clusters(task, index)):
                 one = a if a.shape[1] == 1 else a[:, number : number + 1]
                 view[:, members] = new_cluster(matrix[:, members], verb, one).to(view.dtype)
         else:
-            frame = _frame(task, frames)  # (outer or 1, units, k)
+            frame = frame_of(task, frames)  # (outer or 1, units, k)
             c = frame.mT @ matrix
             view.copy_(matrix + frame @ (new_coefficients(c, verb, a) - c))
 
@@ -131,7 +112,7 @@ def plan_norms(
     if before is not None and (before.shape != total.shape or before.dtype != total.dtype):
         raise RuntimeError("sums to go on from must be float64 and as many as the norms")
     total = total if before is None else total + before
-    for task, view in _walk(tensors, tables):
+    for task, view in walk(tensors, tables):
         c = _coefficients(task, view.to(frames.dtype), index, frames)
         squares = c.double().square_().sum(2)  # (outer, k)
         if per == PER_GROUP:
@@ -142,63 +123,49 @@ def plan_norms(
     return total.sqrt_() if root else total
 
 
+def plan_prox_group_(
+    tensors: list[Tensor],
+    tables: Tables,
+    threshold: float = 0.0,
+    thresholds: Tensor | None = None,
+) -> None:
+    """``C <- max(0, 1 - t / ||C||) C`` for every mirror; thresholds are float64, by group."""
+    norms = plan_norms(tensors, tables, None, PER_MIRROR, True)
+    index, frames = _checked(tensors, tables)
+    if thresholds is not None and thresholds.dtype != torch.float64:
+        raise RuntimeError("thresholds must be float64")
+    t = torch.full_like(norms, threshold)
+    for task, _ in walk(tensors, tables):
+        if thresholds is not None and mirror_count(task, index):
+            numbers = mirror_numbers(task, index)
+            t[numbers] = thresholds[group_numbers(task, index.device)].expand_as(numbers)
+    amounts = torch.where(norms <= t, 1.0, t / norms).to(frames.dtype)
+    plan_apply_(tensors, tables, SHRINK, 0.0, amounts, PER_MIRROR)
+
+
 def plan_coefficients(tensors: list[Tensor], tables: Tables) -> Tensor:
     """All coefficients ``C = A^T U``, flat; (numel,) in the type sums are kept in."""
     index, frames = _checked(tensors, tables)
     flat = torch.zeros(tables.numel, dtype=frames.dtype, device=frames.device)
-    for task, view in _walk(tensors, tables):
+    for task, view in walk(tensors, tables):
         c = _coefficients(task, view.to(frames.dtype), index, frames)  # (outer, k, inner)
         steps = (task.out_outer, task.out_row, task.out_inner)
         flat.as_strided(c.shape, steps, task.out).copy_(c)
     return flat
 
 
-def _walk(tensors: list[Tensor], tables: Tables) -> Iterator[tuple[_Task, Tensor]]:
-    for row in tables.tasks.tolist():
-        task = _Task(*row)
-        tensor = tensors[task.tensor]
-        shape = (task.outer, task.units, task.inner)
-        strides = (task.outer_stride, task.unit_stride, task.inner_stride)
-        yield task, tensor.as_strided(shape, strides, tensor.storage_offset() + task.base)
-
-
-def _pairs(task: _Task, index: Tensor) -> tuple[Tensor, Tensor]:
-    """The units a and b of every mirror of an index frame."""
-    if task.kind in (Kind.ROWS_SCATTERED, Kind.PAIRS_SCATTERED):
-        words = index[task.pool : task.pool + task.count]
-        return words & 0xFFFFFFFF, words >> 32
-    runs = index[task.pool : task.pool + 4 * task.count].reshape(-1, 4).tolist()
-    a = [a + i for a, _, length, _ in runs for i in range(length)]
-    b = [b + i for _, b, length, _ in runs for i in range(length)]
-    return index.new_tensor(a), index.new_tensor(b)
-
-
-def _clusters(task: _Task, index: Tensor) -> list[Tensor]:
-    start = task.pool + task.count + 1
-    offsets = index[task.pool : start].tolist()
-    return [index[start + i : start + j] for i, j in zip(offsets, offsets[1:], strict=False)]
-
-
-def _frame(task: _Task, frames: Tensor) -> Tensor:
-    """A of a dense task, (outer or 1, units, k)."""
-    count = task.outer if task.frame_step else 1
-    shape, strides = (count, task.count, task.units), (task.frame_step, task.frame_row, 1)
-    frame: Tensor = frames.as_strided(shape, strides, frames.storage_offset() + task.pool)
-    return frame.transpose(-2, -1)
-
-
-def _coefficients(task: _Task, matrix: Tensor, index: Tensor, frames: Tensor) -> Tensor:
+def _coefficients(task: Task, matrix: Tensor, index: Tensor, frames: Tensor) -> Tensor:
     """C of a task, (outer, k, inner)."""
     if task.kind in (Kind.ROWS, Kind.ROWS_SCATTERED):
-        return matrix[:, _pairs(task, index)[0]]
+        return matrix[:, pairs(task, index)[0]]
     if task.kind in (Kind.PAIRS, Kind.PAIRS_SCATTERED):
-        a, b = _pairs(task, index)
+        a, b = pairs(task, index)
         first, second = matrix[:, a], matrix[:, b]
         return torch.mul(first - second, 0.5**0.5)
     if task.kind == Kind.DENSE:
-        frame: Tensor = _frame(task, frames)
+        frame: Tensor = frame_of(task, frames)
         return torch.matmul(frame.transpose(-2, -1), matrix)
-    parts = [_helmert(matrix[:, members]) for members in _clusters(task, index)]
+    parts = [_helmert(matrix[:, members]) for members in clusters(task, index)]
     return torch.cat([matrix[:, :0], *parts], dim=1)
 
 
@@ -209,14 +176,14 @@ def _helmert(members: Tensor) -> Tensor:
     return (d.cumsum(1)[:, :-1] - j * d[:, 1:]) / (j * (j + 1)).sqrt()
 
 
-def _mirrors(task: _Task, index: Tensor, squares: Tensor) -> Tensor:
+def _mirrors(task: Task, index: Tensor, squares: Tensor) -> Tensor:
     """The mirror of every coefficient row, (outer, k)."""
     outer = torch.arange(squares.shape[0], device=squares.device)[:, None] * task.mirror_step
     row = torch.arange(squares.shape[1], device=squares.device)
     if task.kind == Kind.DENSE:
         row = row * task.mirror_column_step
     elif task.kind == Kind.CLUSTERS:
-        sizes = [len(members) - 1 for members in _clusters(task, index)]
+        sizes = [len(members) - 1 for members in clusters(task, index)]
         row = torch.repeat_interleave(
             torch.arange(len(sizes), device=row.device), index.new_tensor(sizes)
         )
@@ -224,22 +191,14 @@ def _mirrors(task: _Task, index: Tensor, squares: Tensor) -> Tensor:
 
 
 def _amounts(
-    task: _Task, index: Tensor, amounts: Tensor | None, amount: float, per: int, matrix: Tensor
+    task: Task, index: Tensor, amounts: Tensor | None, amount: float, per: int, matrix: Tensor
 ) -> Tensor:
     """Amounts that broadcast against (outer, mirrors or k, inner)."""
     if per == UNIFORM or amounts is None:
         return matrix.new_full((1, 1, 1), amount)
-    outer = torch.arange(task.outer, device=matrix.device)[:, None]
     if per == PER_GROUP:
-        return amounts[task.group + outer * task.group_step][:, :, None]
-    row = torch.arange(_mirror_count(task, index), device=matrix.device)
-    if task.kind == Kind.DENSE:
-        row = row * task.mirror_column_step
-    return amounts[task.mirror + outer * task.mirror_step + row][:, :, None]
-
-
-def _mirror_count(task: _Task, index: Tensor) -> int:
-    return len(_pairs(task, index)[0]) if task.kind in (Kind.ROWS, Kind.PAIRS) else task.count
+        return amounts[group_numbers(task, matrix.device)][:, :, None]
+    return amounts[mirror_numbers(task, index)][:, :, None]
 
 
 def _soft(c: Tensor, t: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 HERE = Path(__file__).parent
 CSRC = HERE.parents[1] / "csrc"
 CACHE = HERE.parents[1] / "build" / "emulation"
-RUNTIME = ("emulator.cpp", "memory.cpp", "signals.cpp", "stacks.cpp", "sanitizer.cpp",
+RUNTIME = ("emulator.cpp", "grid.cpp", "memory.cpp", "signals.cpp", "stacks.cpp", "sanitizer.cpp",
            "report.cpp")  # fmt: skip
 FLAGS = ("-std=c++20", "-g1", "-fPIC", "-DSYMFAST_EMULATOR", "-Wall", "-Wextra", "-Werror",
          "-Wno-unknown-pragmas", "-Wno-maybe-uninitialized", f"-I{HERE}", f"-I{CSRC}")  # fmt: skip

@@ -1,13 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// Threads of blocks as fibers: turns, barriers and warp operations.
+// Threads of a block as fibers: turns, barriers and warp operations.
 #include "emulator.h"
 
 #include <algorithm>
 #include <cstdlib>
-#include <memory>
-#include <random>
 
-#include "runtime.h"
+#include "blocks.h"
 #include "switch.h"
 
 namespace emulator {
@@ -15,40 +13,18 @@ namespace emulator {
 Index thread_index{}, block_index{}, block_size{}, grid_size{};
 Config config;
 Totals totals{};
+const std::function<void()>* kernel;
+std::mt19937 random_numbers;
+char end_tag;
+char* grid_tags[2];
 
 namespace {
 
 constexpr int kWarp = 32;
 
-enum class State { ready, at_barrier, at_warp_operation, done };
-
-struct Thread {
-  Fiber fiber;
-  State state = State::done;
-  Site site{};
-  WarpOp op{};
-  unsigned mask = 0;
-  int argument = 0;
-  uint64_t value = 0, result = 0;
-  unsigned barriers = 0, warp_syncs = 0;
-};
-
-// Tags are of this block alone, two in turn: fewer would hide races.
-struct Block {
-  std::vector<Thread> threads;
-  std::vector<int> turns;
-  Index index{};
-  SharedMemory shared;
-  Signals signals;
-  char *barrier_tags[2], *warp_tags[32][2];
-};
-
 Block* here = nullptr;
 Fiber scheduler;
 int running = -1;
-const std::function<void()>* kernel;
-std::mt19937 random_numbers;
-char end_tag;
 
 void leave(bool forever) {
   Fiber& me = here->threads[running].fiber;
@@ -116,14 +92,17 @@ std::string whereabouts() {
     if (threads[i].state == State::done) continue;
     ++named;
     words += " thread " + std::to_string(i) + " at line " + std::to_string(threads[i].site.line) +
-             (threads[i].state == State::at_barrier ? " (barrier)" : " (warp operation)");
+             (threads[i].state == State::at_barrier        ? " (barrier)"
+              : threads[i].state == State::at_grid_barrier ? " (grid barrier)"
+                                                           : " (warp operation)");
   }
   return words;
 }
 
-enum class Progress { some, finished, stuck };
+}  // namespace
 
-// A turn for every thread of the block, or the barrier that they wait at.
+// A turn for every thread of the block, or the barrier that they wait at; for that of the grid they
+// wait for other blocks.
 Progress run_round() {
   if (config.order == Order::random || config.resident > 1) {
     std::shuffle(here->turns.begin(), here->turns.end(), random_numbers);
@@ -137,6 +116,7 @@ Progress run_round() {
   if (moved) return Progress::some;
   const int done = count(State::done), all = static_cast<int>(here->threads.size());
   if (done == all) return Progress::finished;
+  if (count(State::at_grid_barrier) == all) return Progress::waiting;
   if (done + count(State::at_barrier) < all) {
     report(whereabouts());
     return Progress::stuck;
@@ -152,6 +132,8 @@ std::vector<int> in_order(int64_t n) {
   if (config.order == Order::random) std::shuffle(order.begin(), order.end(), random_numbers);
   return order;
 }
+
+namespace {
 
 uint64_t result_for(const Thread* warp, int lane) {
   const Thread& me = warp[lane];
@@ -176,6 +158,16 @@ void barrier(Site site) {
   me.site = site;
   me.state = State::at_barrier;
   void* tag = here->barrier_tags[me.barriers++ & 1];
+  sanitize_release(tag);
+  leave(false);
+  sanitize_acquire(tag);
+}
+
+void grid_barrier(Site site) {
+  Thread& me = here->threads[running];
+  me.site = site;
+  me.state = State::at_grid_barrier;
+  void* tag = grid_tags[me.grid_barriers++ & 1];
   sanitize_release(tag);
   leave(false);
   sanitize_acquire(tag);
@@ -213,8 +205,6 @@ uint64_t warp_operation(WarpOp op, unsigned mask, uint64_t value, int argument, 
   return me.result;
 }
 
-namespace {
-
 void use(Block& block) {
   here = &block;
   block_index = block.index;
@@ -245,41 +235,6 @@ void end(Block& block) {
   }
   close_signals();
   close_shared();
-}
-
-}  // namespace
-
-void run(int64_t blocks, int per_block, int shared_bytes, const std::function<void()>& body) {
-  if (config.threads) per_block = config.threads;
-  if (per_block <= 0 || per_block > 1024 || per_block % kWarp || blocks <= 0) {
-    report("launch of " + std::to_string(blocks) + " blocks of " + std::to_string(per_block));
-    return;
-  }
-  random_numbers.seed(config.seed);
-  kernel = &body;
-  grid_size = {static_cast<unsigned>(blocks)};
-  block_size = {static_cast<unsigned>(per_block)};
-  ++totals.launches;
-  const int64_t wanted = config.last_blocks > 0 ? std::min(config.last_blocks, blocks) : blocks;
-  const std::vector<int> order = in_order(wanted);
-  std::vector<std::unique_ptr<Block>> resident;
-  std::size_t next = 0;
-  for (bool stuck = false; !stuck && (next < order.size() || !resident.empty());) {
-    while (next < order.size() && static_cast<int>(resident.size()) < config.resident) {
-      resident.push_back(std::make_unique<Block>());
-      begin(*resident.back(), blocks - wanted + order[next++], per_block, shared_bytes);
-    }
-    const std::size_t chosen = resident.size() > 1 ? random_numbers() % resident.size() : 0;
-    use(*resident[chosen]);
-    const Progress progress = run_round();
-    stuck = progress == Progress::stuck;
-    if (progress != Progress::finished) continue;
-    end(*resident[chosen]);
-    resident.erase(resident.begin() + static_cast<std::ptrdiff_t>(chosen));
-  }
-  for (const auto& block : resident) end(*block);
-  sanitize_acquire(&end_tag);
-  finish_requests();
 }
 
 }  // namespace emulator

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // CUDA's names for kernel bodies that run on the CPU: csrc/device.h includes this instead of CUDA's
-// headers. Every CUDA thread is a fiber; blocks run one after another, or several of them in turns.
+// headers. Every CUDA thread is a fiber; blocks run one after another, or several of them in turns,
+// or, where they may wait for each other, all of them.
 // The run time behind it (emulator.cpp, memory.cpp, signals.cpp) checks barriers, warp operations
 // and every access to global memory, and counts bytes, sectors and barriers.
 #pragma once
@@ -41,6 +42,7 @@ struct Site {
 enum class WarpOp { sync, shuffle_xor, ballot };
 
 void barrier(Site site);
+void grid_barrier(Site site);
 uint64_t warp_operation(WarpOp op, unsigned mask, uint64_t value, int argument, Site site);
 
 // Fresh for every block, filled with NaN.
@@ -49,6 +51,8 @@ unsigned char* dynamic_shared();
 
 // True if the access is good; a bad one is reported and must not be made.
 bool access(const void* p, std::size_t bytes, bool write);
+// The same of memory that no thread of this launch writes.
+bool access_table(const void* p, std::size_t bytes);
 
 // Memory that blocks of a launch tell each other by. What a block stores there, others may see only
 // after a fence of the thread that stored it, or when the block has ended.
@@ -56,8 +60,11 @@ void fence();
 int64_t load_signal(const int64_t* p);
 void store_signal(int64_t* p, int64_t value);
 
-// One launch: `body` is what every thread runs.
-void run(int64_t blocks, int threads, int shared_bytes, const std::function<void()>& body);
+// Blocks that fit at once.
+int64_t most_together();
+// One launch: `body` is what every thread runs. `together`: all blocks at once.
+void run(int64_t blocks, int threads, int shared_bytes, bool together,
+         const std::function<void()>& body);
 
 template <typename T>
 T shuffle_xor(unsigned mask, T value, int lanes, Site site) {
@@ -78,6 +85,7 @@ T shuffle_xor(unsigned mask, T value, int lanes, Site site) {
 #define EMULATOR_SITE \
   ::emulator::Site { __FILE__, __LINE__ }
 #define __syncthreads() ::emulator::barrier(EMULATOR_SITE)
+#define sync_grid() ::emulator::grid_barrier(EMULATOR_SITE)
 #define __syncwarp() \
   ::emulator::warp_operation(::emulator::WarpOp::sync, 0xffffffffu, 0, 0, EMULATOR_SITE)
 #define __shfl_xor_sync(mask, value, lanes) \
@@ -127,7 +135,9 @@ SF_DEVICE void store_new_pack(T* p, const Pack<T, V>& pack) {
 
 template <typename T>
 SF_DEVICE T load_table(const T* p) {
-  return load(p);
+  T value{};
+  if (emulator::access_table(p, sizeof(T))) value = *p;
+  return value;
 }
 
 template <typename T>

@@ -1,11 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // The real kernels and launchers for one element type, EMULATED_TYPE, compiled for the emulator:
 // one C function per family of verbs.
-#include "chunk_mirrors.h"
 #include "mirror_launch.h"
 #include "plan_launch.h"
-
-extern "C" void emulator_allow(const void* p, int64_t bytes, int number);
+#include "sum_tables.h"
 
 namespace symfast {
 namespace {
@@ -46,34 +44,20 @@ struct EmulatedPlan {
   int64_t root;
 };
 
-// Norms as plan_store prepares them: tables only where the partial sums are not the norms.
 void emulated_norms(const PlanLaunch& call, const EmulatedPlan& p) {
-  const auto* tasks = reinterpret_cast<const Task*>(p.tasks);
-  const auto* chunks = reinterpret_cast<const Chunk*>(p.chunks);
   const bool by_group = p.by_group != 0;
   const int64_t partials = p.workspace - (by_group ? p.chunk_count : 0);
-  bool in_place = partials == p.mirrors && !by_group;
-  for (int64_t c = 0; c < p.chunk_count; ++c) {
-    const ChunkMirrors touched = chunk_mirrors(tasks[chunks[c].task], chunks[c]);
-    in_place = in_place && touched.in_place(chunks[c].partial);
-  }
-  SumTables tables;
-  if (!in_place) {
-    tables = SumTables(tasks, chunks, p.chunk_count, p.mirrors, by_group, partials);
-  }
-  constexpr int kTables = 99;  // a number that Python gives to no tensor
-  emulator_allow(tables.words.data(), tables.sizes.words * 8, kTables);
+  const SumTables tables =
+      sum_tables(p.tasks, p.chunks, p.chunk_count, p.mirrors, by_group, partials);
   launch_norms<T>(call, {tables.words.data(), tables.sizes, p.sums, p.partials, partials, p.tag,
                          by_group, p.before, p.root != 0});
 }
 
 void emulated_plan(const EmulatedPlan* p, int64_t verb) {
   const std::vector<void*> data(p->data, p->data + p->data_count);
-  const PlanLaunch call{p->tasks,       p->chunks,   p->index,
-                        p->chunk_count, p->frames,   p->dense != 0,
-                        p->amounts,     p->amount,   static_cast<AmountIndex>(p->amount_index),
-                        p->out,         p->partials, data,
-                        p->pointers,    nullptr};
+  const PlanLaunch call{p->tasks,      p->chunks,  p->index,    p->chunk_count,  p->frames,
+                        p->dense != 0, p->amounts, p->amount,   p->amount_index, p->out,
+                        p->partials,   data,       p->pointers, nullptr};
   for_verb(verb, [&](auto v) {
     constexpr Verb chosen = decltype(v)::value;
     if constexpr (chosen == kNorms) {

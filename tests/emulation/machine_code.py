@@ -23,7 +23,7 @@ TYPES = {"d": "float64", "f": "float32", "13__nv_bfloat16": "bfloat16", "6__half
 VERBS = ("reflect", "project", "shrink", "prox", "coefficients", "norms")
 MANGLED = re.compile(r"_ZN7symfast\d+(plan|mirror)_kernelI(d|f|13__nv_bfloat16|6__half)(.*)")
 #: An instruction that touches global, local or any memory, or orders that, without its predicate.
-MEMORY = re.compile(r"\*/\s+(?:@!?U?P\w+ )?((?:LDG?|STG?|LDL|STL|ATOMG|RED|MEMBAR)\b[\w.]*)")
+MEMORY = re.compile(r"\*/\s+(?:@!?U?P\w+ )?((?:LDG?|STG?|LDL|STL|ATOMG?|RED|MEMBAR)\b[\w.]*)")
 #: Dynamic shared memory of one block as csrc/*_launch.h ask for it; test_machine_code.py compares.
 INDEX_BYTES, DENSE_BYTES, TURNED_BYTES = 16384, 40960, 16896
 #: Registers a thread may use so that an SM has three blocks of 256 threads, or two.
@@ -59,6 +59,12 @@ def _plan(dynamic: int, words: list[str]) -> Traits:
                   registers=THREE_BLOCKS if few else TWO_BLOCKS)  # fmt: skip
 
 
+def _prox_group(words: list[str]) -> Traits:
+    """The norms, which find their chunk in memory; the shrinkage finds it in a cache."""
+    dynamic = INDEX_BYTES if "index" in words else DENSE_BYTES
+    return Traits(4, dynamic=dynamic, registers=TWO_BLOCKS)
+
+
 def _factor_step(_: list[str]) -> Traits:
     """kStepAhead in factor.cuh: factors and velocities alone are four."""
     return Traits(4, registers=TWO_BLOCKS)
@@ -77,6 +83,7 @@ def _update(_: list[str]) -> Traits:
 KERNELS: dict[str, Callable[[list[str]], Traits]] = {
     "plan_index": partial(_plan, INDEX_BYTES),
     "plan_dense": partial(_plan, DENSE_BYTES),
+    "plan_prox_group": _prox_group,
     "mirror": partial(_plan, DENSE_BYTES),
     "factor_step": _factor_step,
     "factor_multiply": _factor_multiply,
@@ -93,6 +100,7 @@ KERNELS: dict[str, Callable[[list[str]], Traits]] = {
 }
 #: What the numbers in a mangled name mean.
 PARAMETERS: dict[str, tuple[Callable[[int], str], ...]] = {
+    "plan_prox_group": (("index", "dense", "both").__getitem__,),
     "factor_multiply": ("depth {}".format, ("", "gradients").__getitem__),
     "sweep_by_team": (str, str),  # depth, threads of a team
     "sweep_by_block": (str,),

@@ -24,7 +24,8 @@ struct Traffic {
 struct Allocation {
   uintptr_t begin, end;
   int number;
-  Traffic traffic[2];  // read, written
+  Traffic traffic[2];                   // read, written
+  bool changed = false, table = false;  // by this launch; read as memory that it does not change
 };
 
 std::map<uintptr_t, Allocation> allocations;
@@ -114,7 +115,17 @@ void close_requests() {
 
 namespace {
 
-bool check_access(const void* p, std::size_t bytes, bool write, const void* place) {
+// A GPU need not see what a launch has stored where it reads memory that does not change.
+void check_table(Allocation& a, bool write, bool table) {
+  const bool before = a.changed && a.table;
+  a.changed |= write;
+  a.table |= table;
+  if (before || !a.changed || !a.table) return;
+  report("a launch changes memory that it reads as a table, block " +
+         std::to_string(block_index.x) + " thread " + std::to_string(thread_index.x));
+}
+
+bool check_access(const void* p, std::size_t bytes, bool write, bool table, const void* place) {
   const Quiet quiet;
   const auto at = reinterpret_cast<uintptr_t>(p);
   auto found = allocations.upper_bound(at);
@@ -125,6 +136,7 @@ bool check_access(const void* p, std::size_t bytes, bool write, const void* plac
            std::to_string(block_index.x) + " thread " + std::to_string(thread_index.x));
     return false;
   }
+  check_table(found->second, write, table);
   count_access(found->second.traffic[write], found->second, p, bytes, place);
   return true;
 }
@@ -132,7 +144,13 @@ bool check_access(const void* p, std::size_t bytes, bool write, const void* plac
 }  // namespace
 
 bool access(const void* p, std::size_t bytes, bool write) {
-  const bool good = check_access(p, bytes, write, __builtin_return_address(0));
+  const bool good = check_access(p, bytes, write, false, __builtin_return_address(0));
+  maybe_preempt();
+  return good;
+}
+
+bool access_table(const void* p, std::size_t bytes) {
+  const bool good = check_access(p, bytes, false, true, __builtin_return_address(0));
   maybe_preempt();
   return good;
 }
@@ -161,6 +179,7 @@ void close_shared() {
 void finish_requests() {
   for (void* memory : retired) std::free(memory);
   retired.clear();
+  for (auto& [begin, allocation] : allocations) allocation.changed = allocation.table = false;
 }
 
 void* static_shared(const void* key, std::size_t bytes) {
@@ -181,7 +200,8 @@ extern "C" {
 void emulator_allow(const void* p, int64_t bytes, int number) {
   const auto begin = reinterpret_cast<uintptr_t>(p);
   if (bytes > 0)
-    emulator::allocations[begin] = {begin, begin + static_cast<uintptr_t>(bytes), number, {}};
+    emulator::allocations[begin] = {begin, begin + static_cast<uintptr_t>(bytes), number, {}, false,
+                                    false};
 }
 
 void emulator_forget() { emulator::allocations.clear(); }
