@@ -193,9 +193,10 @@ def stream(name: str, dtype: torch.dtype = torch.float32) -> Stream:
         launch(emulator, plan._compiled.parts[0], plan.mirrors, None, 0.5)
         return {"parameters": w}
 
-    bytes_once = given.nbytes
-    return Stream(Call(run, dict), dtype, {"parameters": 2 * bytes_once},
-                  {"parameters": bytes_once})  # fmt: skip
+    read = {"parameters": 2 * given.nbytes}
+    if name == "mirrors":
+        read["frames"] = 2 * 64 * 256 * 2 * 4
+    return Stream(Call(run, dict), dtype, read, {"parameters": given.nbytes})
 
 
 SPREAD = {"elements": 64}

@@ -9,9 +9,9 @@ namespace emulator {
 namespace {
 
 std::vector<char*> unused;
+constexpr std::size_t kGuard = 4096;  // an overflow must not run into the next stack
 
 char* new_stack() {
-  constexpr std::size_t kGuard = 4096;  // an overflow must not run into the next stack
   char* const stack = static_cast<char*>(mmap(nullptr, kStackBytes + kGuard, PROT_READ | PROT_WRITE,
                                               MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
   mprotect(stack, kGuard, PROT_NONE);
@@ -37,6 +37,10 @@ void open_stack(Fiber& fiber, void (*entry)()) {
   fiber.stack_pointer = top;
 }
 
-void close_stack(Fiber& fiber) { unused.push_back(fiber.stack); }
+void close_stack(Fiber& fiber) {
+  constexpr std::size_t kMost = 2048;  // a process has some 65000 mappings, a stack two of them
+  if (unused.size() < kMost) return unused.push_back(fiber.stack);
+  munmap(fiber.stack - kGuard, kStackBytes + kGuard);
+}
 
 }  // namespace emulator
