@@ -4,7 +4,8 @@
 //   SF_KERNEL(threads, blocks)  a kernel of at most so many threads a block, so many blocks on an
 //   SM SF_SHARED(T, name, [n])     static shared memory        SF_DYNAMIC_SHARED(name)  bytes,
 //   16-aligned load, store, load_pack, store_pack, store_new_pack, load_table, load_fresh,
-//   load_signal, store_signal     the only ways to global memory
+//   load_signal, store_signal, load_pack_where, store_new_pack_where     the only ways to global
+//   memory
 //   sync_grid                   a barrier of all blocks
 #pragma once
 #include <cstdint>
@@ -131,6 +132,19 @@ SF_DEVICE void store_new_pack(T* p, const Pack<T, V>& value) {
   } else {
     store_pack<V>(p, value);
   }
+}
+
+// A lane that has nothing there sits the access out.
+template <int V, typename T>
+SF_DEVICE Pack<T, V> load_pack_where(bool here, const T* p) {
+  Pack<T, V> value{};
+  if (here) value = load_pack<V>(p);
+  return value;
+}
+
+template <int V, typename T>
+SF_DEVICE void store_new_pack_where(bool here, T* p, const Pack<T, V>& value) {
+  if (here) store_new_pack<V>(p, value);
 }
 
 // Memory that no kernel of this launch writes.

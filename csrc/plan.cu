@@ -40,7 +40,9 @@ struct Prepared {
              nullptr,
              data,
              pointers ? static_cast<int64_t*>(pointers->mutable_data_ptr()) : nullptr,
-             device.stream()} {}
+             device.stream()} {
+    call.gathered = plan->needs.gathered;
+  }
   Prepared(const Prepared&) = delete;  // call refers to data
 
  private:

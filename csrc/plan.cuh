@@ -3,10 +3,8 @@
 #pragma once
 #include "chunk_mirrors.h"
 #include "dense_lines.cuh"
-#include "plan_cluster.cuh"
 #include "plan_columns.cuh"
-#include "plan_index.cuh"
-#include "plan_norms.cuh"
+#include "plan_gathered.cuh"
 
 namespace symfast {
 
@@ -80,6 +78,10 @@ SF_DEVICE void apply_dense(const Work<T>& work) {
 
 template <Verb verb, typename T>
 SF_DEVICE void apply_index(const Work<T>& work) {
+  const int mirrors = staged_mirrors<verb>(work);
+  if (mirrors > 0) return apply_gathered<verb>(work, mirrors);
+  // Read again what the decision has read: kept in registers, it is one too many for sm_80.
+  if constexpr (verb == kCoefficients && sizeof(T) == 2) __syncthreads();
   if constexpr (verb == kNorms) {
     index_norms(work);
   } else {

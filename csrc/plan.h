@@ -72,6 +72,14 @@ struct Chunk {
 };
 constexpr int64_t kChunkFields = sizeof(Chunk) / sizeof(int64_t);
 
+// Units that lie side by side and are looked up one by one: a CUDA block takes whole rows of them
+// through shared memory, for which it needs room.
+SF_HOST_DEVICE bool is_gathered(const Task& task) {
+  const bool listed =
+      task.kind == kClusters || task.kind == kRowsScattered || task.kind == kPairsScattered;
+  return listed && task.unit_stride == 1 && task.inner == 1;
+}
+
 // ---- the arithmetic of one coefficient ----
 // V is a number or a SIMD vector of numbers of type A.
 

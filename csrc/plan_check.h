@@ -21,10 +21,10 @@ struct TableView {
   int64_t mirrors, groups, output;  // lengths of the norms, and of the coefficients
 };
 
-// What a call has to bring: so many amounts by group or by mirror, numbers of workspace, and
-// partial sums for norms.
+// What a call has to bring: so many amounts by group or by mirror, numbers of workspace, partial
+// sums for norms, and on a GPU room for rows of so many gathered units.
 struct PlanNeeds {
-  int64_t groups = 0, mirrors = 0, scratch = 0, partials = 0;
+  int64_t groups = 0, mirrors = 0, scratch = 0, partials = 0, gathered = 0;
   bool in_place = true;                 // every mirror has one partial sum, where the norms have it
   bool dense = false, indexed = false;  // kinds of frames
 };
@@ -109,6 +109,7 @@ class TableCheck {
             " of the plan has more elements than any memory");
     check_numbering(t, task);
     needs_.scratch = std::max(needs_.scratch, scratch_numbers(task));
+    if (is_gathered(task)) needs_.gathered = std::max(needs_.gathered, task.units);
     mirrors_of_.push_back(task.kind == kDense ? INT64_MAX : mirrors_);  // dense chunks have none
   }
 

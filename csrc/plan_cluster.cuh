@@ -52,9 +52,37 @@ struct Helmert {
   }
 };
 
+// One column pack of the units in memory. What the first walk reads waits for the second one in
+// shared memory, `rows` members at most.
+template <int V, typename T>
+struct ColumnMembers {
+  T* column;
+  int64_t step;  // from unit to unit
+  Pack<T, V>* kept;
+  int rows;
+
+  SF_DEVICE Pack<T, V> load(int64_t unit) const { return load_pack<V>(column + unit * step); }
+  SF_DEVICE void store(int64_t unit, const Pack<T, V>& pack) const {
+    store_pack<V>(column + unit * step, pack);
+  }
+  SF_DEVICE void keep(int i, const Pack<T, V>& pack) const {
+    if (i < rows) kept[i * blockDim.x + threadIdx.x] = pack;
+  }
+  SF_DEVICE Pack<T, V> again(int i, int64_t unit) const {
+    return i < rows ? kept[i * blockDim.x + threadIdx.x] : load(unit);
+  }
+};
+
+template <int V, typename T>
+SF_DEVICE ColumnMembers<V, T> column_members(const Work<T>& work, int64_t o, int64_t c) {
+  Pack<T, V>* kept = reinterpret_cast<Pack<T, V>*>(shared_memory());
+  const int rows = work.arguments.cache_bytes / static_cast<int>(blockDim.x * sizeof(Pack<T, V>));
+  return {work.element(o, 0, c), work.task.unit_stride, kept, rows};
+}
+
 // Calls visit(i, pack) for every member i in order, several loads in flight.
-template <int V, typename T, typename Visit>
-SF_DEVICE void for_members(const Work<T>& work, const Cluster& cluster, const T* column,
+template <int V, typename T, typename Members, typename Visit>
+SF_DEVICE void for_members(const Work<T>& work, const Cluster& cluster, const Members& members,
                            Visit&& visit) {
 #pragma unroll 1
   for (int first = 0; first < cluster.size; first += kClusterAhead<V>) {
@@ -62,8 +90,7 @@ SF_DEVICE void for_members(const Work<T>& work, const Cluster& cluster, const T*
 #pragma unroll
     for (int n = 0; n < kClusterAhead<V>; ++n) {
       if (first + n >= cluster.size) continue;
-      const int64_t unit = work.index(cluster.members + first + n);
-      pack[n] = load_pack<V>(column + unit * work.task.unit_stride);
+      pack[n] = members.load(work.index(cluster.members + first + n));
     }
 #pragma unroll
     for (int n = 0; n < kClusterAhead<V>; ++n) {
@@ -72,62 +99,57 @@ SF_DEVICE void for_members(const Work<T>& work, const Cluster& cluster, const T*
   }
 }
 
-// The second walk: members from shared memory as far as they were kept there.
-template <int V, typename T, typename Visit>
-SF_DEVICE void for_members_again(const Work<T>& work, const Cluster& cluster, T* column,
-                                 const Pack<T, V>* kept, int rows, Visit&& visit) {
+// The second walk, which changes the members.
+template <int V, typename T, typename Members, typename Visit>
+SF_DEVICE void for_members_again(const Work<T>& work, const Cluster& cluster,
+                                 const Members& members, Visit&& visit) {
 #pragma unroll 1
   for (int i = 0; i < cluster.size; ++i) {
-    T* place = column + work.index(cluster.members + i) * work.task.unit_stride;
-    Pack<T, V> pack = i < rows ? kept[i * blockDim.x + threadIdx.x] : load_pack<V>(place);
+    const int64_t unit = work.index(cluster.members + i);
+    Pack<T, V> pack = members.again(i, unit);
     visit(i, pack);
-    store_pack<V>(place, pack);
+    members.store(unit, pack);
   }
 }
 
-// The first walk: mean and, for prox, the sum of f(c) w; keeps what it reads, `rows` members at
-// most.
-template <Verb verb, int V, typename T>
-SF_DEVICE void cluster_mean(const Work<T>& work, const Cluster& cluster, const T* column,
-                            Accumulate<T> amount, Pack<T, V>* kept, int rows,
-                            Accumulate<T> (&mean)[V], Accumulate<T> (&rest)[V]) {
+// The first walk: mean and, for prox, the sum of f(c) w.
+template <Verb verb, int V, typename T, typename Members>
+SF_DEVICE void cluster_mean(const Work<T>& work, const Cluster& cluster, const Members& members,
+                            Accumulate<T> amount, Accumulate<T> (&mean)[V],
+                            Accumulate<T> (&rest)[V]) {
   using A = Accumulate<T>;
   Helmert<A, V> walk;
-  for_members<V>(work, cluster, column, [&](int i, const Pack<T, V>& pack) {
+  for_members<V>(work, cluster, members, [&](int i, const Pack<T, V>& pack) {
     walk.member(i);
 #pragma unroll
     for (int v = 0; v < V; ++v) {
       const A c = walk.next(widen(pack.get(v)), v);
       if constexpr (verb == kProx) rest[v] += soft_threshold(c, amount) * walk.weight;
     }
-    if constexpr (verb != kProject) {
-      if (i < rows) kept[i * blockDim.x + threadIdx.x] = pack;
-    }
+    if constexpr (verb != kProject) members.keep(i, pack);
   });
 #pragma unroll
   for (int v = 0; v < V; ++v) mean[v] = walk.origin[v] + walk.sum[v] / A(cluster.size);
 }
 
-template <Verb verb, int V, typename T>
-SF_DEVICE void cluster_apply(const Work<T>& work, const Cluster& cluster, T* column,
+template <Verb verb, int V, typename T, typename Members>
+SF_DEVICE void cluster_apply(const Work<T>& work, const Cluster& cluster, const Members& members,
                              Accumulate<T> amount) {
   using A = Accumulate<T>;
-  Pack<T, V>* kept = reinterpret_cast<Pack<T, V>*>(shared_memory());
-  const int rows = work.arguments.cache_bytes / static_cast<int>(blockDim.x * sizeof(Pack<T, V>));
   A mean[V], rest[V] = {};  // rest: what the coming coefficients add to a member
-  cluster_mean<verb>(work, cluster, column, amount, kept, rows, mean, rest);
+  cluster_mean<verb>(work, cluster, members, amount, mean, rest);
   if constexpr (verb == kProject) {
     Pack<T, V> pack;
 #pragma unroll
     for (int v = 0; v < V; ++v) pack.set(v, narrow<T>(mean[v]));
 #pragma unroll 1
     for (int i = 0; i < cluster.size; ++i) {
-      store_pack<V>(column + work.index(cluster.members + i) * work.task.unit_stride, pack);
+      members.store(work.index(cluster.members + i), pack);
     }
     return;
   }
   Helmert<A, V> walk;
-  for_members_again<V>(work, cluster, column, kept, rows, [&](int i, Pack<T, V>& pack) {
+  for_members_again<V>(work, cluster, members, [&](int i, Pack<T, V>& pack) {
     if constexpr (verb == kProx) walk.member(i);
 #pragma unroll
     for (int v = 0; v < V; ++v) {
@@ -145,13 +167,13 @@ SF_DEVICE void cluster_apply(const Work<T>& work, const Cluster& cluster, T* col
 }
 
 // Coefficients of one column, or their sum of squares.
-template <Verb verb, int V, typename T>
-SF_DEVICE Accumulate<T> cluster_read(const Work<T>& work, const Cluster& cluster, int64_t o,
-                                     int64_t c0) {
+template <Verb verb, int V, typename T, typename Members>
+SF_DEVICE Accumulate<T> cluster_read(const Work<T>& work, const Cluster& cluster,
+                                     const Members& members, int64_t o, int64_t c0) {
   using A = Accumulate<T>;
   Helmert<A, V> walk;
   A squares = 0;
-  for_members<V>(work, cluster, work.element(o, 0, c0), [&](int i, const Pack<T, V>& pack) {
+  for_members<V>(work, cluster, members, [&](int i, const Pack<T, V>& pack) {
     walk.member(i);
     A c[V];
 #pragma unroll
@@ -178,13 +200,13 @@ SF_DEVICE void clusters(const Work<T>& work) {
     const Item item(walk, n);
     const int64_t q = chunk.k0 + item.k, o = chunk.o0 + item.o, c = chunk.c0 + item.c * V;
     const Cluster cluster = cluster_of(work, q);
+    const ColumnMembers<V, T> members = column_members<V>(work, o, c);
     if constexpr (verb == kCoefficients) {
-      cluster_read<verb, V>(work, cluster, o, c);
+      cluster_read<verb, V>(work, cluster, members, o, c);
     } else {
-      const int64_t slot = work.slots.start + q * work.slots.per_mirror + o * work.slots.per_outer;
       Accumulate<T> amount = 0;
-      if constexpr (takes_amounts(verb)) amount = work.template amount<verb>(slot);
-      cluster_apply<verb, V>(work, cluster, work.element(o, 0, c), amount);
+      if constexpr (takes_amounts(verb)) amount = work.template amount<verb>(work.slot(q, o));
+      cluster_apply<verb, V>(work, cluster, members, amount);
     }
   }
 }

@@ -18,9 +18,9 @@ SF_DEVICE void read_out(const Line<T>& line, const Pack<T, V>& a, const Pack<T, 
   store_coefficients<V>(line.out, line.out_step, c);
 }
 
-// f on the pack at the head of a line.
+// f on the pack at the head of a line, in registers.
 template <Verb verb, bool pairs, int V, typename T>
-SF_DEVICE void apply(const Work<T>& work, const Line<T>& line, Pack<T, V> a, Pack<T, V> b) {
+SF_DEVICE void change(const Work<T>& work, const Line<T>& line, Pack<T, V>& a, Pack<T, V>& b) {
   using A = Accumulate<T>;
   if constexpr (pairs && verb == kReflect) new_pair<verb>(a, b, line.amount);  // bits, not numbers
 #pragma unroll
@@ -39,17 +39,16 @@ SF_DEVICE void apply(const Work<T>& work, const Line<T>& line, Pack<T, V> a, Pac
       a.set(v, narrow<T>(new_coefficient<verb>(widen(a.get(v)), amount)));
     }
   }
-  store_pack<V>(line.a, a);
-  if constexpr (pairs) store_pack<V>(line.b, b);
 }
 
 template <Verb verb, bool pairs, int V, typename T>
-SF_DEVICE void finish(const Work<T>& work, const Line<T>& line, const Pack<T, V>& a,
-                      const Pack<T, V>& b) {
+SF_DEVICE void finish(const Work<T>& work, const Line<T>& line, Pack<T, V> a, Pack<T, V> b) {
   if constexpr (verb == kCoefficients) {
     read_out<pairs, V>(line, a, b);
   } else {
-    apply<verb, pairs, V>(work, line, a, b);
+    change<verb, pairs>(work, line, a, b);
+    store_pack<V>(line.a, a);
+    if constexpr (pairs) store_pack<V>(line.b, b);
   }
 }
 
@@ -159,11 +158,10 @@ SF_DEVICE void apply_scattered(const Work<T>& work) {
       const int64_t k = work.chunk.k0 + item.k, o = work.chunk.o0 + item.o,
                     c = work.chunk.c0 + item.c;
       const UnitPair unit = unit_pair(work.index(k));
-      const int64_t slot = work.slots.start + k * work.slots.per_mirror + o * work.slots.per_outer;
       line[n] = {work.element(o, unit.a, c),
                  work.element(o, unit.b, c),
                  0,
-                 slot,
+                 work.slot(k, o),
                  0,
                  work.output(k, o, c),
                  0,

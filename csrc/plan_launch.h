@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Plan verbs on a device as plain functions of pointers, sizes and a stream; no torch.
 #pragma once
+#include <algorithm>
 #include <atomic>
 #include <random>
 #include <vector>
@@ -24,13 +25,25 @@ struct PlanLaunch {
   const std::vector<void*>& data;
   int64_t* pointers;  // device memory for data.size() addresses, needed beyond kTensors
   void* stream;
-  SumArguments add{};  // kNorms; launch_norms fills it in
+  SumArguments add{};    // kNorms; launch_norms fills it in
+  int64_t gathered = 0;  // PlanNeeds.gathered
 };
 
-// Bytes of dynamic shared memory: members of clusters, or a dense block's sums and frames.
+// The widest rows of gathered units among the chunks of tables on the host.
+inline int64_t gathered_units(const Task* tasks, const Chunk* chunks, int64_t chunk_count) {
+  int64_t units = 0;
+  for (int64_t c = 0; c < chunk_count; ++c) {
+    const Task& task = tasks[chunks[c].task];
+    if (is_gathered(task)) units = std::max(units, task.units);
+  }
+  return units;
+}
+
+// Bytes of dynamic shared memory: members of clusters, or a dense block's sums and frames. Gathered
+// units may want more than the first: staged_bytes.
 constexpr int kIndexCache = 16 * 1024;
 constexpr int kDenseCache = kDenseBytes + 24 * 1024;
-static_assert(kTurnedBytes<Float16> <= kDenseCache);
+static_assert(kTurnedBytes<Float16> <= kDenseCache && kStagedBytes <= kDenseCache);
 
 // A kernel's arguments; addresses of many tensors are sent to the device by launches of their own.
 template <typename T>
@@ -65,7 +78,8 @@ template <Verb verb, typename T>
 void launch_plan(const PlanLaunch& call) {
   if (call.chunk_count == 0) return;
   constexpr int kIndex = verb == kCoefficients ? kTurnedBytes<T> : kIndexCache;
-  const PlanArguments<T> a = plan_arguments<T>(call, kIndex);
+  const int cache = std::max(kIndex, staged_bytes<verb, T>(call.gathered));
+  const PlanArguments<T> a = plan_arguments<T>(call, cache);
   const Launch shape{call.chunk_count, kBlock, a.cache_bytes, call.stream};
   if (call.dense) {
     launch(plan_kernel<T, verb, true>, shape, a);

@@ -74,9 +74,19 @@ SF_DEVICE double cluster_squares(const Work<T>& work, int64_t k, int lane, int s
   for (int item = lane; item < items; item += step) {
     const Split column = split(item, columns);
     const int64_t o = work.chunk.o0 + column.quotient, c = work.chunk.c0 + column.rest * V;
-    sum += cluster_read<kNorms, V>(work, cluster, o, c);
+    sum += cluster_read<kNorms, V>(work, cluster, column_members<V>(work, o, c), o, c);
   }
   return sum;
+}
+
+// How many threads share a mirror of the chunk.
+template <int V, typename T>
+SF_DEVICE int norm_lanes(const Work<T>& work) {
+  const int threads = static_cast<int>(blockDim.x);
+  const int size = power_of_two(work.outer() * (work.inner() / V), threads);
+  if (!work.units_first()) return size;
+  const int rest = threads / power_of_two(work.mirrors(), threads);
+  return size < rest ? size : rest;
 }
 
 // Neighbouring threads take neighbouring memory: packs of columns of one mirror, or, where units
@@ -85,12 +95,7 @@ template <int V, typename T>
 SF_DEVICE void norms(const Work<T>& work, double* sums) {
   const int threads = static_cast<int>(blockDim.x), thread = static_cast<int>(threadIdx.x);
   const bool units_first = work.units_first(), clusters = work.task.kind == kClusters;
-  int size = power_of_two(work.outer() * (work.inner() / V), threads);
-  if (units_first) {
-    const int rest = threads / power_of_two(work.mirrors(), threads);
-    size = size < rest ? size : rest;
-  }
-  const int teams = threads / size;
+  const int size = norm_lanes<V>(work), teams = threads / size;
   const int lane = units_first ? thread / teams : thread % size;
   const int team = units_first ? thread % teams : thread / size;
   double* mine = sums + team * size;

@@ -38,7 +38,7 @@ class ProxGroup {
   void run() const {
     const auto kernel = plan_prox_group<T, frames>;
     const bool spread = prox_.sizes.several > 0;
-    Launch shape{call_.chunk_count, kBlock, call_.dense ? kDenseCache : kIndexCache, call_.stream};
+    Launch shape{call_.chunk_count, kBlock, call_.dense ? kDenseCache : cache(), call_.stream};
     NormsFrom from = spread ? kTogether : kOwn;
     if (prox_.mixed || (spread && shape.blocks > most_together(kernel, shape))) from = kGiven;
     if (from == kGiven) {
@@ -50,6 +50,10 @@ class ProxGroup {
   }
 
  private:
+  int cache() const {  // norms take the more
+    return std::max(kIndexCache, staged_bytes<kNorms, T>(call_.gathered));
+  }
+
   ProxGroupArguments<T> arguments(NormsFrom from) const {
     PlanLaunch call = call_;
     call.partials = prox_.workspace;
@@ -61,7 +65,7 @@ class ProxGroup {
       call.add.places = prox_.tables + prox_.sizes.words - prox_.sizes.parts;
       call.add.root = true;
     }
-    const ProxGroupArguments<T> a{plan_arguments<T>(call, kIndexCache),
+    const ProxGroupArguments<T> a{plan_arguments<T>(call, cache()),
                                   reinterpret_cast<Accumulate<T>*>(shrinkages_),
                                   prox_.thresholds,
                                   prox_.threshold,

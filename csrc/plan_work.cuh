@@ -56,6 +56,9 @@ struct Work {
   SF_DEVICE A* output(int64_t row, int64_t o, int64_t c) const {
     return arguments.out + task.out + row * task.out_row + o * task.out_outer + c * task.out_inner;
   }
+  SF_DEVICE int64_t slot(int64_t k, int64_t o) const {
+    return slots.start + k * slots.per_mirror + o * slots.per_outer;
+  }
   template <Verb verb>
   SF_DEVICE A amount(int64_t slot) const {
     return arguments.amounts ? load_amount<verb>(arguments.amounts + slot) : arguments.amount;

@@ -13,7 +13,8 @@ class Grain(NamedTuple):
     """How large chunks are: ``elements`` each, at least ``rows`` rows or ``columns`` columns.
 
     Rows under one dense frame make chunks of ``long`` times as many elements, in multiples of
-    ``whole`` rows.
+    ``whole`` rows. Units that are adjacent in memory, in runs shorter than ``run`` on average, are
+    looked up one by one.
     """
 
     elements: int
@@ -21,12 +22,14 @@ class Grain(NamedTuple):
     columns: int
     long: int = 8
     whole: int = 12  # 3 or 4 rows are done at once
+    run: int = 8
 
 
 #: A thread of a CPU walks memory: 16 rows are what SIMD lanes are filled from, 1024 columns a page
 #: of float32 per unit. A GPU wants blocks by the hundred; 64 columns are two cache lines, and 8
-#: rows give coefficients that fill a sector.
-GRAINS = {"cpu": Grain(65536, 16, 1024), "cuda": Grain(16384, 16, 64, whole=8)}
+#: rows give coefficients that fill a sector. It takes units that are looked up one by one by whole
+#: rows of memory, while a run of 8 half-precision units is half a sector.
+GRAINS = {"cpu": Grain(65536, 16, 1024), "cuda": Grain(16384, 16, 64, whole=8, run=32)}
 CHUNK_FIELDS = ("task", "first", "k0", "k1", "o0", "o1", "c0", "c1", "partial")
 TASK_FIELDS = (
     "kind", "tensor", "base", "outer", "outer_stride", "units", "unit_stride", "inner",

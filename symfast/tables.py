@@ -16,7 +16,7 @@ from symfast.plan_tables import Tables, layout_of, transposed_frames
 from symfast.symmetry import Cluster, Direction, Indices, Mirror, SignFlip, Swap, Symmetry
 from symfast.views import View, owner, unit_views
 
-#: Runs shorter than this on average are stored unit by unit where units are adjacent in memory.
+#: With fewer columns beside each unit, runs shorter than this on average are stored unit by unit.
 SHORT_RUN = 8
 DENSE = int(Kind.DENSE)
 #: Rows of A^T whose lengths are multiples of this meet in the same sets of the first-level cache;
@@ -146,7 +146,8 @@ class PartBuilder:
         self.batch_frame = (0, 0, 0)
         self.numbers: dict[int, int] = {}
         self.views: dict[Any, list[View]] = {}  # of every layout
-        self.stored: dict[tuple[int, bool], Stored] = {}
+        self.stored: dict[tuple[int, int], Stored] = {}
+        self.grain = GRAINS.get(part.device.type, GRAINS["cpu"])
 
     def reserve(self, entry: Entry, members: list[Member]) -> list[Piece]:
         """Room for the coefficients of some members of an entry."""
@@ -211,8 +212,10 @@ class PartBuilder:
         mirror = entry.mirror + replica * self.mirrors
         group = entry.group + replica * self.groups
         for view in views:
-            adjacent = view.unit_stride == 1 or view.inner < SHORT_RUN
-            kind, pool, count, touched, _, row = self._frame(entry, adjacent)
+            short = SHORT_RUN if view.inner < SHORT_RUN else 0
+            if view.unit_stride == 1:
+                short = self.grain.run
+            kind, pool, count, touched, _, row = self._frame(entry, short)
             self.tasks.extend((
                 kind, tensor, offset + view.base, *view[1:7], pool, count, 0, row, mirror, 0,
                 by_column, group, 0, out + view.column, view.outer_column,
@@ -220,15 +223,14 @@ class PartBuilder:
             ))  # fmt: skip
             self.extent.extend((entry.mirrors, touched))
 
-    def _frame(self, entry: Entry, adjacent: bool) -> Stored:
-        """Store the frame of an entry once; ``adjacent`` units may need the scattered form."""
-        adjacent = adjacent and isinstance(entry.symmetry, SignFlip | Swap)
-        key = (entry.number, adjacent)
+    def _frame(self, entry: Entry, short: int) -> Stored:
+        """Store the frame of an entry once; units in runs shorter than ``short`` one by one."""
+        key = (entry.number, short if isinstance(entry.symmetry, SignFlip | Swap) else 0)
         if key not in self.stored:
-            self.stored[key] = self._store(entry, adjacent)
+            self.stored[key] = self._store(entry, short)
         return self.stored[key]
 
-    def _store(self, entry: Entry, adjacent: bool) -> Stored:
+    def _store(self, entry: Entry, short: int) -> Stored:
         symmetry = entry.symmetry
         if isinstance(symmetry, Direction | Mirror):
             pool, step, row = self._store_dense(entry, symmetry)
@@ -245,7 +247,7 @@ class PartBuilder:
             a = b = symmetry.indices(entry.units)
             kinds, touched = (Kind.ROWS, Kind.ROWS_SCATTERED), a.size
         runs = encode_runs(a, b)
-        if adjacent and len(runs) * SHORT_RUN > a.size:
+        if len(runs) * short > a.size:
             return Stored(kinds[1], self._push_index(a | (b << 32)), a.size, touched)
         return Stored(kinds[0], self._push_index(runs), len(runs), touched)
 
@@ -273,8 +275,7 @@ class PartBuilder:
         tasks = np.frombuffer(self.tasks, np.int64).reshape(-1, len(TASK_FIELDS))
         extent = np.frombuffer(self.extent, np.int64).reshape(-1, 2)
         index = np.concatenate(self.index) if self.index else np.zeros(0, np.int64)
-        grain = GRAINS.get(part.device.type, GRAINS["cpu"])
-        chunks = cut(tasks, extent[:, 0], extent[:, 1], index, grain)
+        chunks = cut(tasks, extent[:, 0], extent[:, 1], index, self.grain)
         frames = transposed_frames(self.frames, part.accumulate).to(part.device)
         part.extent = torch.from_numpy(extent)
         part.store(

@@ -75,7 +75,7 @@ def check_registers(kernels: list[Kernel]) -> None:
 def check_widths(kernels: list[Kernel]) -> None:
     for kernel in kernels:
         if kernel.traits.streams:
-            assert kernel.widest("LDG") == kernel.traits.loads, kernel.name
+            assert kernel.widest("LDG") == 128, kernel.name
             assert not kernel.traits.writes or kernel.widest("STG") == 128, kernel.name
 
 
@@ -181,7 +181,7 @@ def test_other_architectures(probed: list[Kernel]) -> None:
 
 
 def test_shared_memory_is_what_launches_ask_for() -> None:
-    names = ("plan_launch.h", "dense.cuh", "plan_turned.cuh")
+    names = ("plan_launch.h", "dense.cuh", "plan_turned.cuh", "plan_staged.cuh")
     text = {name: (machine_code.CSRC / name).read_text() for name in names}
     index = re.search(r"kIndexCache = (\d+) \* 1024", text["plan_launch.h"])
     dense = re.search(r"kDenseCache = kDenseBytes \+ (\d+) \* 1024", text["plan_launch.h"])
@@ -189,6 +189,11 @@ def test_shared_memory_is_what_launches_ask_for() -> None:
     turned = re.findall(r"k(?:Turned|Shortest) = (\d+)", text["plan_turned.cuh"])
     tile, shortest = map(int, turned)
     assert tile // shortest * (shortest + 1) == machine_code.TURNED_BYTES
+    gathered = re.search(r"kStagedBytes = (\d+) \* 1024", text["plan_staged.cuh"])
+    assert gathered is not None
+    assert int(gathered[1]) * 1024 == machine_code.GATHERED_BYTES
+    least = max(machine_code.INDEX_BYTES, 2 * machine_code.TURNED_BYTES)
+    assert least <= machine_code.GATHERED_BYTES
     assert index is not None
     assert dense is not None
     assert int(index[1]) * 1024 == machine_code.INDEX_BYTES

@@ -98,9 +98,14 @@ def test_sanitizers_find(sanitizer: str, bugs: list[str]) -> None:
     ("swap", "plan_index.cuh:(line.b) == head;=>(line.b) < 99;"),
     ("cluster", "plan_cluster.cuh:kept[i * blockDim.x + threadIdx.x] = pack=>"
                 "kept[i * blockDim.x] = pack"),
+    ("gathered", "plan_gathered.cuh:__syncthreads();\n    if constexpr (verb == kNorms) {=>"
+                 "if constexpr (verb == kNorms) {"),
+    ("gathered", "plan_gathered.cuh:__syncthreads();\n    if (tile.packs) {\n      store_rows=>"
+                 "if (tile.packs) {\n      store_rows"),
+    ("gathered", "plan_staged.cuh:< batch.rows && place=><= batch.rows && place"),
 ])  # fmt: skip
 def test_bugs_planted_in_the_kernels_are_found(name: str, edit: str) -> None:
-    """A missing barrier, packs at odd addresses, threads that share a place."""
+    """Missing barriers, packs at odd addresses, threads that share a place, a row too many."""
     wanted = problems.expected(problems.problem(name, torch.float32), PROX)
     library = ctypes.CDLL(str(emulated.Build(edit=edit, verbs=(PROX,)).make()))
     found = False

@@ -61,6 +61,50 @@ def test_memory_is_read_once(name: str, verb: int, dtype: torch.dtype) -> None:
         assert written.efficiency >= 0.9
 
 
+@pytest.mark.parametrize("dtype", list(emulated.TYPES), ids=str)
+@pytest.mark.parametrize("verb", range(NORMS + 1))
+@pytest.mark.parametrize("name", list(problems.gathered_streams()))
+def test_gathered_units_last_ask_for_every_sector_once(
+    name: str, verb: int, dtype: torch.dtype
+) -> None:
+    """Every touched byte once. Where units in between are not touched, sectors hold foreign bytes.
+
+    Then the least is a request of every sector that holds a touched byte.
+    """
+    w, entry = problems.gathered_streams(dtype)[name]
+    plan = sf.Plan([entry])
+    part = plan._compiled.parts[0]
+    touched = int(part.extent[0, 1]) * w.shape[0] * w.element_size()
+    emulator = emulated.load(dtype, count_sectors=True)
+    emulator.plan(part, verb, amount=0.3, mirrors=plan.mirrors)
+    emulator.check()
+    assert emulator.totals()["launches"] == 1
+    changed = emulator.traffic("parameters")[: 2 if verb <= PROX else 1]
+    for traffic in changed:
+        assert traffic.bytes == traffic.distinct == touched
+        assert traffic.once >= 0.9
+        if touched == w.nbytes:
+            assert traffic.efficiency >= 0.9
+            assert traffic.widest == 16
+    if verb == COEFFICIENTS:
+        _, written = emulator.traffic("out")
+        assert written.bytes == part.tables.numel * part.tables.frames.element_size()
+        assert written.efficiency >= 0.9
+
+
+@pytest.mark.parametrize("verb", [REFLECT, NORMS])
+@pytest.mark.parametrize("name", ["clusters of any four", "any pairs swapped"])
+def test_gathered_rows_of_4096_units(name: str, verb: int) -> None:
+    w, entry = problems.gathered_streams(torch.float32, 8, 4096)[name]
+    plan = sf.Plan([entry])
+    emulator = emulated.load(count_sectors=True)
+    emulator.plan(plan._compiled.parts[0], verb, mirrors=plan.mirrors)
+    emulator.check()
+    for traffic in emulator.traffic("parameters")[: 2 if verb == REFLECT else 1]:
+        assert traffic.bytes == w.nbytes
+        assert traffic.efficiency >= 0.9
+
+
 def test_norms_of_mirrors_in_several_blocks_take_one_launch() -> None:
     w = torch.randn(2, 200_000)
     plan = sf.Plan([(w, sf.SignFlip())])

@@ -31,6 +31,7 @@ class DevicePlan {
         prox_workspace_(prox_group_numbers(tables_.sizes, plan.partials, plan.mirrors)),
         pointers_(static_cast<int64_t>(plan.sizes.size())),
         chunk_count_(static_cast<int64_t>(plan.chunks.size())),
+        gathered_(gathered_units(plan.tasks.data(), plan.chunks.data(), chunk_count_)),
         dense_(plan.dense()) {
     for (std::size_t n = 0; n < plan.sizes.size(); ++n) {
       if (values) {
@@ -43,7 +44,7 @@ class DevicePlan {
   }
 
   PlanLaunch call(const A* amounts, double amount) const {
-    return {reinterpret_cast<const int64_t*>(tasks_.get()),
+    PlanLaunch call{reinterpret_cast<const int64_t*>(tasks_.get()),
             reinterpret_cast<const int64_t*>(chunks_.get()),
             index_.get(),
             chunk_count_,
@@ -57,6 +58,8 @@ class DevicePlan {
             addresses_,
             pointers_.get(),
             nullptr};
+    call.gathered = gathered_;
+    return call;
   }
 
   template <Verb verb>
@@ -96,7 +99,7 @@ class DevicePlan {
   int64_t partials_, tag_;  // one tag for every call, as a graph replays it
   DeviceArray<double> sums_, prox_workspace_;
   DeviceArray<int64_t> pointers_;
-  int64_t chunk_count_;
+  int64_t chunk_count_, gathered_;
   bool dense_;
   std::vector<DeviceArray<T>> data_;
   std::vector<void*> addresses_;
@@ -200,9 +203,13 @@ void run_plans(Report& report) {
       {"rows, odd", kRows, 3, 7, 5, 0, false},
       {"rows in several blocks", kRows, 700, 68, 1, 0, false},
       {"rows, scattered", kRowsScattered, 1, 53, 64, 0, false},
+      {"rows, gathered, units last", kRowsScattered, 41, 52, 1, 0, false},
       {"pairs", kPairs, 1, 54, 72, 0, false},
       {"pairs, scattered", kPairsScattered, 1, 54, 33, 0, false},
+      {"pairs, gathered, units last", kPairsScattered, 41, 52, 1, 0, false},
+      {"pairs, gathered, units last, odd", kPairsScattered, 13, 45, 1, 0, false},
       {"clusters", kClusters, 1, 43, 64, 0, false},
+      {"clusters, units last", kClusters, 41, 52, 1, 0, false},
       {"clusters, odd", kClusters, 1, 21, 5, 0, false},
       {"direction", kDense, 1, 100, 136, 5, false},
       {"direction, units last", kDense, 61, 100, 1, 5, false},

@@ -60,12 +60,21 @@ class Traffic:
     requests: int
     sectors: int
     useful: int
+    distinct_sectors: int
     widest: int
 
     @property
     def efficiency(self) -> float:
         """Share of the 32-byte sectors moved that somebody asked for."""
         return self.useful / (32 * self.sectors) if self.sectors else 1.0
+
+    @property
+    def once(self) -> float:
+        """Sectors that hold something asked for, over those moved: 1 if each was moved once.
+
+        Where part of every sector is foreign, no kernel has a better ``efficiency``.
+        """
+        return self.distinct_sectors / self.sectors if self.sectors else 1.0
 
 
 @dataclass
@@ -137,9 +146,9 @@ class Emulator:
 
     def traffic(self, name: str) -> tuple[Traffic, Traffic]:
         """Loads and stores of the tensors of this name."""
-        values = (ctypes.c_int64 * 12)()
+        values = (ctypes.c_int64 * 14)()
         self.library.emulator_traffic(self.names[name], values)
-        return Traffic(*values[:6]), Traffic(*values[6:])
+        return Traffic(*values[:7]), Traffic(*values[7:])
 
     def call(self, entry: str, arguments: ctypes.Structure, *numbers: int) -> None:
         """Run one C function of the library, or record the call for a sanitized program."""

@@ -49,7 +49,8 @@ uint64_t warp_operation(WarpOp op, unsigned mask, uint64_t value, int argument, 
 void* static_shared(const void* key, std::size_t bytes);
 unsigned char* dynamic_shared();
 
-// True if the access is good; a bad one is reported and must not be made.
+// True if the access is good; a bad one is reported and must not be made. No address: false, and
+// nothing but a turn.
 bool access(const void* p, std::size_t bytes, bool write);
 // The same of memory that no thread of this launch writes.
 bool access_table(const void* p, std::size_t bytes);
@@ -131,6 +132,23 @@ SF_DEVICE void store_pack(T* p, const Pack<T, V>& pack) {
 template <int V, typename T>
 SF_DEVICE void store_new_pack(T* p, const Pack<T, V>& pack) {
   store_pack<V>(p, pack);
+}
+
+// A lane that sits an access out keeps its turn: what the others ask for by the same instruction
+// stays one request.
+template <int V, typename T>
+SF_DEVICE Pack<T, V> load_pack_where(bool here, const T* p) {
+  Pack<T, V> pack{};
+  if (emulator::access(here ? p : nullptr, sizeof(pack), false)) {
+    for (int v = 0; v < V; ++v) pack.set(v, p[v]);
+  }
+  return pack;
+}
+
+template <int V, typename T>
+SF_DEVICE void store_new_pack_where(bool here, T* p, const Pack<T, V>& pack) {
+  if (!emulator::access(here ? p : nullptr, sizeof(pack), true)) return;
+  for (int v = 0; v < V; ++v) p[v] = pack.get(v);
 }
 
 template <typename T>

@@ -55,9 +55,11 @@ void emulated_norms(const PlanLaunch& call, const EmulatedPlan& p) {
 
 void emulated_plan(const EmulatedPlan* p, int64_t verb) {
   const std::vector<void*> data(p->data, p->data + p->data_count);
-  const PlanLaunch call{p->tasks,      p->chunks,  p->index,    p->chunk_count,  p->frames,
-                        p->dense != 0, p->amounts, p->amount,   p->amount_index, p->out,
-                        p->partials,   data,       p->pointers, nullptr};
+  PlanLaunch call{p->tasks,      p->chunks,  p->index,    p->chunk_count,  p->frames,
+                  p->dense != 0, p->amounts, p->amount,   p->amount_index, p->out,
+                  p->partials,   data,       p->pointers, nullptr};
+  call.gathered = gathered_units(reinterpret_cast<const Task*>(p->tasks),
+                                 reinterpret_cast<const Chunk*>(p->chunks), p->chunk_count);
   for_verb(verb, [&](auto v) {
     constexpr Verb chosen = decltype(v)::value;
     if constexpr (chosen == kNorms) {

@@ -25,7 +25,8 @@ MANGLED = re.compile(r"_ZN7symfast\d+(plan|mirror)_kernelI(d|f|13__nv_bfloat16|6
 #: An instruction that touches global, local or any memory, or orders that, without its predicate.
 MEMORY = re.compile(r"\*/\s+(?:@!?U?P\w+ )?((?:LDG?|STG?|LDL|STL|ATOMG?|RED|MEMBAR)\b[\w.]*)")
 #: Dynamic shared memory of one block as csrc/*_launch.h ask for it; test_machine_code.py compares.
-INDEX_BYTES, DENSE_BYTES, TURNED_BYTES = 16384, 40960, 16896
+#: Blocks an SM are counted with the most of it: wide rows of gathered units.
+INDEX_BYTES, DENSE_BYTES, TURNED_BYTES, GATHERED_BYTES = 16384, 40960, 16896, 40960
 #: Registers a thread may use so that an SM has three blocks of 256 threads, or two.
 THREE_BLOCKS, TWO_BLOCKS = 80, 128
 
@@ -36,7 +37,6 @@ class Traits:
 
     packs: int = 0  # 16 bytes that a thread awaits at once, so often; 0: memory does not limit it
     writes: bool = True  # by packs, where memory limits it
-    loads: int = 128  # bits of the widest load: of half types, 64 beside wider results
     threads: int = 256
     dynamic: int = 0  # bytes of shared memory of a usual launch
     registers: int = 255
@@ -50,13 +50,11 @@ class Traits:
 def _plan(dynamic: int, words: list[str]) -> Traits:
     """kAhead in plan_index.cuh, kKept in dense.cuh: one fewer with amounts."""
     coefficients, norms = words[1] == "coefficients", words[1] == "norms"
-    few = dynamic == INDEX_BYTES and words[-1] != "float64" and not coefficients and not norms
+    few = words[0] == "plan_index" and words[-1] != "float64" and not coefficients and not norms
     ahead = 3 if few and words[1] in ("prox", "shrink") else 4
     writes = not norms and not (coefficients and words[0] == "mirror")
-    index, halves = coefficients and words[0] == "plan_index", words[-1] in ("bfloat16", "float16")
-    return Traits(ahead, writes, 64 if index and halves else 128,
-                  dynamic=(1 + halves) * TURNED_BYTES if index else dynamic,
-                  registers=THREE_BLOCKS if few else TWO_BLOCKS)  # fmt: skip
+    registers = THREE_BLOCKS if few else TWO_BLOCKS
+    return Traits(ahead, writes, dynamic=dynamic, registers=registers)
 
 
 def _prox_group(words: list[str]) -> Traits:
@@ -81,7 +79,7 @@ def _update(_: list[str]) -> Traits:
 
 #: By the first word of its name. Every kernel of the package must be here.
 KERNELS: dict[str, Callable[[list[str]], Traits]] = {
-    "plan_index": partial(_plan, INDEX_BYTES),
+    "plan_index": partial(_plan, GATHERED_BYTES),
     "plan_dense": partial(_plan, DENSE_BYTES),
     "plan_prox_group": _prox_group,
     "mirror": partial(_plan, DENSE_BYTES),

@@ -72,6 +72,14 @@ unsigned char* new_shared(const void* key, std::size_t bytes) {
   return memory;
 }
 
+// How many times this thread has been at a place in the code before.
+int take_turn(const void* place) {
+  const Quiet quiet;
+  const int thread = current_thread();
+  turns.resize(std::max<std::size_t>(turns.size(), thread + 1));
+  return turns[thread][place]++;
+}
+
 void count_access(Traffic& traffic, const Allocation& a, const void* p, std::size_t bytes,
                   const void* place) {
   traffic.bytes += static_cast<int64_t>(bytes);
@@ -83,11 +91,22 @@ void count_access(Traffic& traffic, const Allocation& a, const void* p, std::siz
     traffic.distinct += !traffic.touched[i];
     traffic.touched[i] = true;
   }
-  const int thread = current_thread();
-  turns.resize(std::max<std::size_t>(turns.size(), thread + 1));
-  Pieces& request = requests[{place, thread / kWarp, turns[thread][place]++}];
+  const int turn = take_turn(place);
+  Pieces& request = requests[{place, current_thread() / kWarp, turn}];
   request.traffic = &traffic;
   request.pieces.emplace_back(reinterpret_cast<uintptr_t>(p), bytes);
+}
+
+// Sectors of which somebody asked for a byte.
+int64_t distinct_sectors(const Traffic& traffic, uintptr_t begin) {
+  int64_t count = 0;
+  uintptr_t last = 0;
+  for (std::size_t i = 0; i < traffic.touched.size(); ++i) {
+    if (!traffic.touched[i] || (begin + i) / kSector == last) continue;
+    last = (begin + i) / kSector;
+    ++count;
+  }
+  return count;
 }
 
 void close_requests() {
@@ -144,6 +163,10 @@ bool check_access(const void* p, std::size_t bytes, bool write, bool table, cons
 }  // namespace
 
 bool access(const void* p, std::size_t bytes, bool write) {
+  if (!p) {
+    if (config.count_sectors) take_turn(__builtin_return_address(0));
+    return false;
+  }
   const bool good = check_access(p, bytes, write, false, __builtin_return_address(0));
   maybe_preempt();
   return good;
@@ -206,17 +229,18 @@ void emulator_allow(const void* p, int64_t bytes, int number) {
 
 void emulator_forget() { emulator::allocations.clear(); }
 
-// bytes, distinct bytes, requests, sectors, useful bytes, widest; read then written, of all
-// allocations with this number.
-void emulator_traffic(int number, int64_t (*out)[6]) {
-  std::memset(out, 0, 12 * sizeof(int64_t));
+// bytes, distinct bytes, requests, sectors, useful bytes, distinct sectors, widest; read then
+// written, of all allocations with this number.
+void emulator_traffic(int number, int64_t (*out)[7]) {
+  std::memset(out, 0, 14 * sizeof(int64_t));
   for (const auto& [begin, a] : emulator::allocations) {
     if (a.number != number) continue;
     for (int w = 0; w < 2; ++w) {
       const emulator::Traffic& t = a.traffic[w];
-      const int64_t values[6] = {t.bytes, t.distinct, t.requests, t.sectors, t.useful, t.widest};
-      for (int i = 0; i < 5; ++i) out[w][i] += values[i];
-      out[w][5] = std::max(out[w][5], values[5]);
+      const int64_t values[6] = {t.bytes,   t.distinct, t.requests,
+                                 t.sectors, t.useful,   emulator::distinct_sectors(t, a.begin)};
+      for (int i = 0; i < 6; ++i) out[w][i] += values[i];
+      out[w][6] = std::max(out[w][6], t.widest);
     }
   }
 }

@@ -53,6 +53,26 @@ def cluster(make: Make) -> Entries:
     return [(_layer(make, 20, 24), sf.Cluster(labels)), (_layer(make, 20, 5), sf.Cluster(labels))]
 
 
+def gathered(make: Make) -> Entries:
+    """Units last and looked up one by one: rows whole, with gaps, beside those of another block."""
+
+    def last(w: torch.Tensor, symmetry: Any) -> tuple[Any, Any]:
+        return sf.Units([(w, 1)]), symmetry
+
+    order = torch.randperm(61).tolist()
+    halves = make(19, 48)
+    return [
+        last(make(40, 48), sf.Cluster([i // 4 for i in range(48)])),
+        last(make(21, 61), sf.Cluster([p % 13 - 1 for p in order])),
+        last(make(9, 64), sf.Swap(range(0, 64, 2), range(1, 64, 2))),
+        last(make(33, 50), _swap_pairs(50)),
+        last(make(300, 7), sf.Swap([0, 4], [2, 3])),
+        last(make(18, 48), sf.SignFlip(range(1, 48, 2))),
+        last(halves[:, :21], sf.Swap(range(1, 20, 4), range(3, 20, 4))),
+        last(halves[:, 21:], sf.Cluster([i % 9 for i in range(27)])),
+    ]
+
+
 def direction(make: Make) -> Entries:
     return [
         (_layer(make, 24, 40), sf.Direction(_frames(1, 24, 3)[0])),
@@ -104,7 +124,7 @@ def large(make: Make) -> Entries:
 
 PROBLEMS = {
     f.__name__: f
-    for f in (sign_flip, swap, cluster, direction, mirror, convolution, convolution_dense)
+    for f in (sign_flip, swap, cluster, gathered, direction, mirror, convolution, convolution_dense)
 }
 
 
@@ -132,6 +152,34 @@ def streaming(
         "mirror": first(64, 64, sf.Mirror(_frames(64, 64, 4))),
         "mirror, wide": first(8, 2048, sf.Mirror(_frames(1, 2048, 1)[0])),
     }
+
+
+def gathered_streams(
+    dtype: torch.dtype = torch.float32, rows: int = 64, units: int = 256
+) -> dict[str, tuple[torch.Tensor, tuple[Any, Any]]]:
+    """Tensors with units last that are looked up one by one, and the entry of a plan."""
+    generator = torch.Generator().manual_seed(units)
+    order = torch.randperm(units, generator=generator).tolist()
+    half, fours, most = units // 2, units // 4 * 4, units // 8 * 7
+    symmetries = {
+        "clusters of four neighbours": sf.Cluster([i // 4 for i in range(units)]),
+        "clusters of any four": sf.Cluster([p // 4 for p in order]),
+        "clusters of any four, some left out": sf.Cluster(
+            [p // 4 if p < most else -1 for p in order]
+        ),
+        "neighbours swapped": sf.Swap(range(0, 2 * half, 2), range(1, 2 * half, 2)),
+        "runs of eight swapped": sf.Swap(
+            [i for i in range(units // 16 * 16) if i % 16 < 8],
+            [i for i in range(units // 16 * 16) if i % 16 >= 8],
+        ),
+        "any pairs swapped": sf.Swap(order[:half], order[half : 2 * half]),
+        "any pairs swapped, half of all": sf.Swap(order[: half // 2], order[half : half // 2 * 3]),
+        "every other unit swapped": sf.Swap(range(0, fours, 4), range(2, fours, 4)),
+        "every other unit": sf.SignFlip(range(1, units, 2)),
+        "any unit": sf.SignFlip(order),
+    }
+    tensors = {name: torch.randn(rows, units).to(dtype) for name in symmetries}
+    return {n: (w, (sf.Units([(w, 1)]), symmetries[n])) for n, w in tensors.items()}
 
 
 @dataclass

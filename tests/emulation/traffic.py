@@ -37,6 +37,28 @@ def print_families() -> None:
         )
 
 
+def print_gathered() -> None:
+    """Units that lie last and are looked up: bytes over the touched ones, sectors asked for once.
+
+    The latter over all that are asked for: part of a sector may be of units that nobody touches.
+    """
+    head = ("gathered, units last", "verb", "read", "written", "sectors in", "sectors out")
+    sys.stdout.write("\n{:38}{:14}{:>7}{:>9}{:>12}{:>13}\n".format(*head))
+    emulator = emulated.load(count_sectors=True)
+    for name, (w, entry) in problems.gathered_streams().items():
+        for verb, word in enumerate(VERBS):
+            plan = sf.Plan([entry])
+            part = plan._compiled.parts[0]
+            emulator.plan(part, verb, amount=0.3, mirrors=plan.mirrors)
+            emulator.check()
+            read, written = emulator.traffic("parameters")
+            ideal = int(part.extent[0, 1]) * w.shape[0] * 4
+            sys.stdout.write(
+                f"{name:38}{word:14}{read.bytes / ideal:7.3f}{written.bytes / ideal:9.3f}"
+                f"{read.once:12.1%}{written.once:13.1%}\n"
+            )
+
+
 def main() -> None:
     """One line per kind of frame and verb, and the other kernels."""
     torch.manual_seed(0)
@@ -56,6 +78,7 @@ def main() -> None:
                 f"{read.efficiency:12.1%}{written.efficiency:13.1%}"
                 f"{totals['barriers'] / totals['blocks']:10.1f}\n"
             )
+    print_gathered()
     print_families()
 
 
