@@ -166,7 +166,7 @@ def test_every_verb_and_type_is_there(installed: list[Kernel]) -> None:
             assert f"plan_index {verb} {dtype}" in found
             assert f"plan_dense {verb} {dtype}" in found
             assert f"mirror {verb} {dtype}" in found
-        assert {f"plan_prox_group {dtype} {way}" for way in ("index", "dense")} <= found
+        assert {f"plan_prox_group {dtype} {way}" for way in ("index", "dense", "both")} <= found
         assert {f"update_kernel {dtype} {rule}" for rule in ("sgd", "adam")} <= found
         assert f"factor_step {dtype}" in found
         assert {f"factor_multiply {dtype} depth {n} gradients" for n in range(2, 7)} <= found
