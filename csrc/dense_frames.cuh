@@ -58,14 +58,16 @@ SF_DEVICE void for_columns(const DenseJob<T, F, C>& job, const Team& team, int p
   const Frames<F>& frames = job.frames;
   const bool one_frame = frames.outer_step == 0;
   const int size = frames.rows * pitch;
-  int at_once = columns.outer;
-  if (staged && !one_frame) {
+  // asked for again and again: in a register it is one too many where a kernel does two verbs
+  const auto at_once = [&] {
+    if (!staged || one_frame) return columns.outer;
     const int fit = job.stage_bytes / (size * static_cast<int>(sizeof(A)));
-    at_once = fit < at_once ? fit : at_once;
-  }
+    return fit < columns.outer ? fit : columns.outer;
+  };
 #pragma unroll 1
-  for (int first_o = 0; first_o < columns.outer; first_o += at_once) {
-    const int outers = columns.outer - first_o < at_once ? columns.outer - first_o : at_once;
+  for (int first_o = 0; first_o < columns.outer; first_o += at_once()) {
+    const int most = at_once(), left = columns.outer - first_o;
+    const int outers = left < most ? left : most;
     const int64_t o = columns.o0 + first_o;
     if (staged && (!one_frame || first_o == 0)) {
       __syncthreads();

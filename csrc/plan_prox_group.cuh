@@ -88,10 +88,10 @@ plan_prox_group(SF_ARGUMENT ProxGroupArguments<T> a) {
     }
     __syncthreads();
   }
-  const Work<T> work = work_of(a.plan, words, slots);  // again: no register holds it meanwhile
-  find_shrinkages(a, work);
+  // every part works it out again: no register holds it meanwhile
+  find_shrinkages(a, work_of(a.plan, words, slots));
   __syncthreads();
-  apply_frames<frames, kShrinkFound>(work);
+  apply_frames<frames, kShrinkFound>(work_of(a.plan, words, slots));
 }
 
 }  // namespace symfast

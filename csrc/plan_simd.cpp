@@ -71,7 +71,8 @@ void run_verb(const PlanCall& call, int64_t begin, int64_t end, void* scratch) {
       return run_range<kCoefficients, T>(call, begin, end, scratch);
     case kNorms:
       return run_range<kNorms, T>(call, begin, end, scratch);
-    case kDistances:  // of CUDA kernels alone
+    case kDistances:  // these two are of CUDA kernels alone
+    case kShrinkFound:
       return;
   }
 }

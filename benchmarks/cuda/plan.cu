@@ -45,19 +45,19 @@ class DevicePlan {
 
   PlanLaunch call(const A* amounts, double amount) const {
     PlanLaunch call{reinterpret_cast<const int64_t*>(tasks_.get()),
-            reinterpret_cast<const int64_t*>(chunks_.get()),
-            index_.get(),
-            chunk_count_,
-            frames_.get(),
-            dense_,
-            amounts,
-            amount,
-            amounts ? kPerMirror : kUniform,
-            out_.get(),
-            nullptr,
-            addresses_,
-            pointers_.get(),
-            nullptr};
+                    reinterpret_cast<const int64_t*>(chunks_.get()),
+                    index_.get(),
+                    chunk_count_,
+                    frames_.get(),
+                    dense_,
+                    amounts,
+                    amount,
+                    amounts ? kPerMirror : kUniform,
+                    out_.get(),
+                    nullptr,
+                    addresses_,
+                    pointers_.get(),
+                    nullptr};
     call.gathered = gathered_;
     return call;
   }

@@ -24,9 +24,8 @@ struct EmulatedProxGroup {
 
 void emulated_prox_group(const EmulatedProxGroup* p, int64_t) {
   const std::vector<void*> data(p->data, p->data + p->data_count);
-  PlanLaunch call{p->tasks,      p->chunks, p->index,    p->chunk_count, p->frames,
-                  p->dense != 0, nullptr,   0.0,         kUniform,       nullptr,
-                  nullptr,       data,      p->pointers, nullptr};
+  PlanLaunch call{p->tasks, p->chunks, p->index, p->chunk_count, p->frames, p->dense != 0, nullptr,
+                  0.0,      kUniform,  nullptr,  nullptr,        data,      p->pointers,   nullptr};
   call.gathered = gathered_units(reinterpret_cast<const Task*>(p->tasks),
                                  reinterpret_cast<const Chunk*>(p->chunks), p->chunk_count);
   const SumTables tables =
