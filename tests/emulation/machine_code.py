@@ -53,14 +53,12 @@ def _plan(dynamic: int, words: list[str]) -> Traits:
     few = words[0] == "plan_index" and words[-1] != "float64" and not coefficients and not norms
     ahead = 3 if few and words[1] in ("prox", "shrink") else 4
     writes = not norms and not (coefficients and words[0] == "mirror")
-    registers = THREE_BLOCKS if few else TWO_BLOCKS
-    return Traits(ahead, writes, dynamic=dynamic, registers=registers)
+    return Traits(ahead, writes, dynamic=dynamic, registers=THREE_BLOCKS if few else TWO_BLOCKS)
 
 
-def _prox_group(words: list[str]) -> Traits:
+def _prox_group(_: list[str]) -> Traits:
     """The norms, which find their chunk in memory; the shrinkage finds it in a cache."""
-    dynamic = INDEX_BYTES if "index" in words else DENSE_BYTES
-    return Traits(4, dynamic=dynamic, registers=TWO_BLOCKS)
+    return Traits(4, dynamic=GATHERED_BYTES, registers=TWO_BLOCKS)
 
 
 def _factor_step(_: list[str]) -> Traits:
@@ -141,12 +139,8 @@ class Kernel:
 
 def tool(name: str) -> str | None:
     """cuobjdump or nvdisasm: on the path, or of the PyPI package of that name."""
-    found = shutil.which(name)
-    if found:
-        return found
-    for place in Path(sysconfig.get_path("purelib")).glob(f"nvidia/*/bin/{name}"):
-        return str(place)
-    return None
+    places = Path(sysconfig.get_path("purelib")).glob(f"nvidia/*/bin/{name}")
+    return shutil.which(name) or next((str(place) for place in places), None)
 
 
 def cuda_include() -> Path | None:
@@ -222,8 +216,7 @@ def read(binary: Path) -> list[Kernel]:
             symbol = found[1]
         elif found := re.search(r"REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)", line):
             numbers = [int(n) for n in found.groups()]
-            if architecture >= 90:
-                # what the driver takes is listed there, and counted again below
+            if architecture >= 90:  # with what the driver takes, which is counted again below
                 numbers[2] -= min(1024, numbers[2])
             kernels[symbol, architecture] = Kernel(readable(symbol), architecture, *numbers)
     for line in _run(tool("cuobjdump"), "-sass", binary).splitlines():
