@@ -53,7 +53,7 @@ def alone_dense(make: problems.Make) -> problems.Entries:
 
 def long(make: problems.Make) -> problems.Entries:
     """Runs of mirrors of so many parts that a whole block adds them up."""
-    units = sf.Units([(make(640, 128), 1), (make(128, 3), 0)])
+    units = sf.Units([(make(640, 128), 1), (make(24, 128), 1)])
     return [(units, sf.SignFlip()), (sf.Units([(make(3, 5), 0)]), sf.SignFlip([1]))]
 
 
@@ -219,7 +219,7 @@ FAMILY = Family(
     planted=(
         ("plan_prox_group.cuh:sync_grid();\n      add_all=>add_all", "swap, cut"),
         ("plan_prox_group.cuh:add_all_runs(a);\n      sync_grid();=>add_all_runs(a);", "swap, cut"),
-        ("plan_prox_group.cuh:work);\n  __syncthreads();\n  apply=>work);\n  apply", "alone"),
+        ("plan_prox_group.cuh:slots));\n  __syncthreads();\n=>slots));\n", "alone"),
         ("plan_prox_group.cuh:(mine + n) % blocks,=>mine + 1,", "long, cut"),
         ("plan_prox_group.cuh:n < a.runs;=>n < a.wide;", "swap, cut"),
         ("device.h:    return load(p);\n=>    return load_table(p);\n", "alone"),
