@@ -215,6 +215,15 @@ FAMILY = Family(
         f"{name}, one at a time": partial(call, name, **SPREAD, fit=ONE, launches=2)
         for name in ("sign_flip", "cluster", "direction", "mirror")
     },
+    # every way: one launch, blocks that meet, two launches; rows in shared memory
+    sanitized=(
+        "alone",
+        "alone_dense",
+        "gathered",
+        "swap, cut",
+        "mirror, cut",
+        "cluster, one at a time",
+    ),
     tolerance={torch.float64: 32, torch.float32: 32} | dict.fromkeys(HALF, 0.51),
     planted=(
         ("plan_prox_group.cuh:sync_grid();\n      add_all=>add_all", "swap, cut"),
