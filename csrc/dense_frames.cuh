@@ -58,8 +58,7 @@ SF_DEVICE void for_columns(const DenseJob<T, F, C>& job, const Team& team, int p
   const Frames<F>& frames = job.frames;
   const bool one_frame = frames.outer_step == 0;
   const int size = frames.rows * pitch;
-  // asked for again and again: in a register it is one too many where a kernel does two verbs
-  const auto at_once = [&] {
+  const auto at_once = [&] {  // asked for again: kept, it is a register too many for two verbs
     if (!staged || one_frame) return columns.outer;
     const int fit = job.stage_bytes / (size * static_cast<int>(sizeof(A)));
     return fit < columns.outer ? fit : columns.outer;

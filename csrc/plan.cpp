@@ -144,31 +144,37 @@ void find_shrinkages(const PlanTables& plan, int64_t number, const double* sums,
 template <typename A>
 void prox_group(Prepared& prepared, const double* thresholds, double threshold) {
   const PlanTables& plan = *prepared.plan;
-  std::vector<double> partial(plan.needs.partials, 0.0);
-  std::vector<A> amounts(plan.mirrors, A(0));
+  const auto doubles = [&](int64_t count) {
+    return torch::stable::new_zeros(plan.frames, {count}, ScalarType::Double);
+  };
+  const Tensor partials = doubles(plan.needs.partials);
+  const Tensor shrinkages = torch::stable::new_zeros(plan.frames, {plan.mirrors});
+  auto* const partial = static_cast<double*>(partials.mutable_data_ptr());
+  auto* const amounts = static_cast<A*>(shrinkages.mutable_data_ptr());
   prepared.call.data = prepared.addresses.data();
   PlanCall norms = prepared.call, shrink = prepared.call;
   norms.verb = kNorms;
-  norms.partial = partial.data();
+  norms.partial = partial;
   shrink.verb = kShrink;
-  shrink.amounts = amounts.data();
+  shrink.amounts = amounts;
   shrink.amount_index = kPerMirror;
   const auto find = [&](int64_t chunk, const double* sums) {
-    find_shrinkages(plan, chunk, sums, thresholds, threshold, amounts.data());
+    find_shrinkages(plan, chunk, sums, thresholds, threshold, amounts);
   };
   const bool at_once = plan.needs.in_place;  // partial sums are those of mirrors
   for_ranges(prepared, [&](auto kernel, void* scratch, int64_t begin, int64_t end) {
     if (!at_once) return kernel(norms, begin, end, scratch);
     for (int64_t chunk = begin; chunk < end; ++chunk) {  // which is in a cache the second time
       kernel(norms, chunk, chunk + 1, scratch);
-      find(chunk, partial.data());
+      find(chunk, partial);
       kernel(shrink, chunk, chunk + 1, scratch);
     }
   });
   if (at_once) return;
-  std::vector<double> sums(plan.mirrors, 0.0);
-  add_up(plan, partial.data(), sums.data());
-  for (int64_t chunk = 0; chunk < plan.chunk_count; ++chunk) find(chunk, sums.data());
+  const Tensor squares = doubles(plan.mirrors);
+  auto* const sums = static_cast<double*>(squares.mutable_data_ptr());
+  add_up(plan, partial, sums);
+  for (int64_t chunk = 0; chunk < plan.chunk_count; ++chunk) find(chunk, sums);
   for_ranges(prepared, [&](auto kernel, void* scratch, int64_t begin, int64_t end) {
     kernel(shrink, begin, end, scratch);
   });

@@ -17,6 +17,7 @@ from symfast.codes import Kind
 from symfast.plan_tables import Tables
 from symfast.reference import mirror as mirror_reference
 from symfast.reference import plan as plan_reference
+from symfast.reference import plan_tasks
 
 #: Calls in all; `make sanitize` repeats them under AddressSanitizer.
 CALLS = int(os.environ.get("SYMFAST_FUZZ", "10000"))
@@ -102,11 +103,15 @@ def plan_call(rng: random.Random) -> Call:
     if rng.random() < 0.05:
         tensors = tensors[1:]
     arguments: list[Any] = [tensors, tables]
-    name = rng.choice(["plan_apply_", "plan_apply_", "plan_norms", "plan_coefficients"])
+    names = ["plan_apply_", "plan_apply_", "plan_norms", "plan_coefficients", "plan_prox_group_"]
+    name = rng.choice(names)
     if name == "plan_apply_":
         amounts = torch.rand(rng.randint(0, 30), dtype=part.accumulate)
         amount: Any = rng.choice([None, amounts, awkward(rng, amounts)])
         arguments += [rng.randint(-1, 4), rng.random(), amount, rng.randint(-1, 3)]
+    if name == "plan_prox_group_":
+        thresholds = torch.rand(rng.choice([part.tables.groups, 3]), dtype=torch.float64)
+        arguments += [rng.random(), rng.choice([None, thresholds, awkward(rng, thresholds)])]
     kernel = stored(
         getattr(torch.ops.symfast, name).default, rng.choice(["drop", "other", *" " * 18])
     )
@@ -206,7 +211,7 @@ def overlapping(arguments: list[Any]) -> bool:
         return False
     tensors, tables = arguments[:2]
     places = []
-    for task, view in plan_reference._walk(tensors, tables):
+    for task, view in plan_tasks.walk(tensors, tables):
         tensor = tensors[task.tensor]
         size = tensor.untyped_storage().nbytes() // tensor.element_size()
         elements = torch.arange(size).as_strided(view.shape, view.stride(), view.storage_offset())
@@ -214,9 +219,9 @@ def overlapping(arguments: list[Any]) -> bool:
             return True
         used = [torch.arange(task.units)]
         if task.kind == Kind.CLUSTERS:
-            used = plan_reference._clusters(task, tables.index)
+            used = plan_tasks.clusters(task, tables.index)
         elif task.kind != Kind.DENSE:
-            a, b = plan_reference._pairs(task, tables.index)
+            a, b = plan_tasks.pairs(task, tables.index)
             used = [a, b] if task.kind in (Kind.PAIRS, Kind.PAIRS_SCATTERED) else [a]
         if repeats(used):
             return True

@@ -50,14 +50,19 @@ def probed(request: pytest.FixtureRequest) -> list[Kernel]:
 
 
 #: The barrier of all blocks, twice: CUDA's own counts them by an integer at a generic address.
-GRID_BARRIERS = {"plan_prox_group": {"ATOM 32": 2, "LD 32": 2}}
+GRID_BARRIERS = {"ATOM 32": 2, "LD 32": 2}
+
+
+def meets(kernel: Kernel) -> bool:
+    """Whether blocks wait for each other: not where frames are mixed, whose norms are given."""
+    return kernel.name.startswith("plan_prox_group") and not kernel.name.endswith("both")
 
 
 def check_resources(kernels: list[Kernel]) -> None:
     assert kernels
     for kernel in kernels:
         assert kernel.stack == kernel.local == 0, kernel.name
-        barriers = GRID_BARRIERS.get(kernel.name.split()[0], {})
+        barriers = GRID_BARRIERS if meets(kernel) else {}
         assert {key: kernel.instructions[key] for key in barriers} == barriers, kernel.name
         opcodes = {key.split()[0] for key in kernel.instructions if key not in barriers}
         assert not opcodes & {"LDL", "STL", "RED", "ATOMG", "ATOM"}, kernel.name
@@ -102,7 +107,7 @@ def check_fences(kernels: list[Kernel]) -> None:
     barriers of all blocks have their own.
     """
     for kernel in kernels:
-        if kernel.name.split()[0] in GRID_BARRIERS:
+        if meets(kernel):
             assert sum(n for key, n in kernel.instructions.items() if "MEMBAR" in key) >= 2
             continue
         fences = {key: n for key, n in kernel.instructions.items() if key.startswith("MEMBAR")}
