@@ -13,6 +13,7 @@ from symfast import plan_ops as _registered  # noqa: F401  (declares the operato
 from symfast.codes import PER_GROUP, PER_MIRROR, SHRINK
 from symfast.entries import build_entries
 from symfast.overlap import stages
+from symfast.reference.plan import group_shrinkage
 from symfast.symmetry import Symmetry
 from symfast.tables import Entry, Part, PartBuilder, Piece
 from symfast.units import Units
@@ -92,7 +93,7 @@ class Compiled:
         if thresholds is not None:
             t = thresholds.to(norms.device, torch.float64).reshape(-1, self.groups)
         t = self.by_mirror(t)
-        amounts = torch.where(norms <= t, 1.0, t / norms).reshape(-1)
+        amounts = group_shrinkage(norms, t).reshape(-1)
         for p in parts:
             given = amounts.to(p.device, p.accumulate)
             _verb(p.tensors, p.key, SHRINK, 0.0, given, PER_MIRROR)

@@ -123,6 +123,11 @@ def plan_norms(
     return total.sqrt_() if root else total
 
 
+def group_shrinkage(norms: Tensor, t: Tensor) -> Tensor:
+    """What mirrors are shrunk by, 1 - max(0, 1 - t / ||C||); NaN norms stay NaN."""
+    return torch.where(norms <= t, 1.0, t / norms)
+
+
 def plan_prox_group_(
     tensors: list[Tensor],
     tables: Tables,
@@ -139,7 +144,7 @@ def plan_prox_group_(
         if thresholds is not None and mirror_count(task, index):
             numbers = mirror_numbers(task, index)
             t[numbers] = thresholds[group_numbers(task, index.device)].expand_as(numbers)
-    amounts = torch.where(norms <= t, 1.0, t / norms).to(frames.dtype)
+    amounts = group_shrinkage(norms, t).to(frames.dtype)
     plan_apply_(tensors, tables, SHRINK, 0.0, amounts, PER_MIRROR)
 
 
