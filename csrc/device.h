@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a kernel body may use of CUDA. nvcc gives it real meaning; with SYMFAST_EMULATOR the same
 // names come from tests/emulation/emulator.h and the bodies run on the CPU, every access checked.
-//   SF_KERNEL(threads, blocks)  a kernel of at most so many threads a block, so many blocks on an
-//   SM SF_SHARED(T, name, [n])     static shared memory        SF_DYNAMIC_SHARED(name)  bytes,
-//   16-aligned load, store, load_pack, store_pack, store_new_pack, load_table, load_fresh,
-//   load_signal, store_signal, load_pack_where, store_new_pack_where     the only ways to global
-//   memory
-//   sync_grid                   a barrier of all blocks
+//   SF_KERNEL(threads, blocks)  a kernel: most threads of a block, blocks that an SM has room for
+//   SF_SHARED(T, name, [n])     static shared memory
+//   SF_DYNAMIC_SHARED(name)     bytes, aligned to 16
+//   load, store, load_pack, store_pack, store_new_pack, load_pack_where, store_new_pack_where,
+//   load_table, load_fresh, load_signal, store_signal, fetch_add, compare_and_swap
+//                               the only ways to global memory
+//   back_off                    in a loop that waits for another block
 #pragma once
 #include <cstdint>
 #include <cstring>
@@ -16,7 +17,6 @@
 #if defined(SYMFAST_EMULATOR)
 #include "emulator.h"
 #else
-#include <cooperative_groups.h>
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
@@ -172,9 +172,20 @@ SF_DEVICE void store_signal(int64_t* p, int64_t value) {
   *const_cast<volatile int64_t*>(p) = value;
 }
 
-// All threads of all blocks of a launch that runs them together (launch.h) wait for each other, and
-// see what was written before: all but load_table, which need not look again.
-SF_DEVICE void sync_grid() { cooperative_groups::this_grid().sync(); }
+// Atomic and relaxed; what the word was before.
+SF_DEVICE int64_t fetch_add(int64_t* p, int64_t n) {
+  __builtin_assume(__isGlobal(p));
+  using Word = unsigned long long;
+  return static_cast<int64_t>(atomicAdd(reinterpret_cast<Word*>(p), static_cast<Word>(n)));
+}
+SF_DEVICE void compare_and_swap(int64_t* p, int64_t from, int64_t to) {
+  __builtin_assume(__isGlobal(p));
+  using Word = unsigned long long;
+  atomicCAS(reinterpret_cast<Word*>(p), static_cast<Word>(from), static_cast<Word>(to));
+}
+
+// Leaves the memory system alone for a while.
+SF_DEVICE void back_off() { __nanosleep(100); }
 #endif
 
 // An amount of a verb; one that this launch has found is not read as a table.

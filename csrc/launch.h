@@ -19,21 +19,14 @@ struct Launch {
   int64_t blocks;
   int threads;
   int shared_bytes;
-  void* stream;           // a cudaStream_t
-  bool together = false;  // all blocks run at once and may wait for each other: sync_grid
+  void* stream;  // a cudaStream_t
 };
 
 #if defined(SYMFAST_EMULATOR)
-template <typename... Parameters>
-int64_t most_together(void (*)(Parameters...), const Launch&) {
-  return emulator::most_together();
-}
-
 template <typename... Parameters, typename... Arguments>
 void launch(void (*kernel)(Parameters...), const Launch& shape, const Arguments&... arguments) {
   if (shape.blocks == 0) return;
-  const auto body = [&] { kernel(arguments...); };
-  emulator::run(shape.blocks, shape.threads, shape.shared_bytes, shape.together, body);
+  emulator::run(shape.blocks, shape.threads, shape.shared_bytes, [&] { kernel(arguments...); });
 }
 #else
 inline void check_cuda(cudaError_t error, const char* what) {
@@ -41,36 +34,18 @@ inline void check_cuda(cudaError_t error, const char* what) {
   throw std::runtime_error(std::string("symfast: ") + what + ": " + cudaGetErrorString(error));
 }
 
-// Blocks of a kernel that the current device runs at once.
-template <typename... Parameters>
-int64_t most_together(void (*kernel)(Parameters...), const Launch& shape) {
-  int device = 0, processors = 0, each = 0;
-  check_cuda(cudaGetDevice(&device), "no current device");
-  check_cuda(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device),
-             "a device attribute cannot be read");
-  check_cuda(cudaOccupancyMaxActiveBlocksPerMultiprocessor(
-                 &each, kernel, shape.threads, static_cast<std::size_t>(shape.shared_bytes)),
-             "the occupancy of a kernel is unknown");
-  return int64_t{each} * processors;
-}
-
 // The kernel on the stream; nothing at all for a grid of no blocks, which CUDA refuses.
 template <typename... Parameters, typename... Arguments>
 void launch(void (*kernel)(Parameters...), const Launch& shape, const Arguments&... arguments) {
   if (shape.blocks == 0) return;
+  if (shape.blocks > INT32_MAX) throw std::runtime_error("symfast: more than 2^31 - 1 blocks");
   constexpr int kAlwaysAllowed = 48 * 1024;
   if (shape.shared_bytes > kAlwaysAllowed) {
     check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                     shape.shared_bytes),
                "not that much shared memory");
   }
-  if (shape.blocks > INT32_MAX) throw std::runtime_error("symfast: more than 2^31 - 1 blocks");
-  cudaLaunchAttribute together{};
-  together.id = cudaLaunchAttributeCooperative;
-  together.val.cooperative = 1;
   cudaLaunchConfig_t config{};
-  config.attrs = &together;
-  config.numAttrs = shape.together ? 1 : 0;
   config.gridDim = dim3(static_cast<unsigned>(shape.blocks));
   config.blockDim = dim3(static_cast<unsigned>(shape.threads));
   config.dynamicSmemBytes = static_cast<std::size_t>(shape.shared_bytes);

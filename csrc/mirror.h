@@ -9,10 +9,15 @@ namespace symfast {
 
 enum ProxMode : int64_t { kL1 = 0, kGroup = 1 };
 
-// What one row's coefficients are multiplied by in group prox. NaN stays NaN, 0/0 is no shrinkage.
+// How much a mirror of this norm is shrunk by in group prox, c <- (1 - amount) c, and what its
+// coefficients are multiplied by. NaN stays NaN; a norm of zero vanishes whatever the threshold.
+template <typename A>
+SF_HOST_DEVICE A group_shrinkage(A norm, A threshold) {
+  return norm <= threshold ? A(1) : threshold / norm;
+}
 template <typename A>
 SF_HOST_DEVICE A group_factor(A norm, A threshold) {
-  return norm <= threshold ? A(0) : A(1) - threshold / norm;
+  return A(1) - group_shrinkage(norm, threshold);
 }
 
 }  // namespace symfast

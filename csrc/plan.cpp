@@ -10,7 +10,7 @@
 #include "isa.h"
 #include "parallel.h"
 #include "plan_call.h"
-#include "plan_prox_group.h"
+#include "mirror.h"
 #include "plan_tables.h"
 #include "tensor.h"
 

@@ -97,9 +97,9 @@ void plan_prox_group_(std::vector<Tensor> tensors, int64_t plan, double threshol
                              static_cast<const int64_t*>(table),
                              sizes,
                              tables.needs.partials,
+                             tables.mirrors,
                              static_cast<double*>(workspace.mutable_data_ptr()),
-                             new_tag(),
-                             tables.needs.dense && tables.needs.indexed};
+                             new_tag()};
   for_number(prepared.number,
              [&](auto element) { launch_prox_group<decltype(element)>(prepared.call, prox); });
 }

@@ -42,37 +42,20 @@ SF_DEVICE void empty_norms(const Work<T>& work) {
 }
 
 // A team has a column, or, where columns are neighbours in memory, a block a tile of them.
-enum class DensePath { lines, tiles };
-
-template <typename T>
-SF_DEVICE DensePath dense_path(const Work<T>& work) {
-  const bool lines = work.task.unit_stride == 1 || work.inner() == 1;
-  return lines ? DensePath::lines : DensePath::tiles;
-}
-
-template <Verb verb, DensePath path, typename T>
+template <Verb verb, typename T>
 SF_DEVICE void apply_dense(const Work<T>& work) {
   using A = Accumulate<T>;
   using Job = DenseJob<T, A, A>;
   SF_SHARED(Job, job, [1]);
+  if (work.task.count == 0) return empty_norms<verb>(work);
   if (threadIdx.x == 0) fill_job<verb>(work, job[0]);
   __syncthreads();
-  if constexpr (path == DensePath::lines) {
+  if (work.task.unit_stride == 1 || work.inner() == 1) {
     dense_columns_by_team<verb>(job[0]);
   } else if (work.columns_pack()) {
     dense_tiles<verb, kPack<T>>(job[0]);
   } else {
     dense_tiles<verb, 1>(job[0]);
-  }
-}
-
-template <Verb verb, typename T>
-SF_DEVICE void apply_dense(const Work<T>& work) {
-  if (work.task.count == 0) return empty_norms<verb>(work);
-  if (dense_path(work) == DensePath::lines) {
-    apply_dense<verb, DensePath::lines>(work);
-  } else {
-    apply_dense<verb, DensePath::tiles>(work);
   }
 }
 
@@ -100,16 +83,17 @@ SF_DEVICE void apply_index(const Work<T>& work) {
   }
 }
 
-// From the partial sums of this block's chunk to norms: of mirrors or of groups.
+// From the partial sums of this block's chunk, which has this number, to norms: of mirrors or of
+// groups.
 template <typename T>
-SF_DEVICE void finish_norms(const Work<T>& work) {
+SF_DEVICE void finish_norms(const Work<T>& work, int64_t number) {
   const SumArguments& add = work.arguments.add;
   const int64_t first = work.chunk.partial, count = chunk_mirrors(work.task, work.chunk).count;
   if (add.groups && !mirrors_are_groups(work.task)) {
-    add_chunk(work.arguments.partials + first, count, add.groups + blockIdx.x);
+    add_chunk(work.arguments.partials + first, count, add.groups + number);
   }
   if (add.sums) {
-    add_up(add, work.arguments.partials);
+    add_up(add, work.arguments.partials, number);
   } else if (add.root || add.before) {
     finish_in_place(add, work.arguments.partials, first, count);
   }
@@ -138,7 +122,7 @@ plan_kernel(SF_ARGUMENT PlanArguments<T> arguments) {
   read_chunk(arguments, blockIdx.x, words, slots);
   const Work<T> work = work_of(arguments, words, slots);
   apply_verb<verb, dense>(work);
-  if constexpr (verb == kNorms) finish_norms(work);
+  if constexpr (verb == kNorms) finish_norms(work, blockIdx.x);
 }
 
 }  // namespace symfast

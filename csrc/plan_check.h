@@ -25,8 +25,8 @@ struct TableView {
 // sums for norms, and on a GPU room for rows of so many gathered units.
 struct PlanNeeds {
   int64_t groups = 0, mirrors = 0, scratch = 0, partials = 0, gathered = 0;
-  bool in_place = true;                 // every mirror has one partial sum, where the norms have it
-  bool dense = false, indexed = false;  // kinds of frames
+  bool in_place = true;  // every mirror has one partial sum, where the norms have it
+  bool dense = false;    // there are dense frames
 };
 
 // Larger sizes are mistakes; sums and products of those below stay inside __int128.
@@ -102,7 +102,7 @@ class TableCheck {
             "task ", t, " of the plan has steps that do not go with its kind");
     require(task.group_step == 0 || task.mirror_step > 0, "task ", t,
             " of the plan has groups that share a mirror");
-    (task.kind == kDense ? needs_.dense : needs_.indexed) = true;
+    if (task.kind == kDense) needs_.dense = true;
     rows_ = task.kind == kDense ? check_dense(t, task) : check_index(t, task);
     const __int128 columns = static_cast<__int128>(task.outer) * task.inner;
     require(columns < kHuge && columns * mirrors_ < kHuge, "task ", t,

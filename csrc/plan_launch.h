@@ -123,6 +123,23 @@ inline int64_t workspace_numbers(const SumSizes& sizes, int64_t partials, bool b
   return sizes.words > 0 ? partials + (by_group ? sizes.chunks : 0) + sizes.parts : 0;
 }
 
+// What the blocks of a launch need where tables say which of them share norms.
+inline SumArguments sum_arguments(const NormsLaunch& norms) {
+  const SumSizes& sizes = norms.sizes;
+  const int64_t *chunks = norms.tables + 4 * sizes.runs, *meetings = chunks + 4 * sizes.chunks;
+  double* const behind = norms.workspace + norms.partials;  // the partial sums
+  return {reinterpret_cast<const MirrorRun*>(norms.tables),
+          reinterpret_cast<const ChunkMeetings*>(chunks),
+          reinterpret_cast<const Meeting*>(meetings),
+          norms.tables + sizes.words - sizes.parts,
+          reinterpret_cast<int64_t*>(behind + (norms.by_group ? sizes.chunks : 0)),
+          norms.tag,
+          norms.sums,
+          norms.before,
+          norms.root,
+          norms.by_group ? behind : nullptr};
+}
+
 // Sums of squares per mirror or per group, or their roots, in one launch.
 template <typename T>
 void launch_norms(PlanLaunch call, const NormsLaunch& norms) {
@@ -130,20 +147,8 @@ void launch_norms(PlanLaunch call, const NormsLaunch& norms) {
   call.add.before = norms.before;
   call.add.root = norms.root;
   if (norms.sizes.words > 0) {
-    const SumSizes& sizes = norms.sizes;
-    const int64_t *chunks = norms.tables + 4 * sizes.runs, *meetings = chunks + 4 * sizes.chunks;
-    double* const behind = norms.workspace + norms.partials;  // the partial sums
     call.partials = norms.workspace;
-    call.add = {reinterpret_cast<const MirrorRun*>(norms.tables),
-                reinterpret_cast<const ChunkMeetings*>(chunks),
-                reinterpret_cast<const Meeting*>(meetings),
-                norms.tables + sizes.words - sizes.parts,
-                reinterpret_cast<int64_t*>(behind + (norms.by_group ? sizes.chunks : 0)),
-                norms.tag,
-                norms.sums,
-                norms.before,
-                norms.root,
-                norms.by_group ? behind : nullptr};
+    call.add = sum_arguments(norms);
   }
   launch_plan<kNorms, T>(call);
 }

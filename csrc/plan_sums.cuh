@@ -86,13 +86,13 @@ SF_DEVICE double add_parts(const SumArguments& a, const double* partials, const 
 }
 
 // The sums of a run's mirrors by a team, a warp or the block: `width` mirrors at a time, the parts
-// of each shared by the threads `width` apart. Of `turns` teams that share a run, this has `turn`.
+// of each shared by the threads `width` apart.
 SF_DEVICE void add_run(const SumArguments& a, const double* partials, const MirrorRun& run,
-                       const Team& team, double* scratch, int64_t turn = 0, int64_t turns = 1) {
+                       const Team& team, double* scratch) {
   const int width = power_of_two(run.count, team.size);
   const int apart = width < kWarp ? kWarp : width;  // what a warp has not added up by itself
 #pragma unroll 1
-  for (int64_t first = turn * width; first < run.count; first += turns * width) {
+  for (int64_t first = 0; first < run.count; first += width) {
     const int64_t m = first + team.lane % width;
     double sum = 0;
     if (m < run.count) {
@@ -149,11 +149,11 @@ SF_DEVICE void finish_in_place(const SumArguments& a, double* partials, int64_t 
   }
 }
 
-// After a block has stored its partial sums; by all its threads.
-SF_DEVICE void add_up(const SumArguments& a, const double* partials) {
+// After a block has stored the partial sums of this chunk; by all its threads.
+SF_DEVICE void add_up(const SumArguments& a, const double* partials, int64_t chunk) {
   SF_SHARED(double, scratch, [kBlock]);
   SF_SHARED(int, votes, [kBlock / kWarp]);
-  const ChunkMeetings* mine = a.chunks + blockIdx.x;
+  const ChunkMeetings* mine = a.chunks + chunk;
   const int64_t begin = load_table(&mine->begin), wide = load_table(&mine->wide),
                 several = load_table(&mine->several), end = load_table(&mine->end);
   __syncthreads();

@@ -26,6 +26,7 @@ class DevicePlan {
         words_(tables_.words),
         workspace_(plan.partials + tables_.sizes.parts),
         partials_(plan.partials),
+        mirrors_(plan.mirrors),
         tag_(new_tag()),
         sums_(plan.mirrors),
         prox_workspace_(prox_group_numbers(tables_.sizes, plan.partials, plan.mirrors)),
@@ -74,7 +75,7 @@ class DevicePlan {
 
   void prox_group(double threshold) const {
     launch_prox_group<T>(call(nullptr, 0), {nullptr, threshold, words_.get(), tables_.sizes,
-                                            partials_, prox_workspace_.get(), tag_, false});
+                                            partials_, mirrors_, prox_workspace_.get(), tag_});
   }
 
   // What the verb left, beside what it should have left.
@@ -96,7 +97,7 @@ class DevicePlan {
   DeviceArray<A> frames_, out_;
   DeviceArray<int64_t> words_;
   DeviceArray<double> workspace_;
-  int64_t partials_, tag_;  // one tag for every call, as a graph replays it
+  int64_t partials_, mirrors_, tag_;  // one tag for every call, as a graph replays it
   DeviceArray<double> sums_, prox_workspace_;
   DeviceArray<int64_t> pointers_;
   int64_t chunk_count_, gathered_;

@@ -8,7 +8,8 @@
 
 namespace emulator {
 
-enum class State { ready, at_barrier, at_grid_barrier, at_warp_operation, done };
+// `pausing`: ready, and nothing that it waits for has happened the last time it looked.
+enum class State { ready, pausing, at_barrier, at_warp_operation, done };
 
 struct Thread {
   Fiber fiber;
@@ -18,7 +19,7 @@ struct Thread {
   unsigned mask = 0;
   int argument = 0;
   uint64_t value = 0, result = 0;
-  unsigned barriers = 0, grid_barriers = 0, warp_syncs = 0;
+  unsigned barriers = 0, warp_syncs = 0;
 };
 
 // Tags are of this block alone, two in turn: fewer would hide races.
@@ -34,7 +35,6 @@ struct Block {
 extern const std::function<void()>* kernel;
 extern std::mt19937 random_numbers;
 extern char end_tag;
-extern char* grid_tags[2];  // of this launch
 
 // 0 .. n - 1, as threads and blocks take turns.
 std::vector<int> in_order(int64_t n);
@@ -44,7 +44,10 @@ void use(Block& block);
 void begin(Block& block, int64_t number, int threads, int shared_bytes);
 void end(Block& block);
 
+// `waiting`: for other blocks.
 enum class Progress { some, waiting, finished, stuck };
 Progress run_round();
+// Where the block's threads wait for what does not come.
+std::string whereabouts();
 
 }  // namespace emulator

@@ -89,7 +89,6 @@ class Emulator:
     count_sectors: bool = False
     last_blocks: int = 0
     resident: int = 1
-    together: int = 8
     names: dict[str, int] = field(default_factory=dict)
     recording: Recording | None = None
 
@@ -104,7 +103,6 @@ class Emulator:
         )
         self.library.emulator_run_last(ctypes.c_int64(self.last_blocks))
         self.library.emulator_interleave(self.resident)
-        self.library.emulator_together(self.together)
 
     def allow(self, name: str, tensor: torch.Tensor | None) -> int:
         """Let kernels touch a tensor's storage; returns its address."""

@@ -16,11 +16,8 @@ Totals totals{};
 const std::function<void()>* kernel;
 std::mt19937 random_numbers;
 char end_tag;
-char* grid_tags[2];
 
 namespace {
-
-constexpr int kWarp = 32;
 
 Block* here = nullptr;
 Fiber scheduler;
@@ -84,6 +81,8 @@ void open_barrier() {
   ++totals.barriers;
 }
 
+}  // namespace
+
 std::string whereabouts() {
   const std::vector<Thread>& threads = here->threads;
   std::string words = "deadlock:";
@@ -92,31 +91,29 @@ std::string whereabouts() {
     if (threads[i].state == State::done) continue;
     ++named;
     words += " thread " + std::to_string(i) + " at line " + std::to_string(threads[i].site.line) +
-             (threads[i].state == State::at_barrier        ? " (barrier)"
-              : threads[i].state == State::at_grid_barrier ? " (grid barrier)"
-                                                           : " (warp operation)");
+             (threads[i].state == State::at_barrier ? " (barrier)"
+              : threads[i].state == State::pausing  ? " (waits for another block)"
+                                                    : " (warp operation)");
   }
   return words;
 }
 
-}  // namespace
-
-// A turn for every thread of the block, or the barrier that they wait at; for that of the grid they
-// wait for other blocks.
+// A turn for every thread of the block, or the barrier that they wait at.
 Progress run_round() {
   if (config.order == Order::random || config.resident > 1) {
     std::shuffle(here->turns.begin(), here->turns.end(), random_numbers);
   }
   bool moved = false;
   for (const int number : here->turns) {
-    if (here->threads[number].state != State::ready) continue;
+    State& state = here->threads[number].state;
+    if (state != State::ready && state != State::pausing) continue;
     resume(number);
-    moved = true;
+    moved |= state != State::pausing;
   }
   if (moved) return Progress::some;
+  if (count(State::pausing)) return Progress::waiting;
   const int done = count(State::done), all = static_cast<int>(here->threads.size());
   if (done == all) return Progress::finished;
-  if (count(State::at_grid_barrier) == all) return Progress::waiting;
   if (done + count(State::at_barrier) < all) {
     report(whereabouts());
     return Progress::stuck;
@@ -163,14 +160,12 @@ void barrier(Site site) {
   sanitize_acquire(tag);
 }
 
-void grid_barrier(Site site) {
+void wait(Site site) {
   Thread& me = here->threads[running];
   me.site = site;
-  me.state = State::at_grid_barrier;
-  void* tag = grid_tags[me.grid_barriers++ & 1];
-  sanitize_release(tag);
+  me.state = State::pausing;
   leave(false);
-  sanitize_acquire(tag);
+  me.state = State::ready;
 }
 
 uint64_t warp_operation(WarpOp op, unsigned mask, uint64_t value, int argument, Site site) {

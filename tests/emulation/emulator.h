@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // CUDA's names for kernel bodies that run on the CPU: csrc/device.h includes this instead of CUDA's
-// headers. Every CUDA thread is a fiber; blocks run one after another, or several of them in turns,
-// or, where they may wait for each other, all of them.
+// headers. Every CUDA thread is a fiber; blocks run one after another, or several of them in turns.
 // The run time behind it (emulator.cpp, memory.cpp, signals.cpp) checks barriers, warp operations
 // and every access to global memory, and counts bytes, sectors and barriers.
 #pragma once
@@ -42,7 +41,8 @@ struct Site {
 enum class WarpOp { sync, shuffle_xor, ballot };
 
 void barrier(Site site);
-void grid_barrier(Site site);
+// Waits for another block to do something: the others' turn.
+void wait(Site site);
 uint64_t warp_operation(WarpOp op, unsigned mask, uint64_t value, int argument, Site site);
 
 // Fresh for every block, filled with NaN.
@@ -60,12 +60,12 @@ bool access_table(const void* p, std::size_t bytes);
 void fence();
 int64_t load_signal(const int64_t* p);
 void store_signal(int64_t* p, int64_t value);
+// Atomic and relaxed; others see them at once.
+int64_t fetch_add(int64_t* p, int64_t n);
+void compare_and_swap(int64_t* p, int64_t from, int64_t to);
 
-// Blocks that fit at once.
-int64_t most_together();
-// One launch: `body` is what every thread runs. `together`: all blocks at once.
-void run(int64_t blocks, int threads, int shared_bytes, bool together,
-         const std::function<void()>& body);
+// One launch: `body` is what every thread runs.
+void run(int64_t blocks, int threads, int shared_bytes, const std::function<void()>& body);
 
 template <typename T>
 T shuffle_xor(unsigned mask, T value, int lanes, Site site) {
@@ -86,7 +86,7 @@ T shuffle_xor(unsigned mask, T value, int lanes, Site site) {
 #define EMULATOR_SITE \
   ::emulator::Site { __FILE__, __LINE__ }
 #define __syncthreads() ::emulator::barrier(EMULATOR_SITE)
-#define sync_grid() ::emulator::grid_barrier(EMULATOR_SITE)
+#define back_off() ::emulator::wait(EMULATOR_SITE)
 #define __syncwarp() \
   ::emulator::warp_operation(::emulator::WarpOp::sync, 0xffffffffu, 0, 0, EMULATOR_SITE)
 #define __shfl_xor_sync(mask, value, lanes) \
@@ -163,6 +163,8 @@ SF_DEVICE T load_fresh(const T* p) {
   return load(p);
 }
 
+using emulator::compare_and_swap;
+using emulator::fetch_add;
 using emulator::load_signal;
 using emulator::store_signal;
 

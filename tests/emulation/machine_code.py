@@ -96,7 +96,7 @@ KERNELS: dict[str, Callable[[list[str]], Traits]] = {
 }
 #: What the numbers in a mangled name mean.
 PARAMETERS: dict[str, tuple[Callable[[int], str], ...]] = {
-    "plan_prox_group": (("index", "dense", "both").__getitem__,),
+    "plan_prox_group": (("index", "dense").__getitem__,),
     "factor_multiply": ("depth {}".format, ("", "gradients").__getitem__),
     "sweep_by_team": (str, str),  # depth, threads of a team
     "sweep_by_block": (str,),

@@ -13,7 +13,7 @@ namespace emulator {
 
 namespace {
 
-constexpr int kSector = 32, kWarp = 32, kGuard = 64;
+constexpr int kSector = 32, kGuard = 64;
 constexpr unsigned char kPoison = 0xff, kGuardByte = 0xa5;
 
 struct Traffic {

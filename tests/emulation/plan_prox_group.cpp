@@ -30,14 +30,9 @@ void emulated_prox_group(const EmulatedProxGroup* p, int64_t) {
                                  reinterpret_cast<const Chunk*>(p->chunks), p->chunk_count);
   const SumTables tables =
       sum_tables(p->tasks, p->chunks, p->chunk_count, p->mirrors, false, p->partials);
-  bool dense = false, indexed = false;
-  for (int64_t c = 0; c < p->chunk_count; ++c) {
-    const int64_t kind = p->tasks[p->chunks[c * kChunkFields] * kTaskFields];
-    (kind == kDense ? dense : indexed) = true;
-  }
   launch_prox_group<EMULATED_TYPE>(
       call, {p->thresholds, p->threshold, tables.words.data(), tables.sizes, p->partials,
-             p->workspace, p->tag, dense && indexed});
+             p->mirrors, p->workspace, p->tag});
 }
 }
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Calls of the group prox of plans on CUDA: norms and shrinkage, in one launch or two."""
+"""Calls of the group prox of plans on CUDA: norms and shrinkage in one launch."""
 
 import ctypes
 from collections.abc import Iterator
@@ -24,8 +24,8 @@ FIELDS += [("data", ctypes.POINTER(ctypes.c_void_p)), ("data_count", ctypes.c_in
 FIELDS += [("pointers", ctypes.c_void_p), ("mirrors", ctypes.c_int64)]
 FIELDS += [("partials", ctypes.c_int64), ("workspace", ctypes.c_void_p), ("tag", ctypes.c_int64)]
 Arguments = structure(FIELDS)
-#: Blocks that fit at once, where all of a plan shall, and where they shall not.
-MANY, ONE = 500, 1
+#: Words of the workspace that blocks count by.
+COUNTERS = 2
 
 
 def alone(make: problems.Make) -> problems.Entries:
@@ -108,6 +108,12 @@ def expected(case: problems.Problem) -> list[Tensor]:
     return wanted
 
 
+def workspace_of(part: Any, mirrors: int) -> Tensor:
+    """Poisoned memory, as much as any plan needs."""
+    partials = partial_count(part.tables.tasks.numpy(), part.tables.chunks.numpy())
+    return torch.full((3 * partials + mirrors + COUNTERS,), float("nan"), dtype=torch.float64)
+
+
 def launch(
     emulator: emulated.Emulator,
     part: Any,
@@ -121,7 +127,7 @@ def launch(
     tables = part.tables
     partials = partial_count(tables.tasks.numpy(), tables.chunks.numpy())
     if workspace is None:
-        workspace = torch.full((3 * partials + mirrors,), float("nan"), dtype=torch.float64)
+        workspace = workspace_of(part, mirrors)
     pointers = torch.zeros(max(1, len(part.tensors)), dtype=torch.int64)
     tensors = {n: getattr(tables, n) for n in ("tasks", "chunks", "index", "frames")}
     tensors |= {"thresholds": thresholds, "pointers": pointers, "workspace": workspace}
@@ -135,19 +141,11 @@ def launch(
     emulator.call("emulated_prox_group", call, 0)
 
 
-def call(
-    name: str,
-    dtype: torch.dtype,
-    offset: int,
-    elements: int = 0,
-    fit: int = MANY,
-    launches: int = 1,
-) -> Call:
-    """A threshold for every group; ``fit`` blocks run at once."""
+def call(name: str, dtype: torch.dtype, offset: int, elements: int = 0) -> Call:
+    """A threshold for every group."""
 
     def run(emulator: emulated.Emulator) -> Tensors:
         case = made(name, dtype, offset, elements)
-        emulator.together = fit
         launch(emulator, case.part, case.plan.mirrors, thresholds_of(case))
         return {str(i): t for i, t in enumerate(case.tensors())}
 
@@ -155,7 +153,7 @@ def call(
         case = made(name, dtype, offset, elements)
         return {str(i): t for i, t in enumerate(expected(case))}
 
-    return Call(run, wanted, launches)
+    return Call(run, wanted)
 
 
 def huge() -> Call:
@@ -207,30 +205,19 @@ FAMILY = Family(
         "alone": partial(call, "alone"),
         "alone_dense": partial(call, "alone_dense"),
         "long, cut": partial(call, "long", **SPREAD),
-        "frames of both kinds": partial(call, "large", launches=2),
+        "frames of both kinds": partial(call, "large"),
     }
     | {name: partial(call, name) for name in problems.PROBLEMS}
-    | {f"{name}, cut": partial(call, name, **SPREAD) for name in problems.PROBLEMS}
-    | {
-        f"{name}, one at a time": partial(call, name, **SPREAD, fit=ONE, launches=2)
-        for name in ("sign_flip", "cluster", "direction", "mirror")
-    },
-    # every way: one launch, blocks that meet, two launches; rows in shared memory
-    sanitized=(
-        "alone",
-        "alone_dense",
-        "gathered",
-        "swap, cut",
-        "mirror, cut",
-        "cluster, one at a time",
-    ),
+    | {f"{name}, cut": partial(call, name, **SPREAD) for name in problems.PROBLEMS},
+    # every way: one block a chunk, two; all kinds of frames; rows in shared memory
+    sanitized=("alone", "alone_dense", "gathered", "swap, cut", "mirror, cut"),
     tolerance={torch.float64: 32, torch.float32: 32} | dict.fromkeys(HALF, 0.51),
     planted=(
-        ("plan_prox_group.cuh:sync_grid();\n      add_all=>add_all", "swap, cut"),
-        ("plan_prox_group.cuh:add_all_runs(a);\n      sync_grid();=>add_all_runs(a);", "swap, cut"),
+        ("plan_prox_group.cuh:gridDim.x / 2);=>gridDim.x / 2 + 1);", "swap, cut"),
+        ("plan_prox_group.cuh:number < gridDim.x / 2;=>number > gridDim.x / 2;", "swap, cut"),
+        ("plan_prox_group.cuh:gridDim.x - 1 - number;=>gridDim.x - 2 - number;", "swap, cut"),
         ("plan_prox_group.cuh:slots));\n  __syncthreads();\n=>slots));\n", "alone"),
-        ("plan_prox_group.cuh:(mine + n) % blocks,=>mine + 1,", "long, cut"),
-        ("plan_prox_group.cuh:n < a.runs;=>n < a.wide;", "swap, cut"),
+        ("turns.cuh:if (counts(counter, found) == 0)=>if (false)", "swap, cut"),
         ("device.h:    return load(p);\n=>    return load_table(p);\n", "alone"),
         ("plan_work.cuh:chunk.partial - chunk.k0=>chunk.partial", "swap, cut"),
         ("plan_work.cuh:chunk.partial - chunk.o0, 1, 1}=>chunk.partial, 1, 1}", "mirror, cut"),

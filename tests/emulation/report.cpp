@@ -30,14 +30,13 @@ extern "C" {
 
 void emulator_configure(int order, unsigned seed, int preempt, int threads, int count_sectors) {
   emulator::config = {
-      static_cast<emulator::Order>(order), seed, preempt, threads, count_sectors != 0, 0, 1, 8};
+      static_cast<emulator::Order>(order), seed, preempt, threads, count_sectors != 0, 0, 1};
   emulator::totals = {};
   emulator::messages.clear();
 }
 
 void emulator_run_last(int64_t blocks) { emulator::config.last_blocks = blocks; }
 void emulator_interleave(int resident) { emulator::config.resident = resident; }
-void emulator_together(int blocks) { emulator::config.together = blocks; }
 
 // launches, blocks, barriers, warp operations, atomics, errors
 void emulator_totals(int64_t* out) { std::memcpy(out, &emulator::totals, sizeof emulator::totals); }

@@ -11,12 +11,14 @@
 
 namespace emulator {
 
+constexpr int kWarp = 32;
+
 enum class Order : int { forward, reverse, random };
 
 // How threads and blocks take turns. `preempt` of 1000 accesses to global memory hand over to
 // another thread; `threads`, if not 0, replaces the block size of every launch; `last_blocks`, if
 // not 0, runs only so many blocks, those of the highest numbers; `resident` blocks take turns, by
-// chance if there are several; `together` blocks fit at once where blocks may wait for each other.
+// chance if there are several.
 struct Config {
   Order order = Order::forward;
   unsigned seed = 1;
@@ -25,7 +27,6 @@ struct Config {
   bool count_sectors = false;
   int64_t last_blocks = 0;
   int resident = 1;
-  int together = 8;
 };
 extern Config config;
 

@@ -79,4 +79,19 @@ int64_t load_signal(const int64_t* p) {
   return found != waiting.rend() ? found->value : __atomic_load_n(p, __ATOMIC_RELAXED);
 }
 
+int64_t fetch_add(int64_t* p, int64_t n) {
+  if (!access(p, sizeof *p, true)) return 0;
+  ++totals.atomics;
+  const Quiet quiet;
+  sanitize_pass_on(p, tag_of(here->received));
+  sanitize_pass_on(tag_of(here->sent), p);
+  return __atomic_fetch_add(p, n, __ATOMIC_RELAXED);
+}
+
+void compare_and_swap(int64_t* p, int64_t from, int64_t to) {
+  if (!access(p, sizeof *p, true)) return;
+  ++totals.atomics;
+  __atomic_compare_exchange_n(p, &from, to, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
+}
+
 }  // namespace emulator
