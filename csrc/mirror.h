@@ -10,7 +10,7 @@ namespace symfast {
 enum ProxMode : int64_t { kL1 = 0, kGroup = 1 };
 
 // How much a mirror of this norm is shrunk by in group prox, c <- (1 - amount) c, and what its
-// coefficients are multiplied by. NaN stays NaN; a norm of zero vanishes whatever the threshold.
+// coefficients are multiplied by. NaN stays NaN; a threshold of zero or more ends a norm of zero.
 template <typename A>
 SF_HOST_DEVICE A group_shrinkage(A norm, A threshold) {
   return norm <= threshold ? A(1) : threshold / norm;

@@ -8,9 +8,9 @@
 
 #include "chunk_mirrors.h"
 #include "isa.h"
+#include "mirror.h"
 #include "parallel.h"
 #include "plan_call.h"
-#include "mirror.h"
 #include "plan_tables.h"
 #include "tensor.h"
 

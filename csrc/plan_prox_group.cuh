@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Group prox of a plan: norms of the mirrors of a chunk, what they are shrunk by, and the
-// shrinkage. Where all of a mirror lies in one chunk, one block after the other, of memory that is
-// still near. Elsewhere a chunk has two blocks: one that finds norms as a launch of norms does, and
-// one that shrinks, which waits for all of the first kind.
+// shrinkage. Where each mirror of the launch lies in one chunk, by one block, of memory that is
+// still near. Else a chunk has two blocks: one that finds norms as a launch of norms does, and one
+// that shrinks, which waits for all of the first kind.
 #pragma once
 #include "mirror.h"
 #include "plan.cuh"
@@ -12,7 +12,7 @@ namespace symfast {
 
 template <typename T>
 struct ProxGroupArguments {
-  PlanArguments<T> plan;      // amounts: `shrinkages`; add.sums: norms, or null: partial sums are
+  PlanArguments<T> plan;      // amounts: `shrinkages`; add.sums: norms, or null: their roots are
   Accumulate<T>* shrinkages;  // one per partial sum
   const double* thresholds;   // by group, or null
   double threshold;           // where they are null

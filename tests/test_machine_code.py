@@ -50,7 +50,7 @@ def probed(request: pytest.FixtureRequest) -> list[Kernel]:
 
 
 #: Of whole words, at addresses that are known to be global.
-COUNTS = {"ATOMG 64", "RED 64"}
+COUNTS = {"ATOMG 64", "RED 64", "REDG 64"}
 
 
 def waits(kernel: Kernel) -> bool:
@@ -64,11 +64,11 @@ def check_resources(kernels: list[Kernel]) -> None:
         assert kernel.stack == kernel.local == 0, kernel.name
         opcodes = {key.split()[0] for key in kernel.instructions}
         assert not opcodes & {"LDL", "STL", "ATOM"}, kernel.name
-        atomics = {key for key in kernel.instructions if key.split()[0] in ("ATOMG", "RED")}
+        atomics = {key for key in kernel.instructions if key.split()[0] in ("ATOMG", "RED", "REDG")}
         assert bool(atomics) == waits(kernel), kernel.name
         assert atomics <= COUNTS, kernel.name
         if kernel.traits.streams:  # no generic address
-            assert opcodes <= {"LDG", "STG", "MEMBAR", "ATOMG", "RED"}, kernel.name
+            assert opcodes <= {"LDG", "STG", "MEMBAR", "ATOMG", "RED", "REDG"}, kernel.name
 
 
 def check_registers(kernels: list[Kernel]) -> None:

@@ -81,21 +81,41 @@ def test_many_groups_are_one_launch() -> None:
     assert emulator.totals()["launches"] == 1
 
 
-@needs_compiler
-@pytest.mark.parametrize("word", [0, -1, emulated.TAG - 1, emulated.TAG + 10**6, 2**63 - 1])
-def test_what_was_in_the_workspace_does_not_matter(word: int) -> None:
-    """Nor does a replay, which brings the same memory and the same tag again."""
+def replays(edit: str, word: int = 0) -> None:
+    """Calls that bring the same memory and the same tag again, as those of a captured graph do."""
     case = prox_calls.made("sign_flip", torch.float32, 0, 64)
     workspace = prox_calls.workspace_of(case.part, case.plan.mirrors)
     workspace.view(torch.int64).fill_(word)
-    for seed in range(4):
+    for seed in range(6):
         wanted = prox_calls.expected(case)
-        emulator = emulated.Emulator(library(), "random", seed, 100, resident=3)
+        emulator = emulated.Emulator(library(edit), "random", seed, 100, threads=64, resident=3)
         thresholds = prox_calls.thresholds_of(case)
         prox_calls.launch(emulator, case.part, case.plan.mirrors, thresholds, workspace=workspace)
         emulator.check()
         for got, want in zip(case.tensors(), wanted, strict=True):
             torch.testing.assert_close(got.double(), want, rtol=1e-5, atol=1e-6)
+
+
+@needs_compiler
+@pytest.mark.parametrize("word", [0, -1, emulated.TAG - 1, emulated.TAG + 10**6, 2**63 - 1])
+def test_what_was_in_the_workspace_does_not_matter(word: int) -> None:
+    replays("", word)
+
+
+COUNTED = "    count_up(counter_of(a, 1));\n  }\n  __syncthreads();"
+TURN = "count_up(counter_of(a, 0))"
+BUGS = {
+    "swap is a store": "turns.cuh:compare_and_swap(counter.word, found=>store_signal(counter.word",
+    "turns by number": f"plan_prox_group.cuh:{TURN}=>a.counters ? blockIdx.x : 0",
+    "who waited does not count": f"plan_prox_group.cuh:{COUNTED}=>  }}\n  __syncthreads();",
+}
+
+
+@needs_compiler
+@pytest.mark.parametrize("edit", BUGS.values(), ids=list(BUGS))
+def test_bugs_planted_in_counts_are_found(edit: str) -> None:
+    with pytest.raises(AssertionError):
+        replays(edit)
 
 
 SEEN = "back_off();\n  __threadfence();\n"
@@ -105,10 +125,8 @@ SENT = "    __threadfence();\n    count_up"
 @needs_compiler
 def test_bugs_planted_in_waiting_are_found() -> None:
     """Shrinking before all norms are there."""
-    for edit in (
-        "< count) back_off=>< count / 2) back_off",
-        "< count) back_off=>< count - 1) back_off",
-    ):
+    for less in ("count / 2", "count - 1"):
+        edit = f"turns.cuh:< count) back_off=>< {less}) back_off"
         wrong = 0
         for seed in range(8):
             wanted = two_passes("swap", 64, 64)

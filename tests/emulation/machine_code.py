@@ -23,7 +23,7 @@ TYPES = {"d": "float64", "f": "float32", "13__nv_bfloat16": "bfloat16", "6__half
 VERBS = ("reflect", "project", "shrink", "prox", "coefficients", "norms")
 MANGLED = re.compile(r"_ZN7symfast\d+(plan|mirror)_kernelI(d|f|13__nv_bfloat16|6__half)(.*)")
 #: An instruction that touches global, local or any memory, or orders that, without its predicate.
-MEMORY = re.compile(r"\*/\s+(?:@!?U?P\w+ )?((?:LDG?|STG?|LDL|STL|ATOMG?|RED|MEMBAR)\b[\w.]*)")
+MEMORY = re.compile(r"\*/\s+(?:@!?U?P\w+ )?((?:LDG?|STG?|LDL|STL|ATOMG?|REDG?|MEMBAR)\b[\w.]*)")
 #: Dynamic shared memory of one block as csrc/*_launch.h ask for it; test_machine_code.py compares.
 #: Blocks an SM are counted with the most of it: wide rows of gathered units.
 INDEX_BYTES, DENSE_BYTES, TURNED_BYTES, GATHERED_BYTES = 16384, 40960, 16896, 40960

@@ -11,10 +11,8 @@ template __global__ void plan_kernel<BFloat16, kProx, false>(SF_ARGUMENT PlanArg
 template __global__ void plan_kernel<double, kProx, false>(SF_ARGUMENT PlanArguments<double>);
 template __global__ void plan_kernel<double, kProx, true>(SF_ARGUMENT PlanArguments<double>);
 template __global__ void plan_kernel<float, kNorms, false>(SF_ARGUMENT PlanArguments<float>);
-template __global__ void plan_prox_group<float, FramesOf::index>(
-    SF_ARGUMENT ProxGroupArguments<float>);
-template __global__ void plan_prox_group<BFloat16, FramesOf::dense>(
-    SF_ARGUMENT ProxGroupArguments<BFloat16>);
+template __global__ void plan_prox_group<float, false>(SF_ARGUMENT ProxGroupArguments<float>);
+template __global__ void plan_prox_group<BFloat16, true>(SF_ARGUMENT ProxGroupArguments<BFloat16>);
 template __global__ void mirror_kernel<float, float, kReflect>(
     SF_ARGUMENT MirrorArguments<float, float>);
 template __global__ void mirror_kernel<double, double, kProx>(

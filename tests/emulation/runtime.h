@@ -17,8 +17,8 @@ enum class Order : int { forward, reverse, random };
 
 // How threads and blocks take turns. `preempt` of 1000 accesses to global memory hand over to
 // another thread; `threads`, if not 0, replaces the block size of every launch; `last_blocks`, if
-// not 0, runs only so many blocks, those of the highest numbers; `resident` blocks take turns, by
-// chance if there are several.
+// not 0, runs only so many blocks, those of the highest numbers, not for kernels whose blocks wait
+// for others; `resident` blocks take turns, by chance if there are several.
 struct Config {
   Order order = Order::forward;
   unsigned seed = 1;
