@@ -42,6 +42,7 @@ clean:
 	rm -rf .venv build
 
 # torch first: the build looks for it in this environment. cmake and ninja only where there are none.
+# Compiled here, as folders that a first import adds to would look like new sources afterwards.
 .venv/torch:
 	$(PYTHON) -m venv .venv
 	$(PIP) '$(TORCH)' 'scikit-build-core>=1.0' 'pybind11>=3'
@@ -50,6 +51,7 @@ clean:
 	touch $@
 .venv/package: .venv/torch $(SOURCES)
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(PIP) --no-build-isolation -e '.[$(EXTRAS)]'
+	$(BIN)/python -m compileall -q symfast
 	touch $@
 .venv/bench .venv/dev .venv/docs: .venv/%: .venv/package
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(PIP) --no-build-isolation -e '.[$*]'

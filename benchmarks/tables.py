@@ -46,6 +46,14 @@ def tables() -> tuple[Callable[..., None], Any]:
     return note, report
 
 
+def judged(found: str, reached: bool, wanted: str) -> str:
+    """What was found; in bold beside what was wanted where that is missed.
+
+    A benchmark fails for a wrong result, never for its speed: that is the machine's, too.
+    """
+    return found if reached else f"**{found}**, {wanted} wanted"
+
+
 def note_ratios(
     note: Callable[..., None], title: str, times: dict[str, float], **columns: Any
 ) -> None:
