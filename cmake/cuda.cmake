@@ -27,6 +27,8 @@ if(CMAKE_CUDA_COMPILER)
     set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION -std=c++20)
   endif()
   set(SYMFAST_WITH_CUDA ON)
+  include(CheckCompilerFlag)
+  check_compiler_flag(CUDA -frandom-seed=symfast SYMFAST_CUDA_SEED)  # else names differ at every build
   set(SYMFAST_CUDA_VERSION "${CMAKE_CUDA_COMPILER_VERSION}")
   list(JOIN ARCHITECTURES " " SYMFAST_CUDA_ARCHITECTURES)
 elseif(SYMFAST_CUDA STREQUAL "ON")
