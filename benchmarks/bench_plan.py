@@ -266,7 +266,8 @@ def test_overhead(benchmark: Any) -> None:
     times = [best(p.project_, 0.3, 200) * 1e6 for p in (single, one, many, separate)]
     note("Call overhead, microseconds", one_group=f"{times[0]:.1f}",
          batched_mirror_of_1000=f"{times[1]:.1f}", entries_in_one_tensor_1000=f"{times[2]:.1f}",
-         tensors_1000=f"{times[3]:.1f} ({(times[3] - times[2]) / 1000:.3f} per tensor)")  # fmt: skip
+         tensors_1000=f"{times[3]:.1f} ({(times[3] - times[2]) / 1000:.3f} per tensor)",
+         )  # fmt: skip
     benchmark.pedantic(one.project_, rounds=20)
 
 
