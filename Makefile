@@ -42,13 +42,13 @@ clean:
 	rm -rf .venv build
 
 # torch first: the build looks for it in this environment. cmake and ninja only where there are none.
-# Compiled here, as folders that a first import adds to would look like new sources afterwards.
 .venv/torch:
 	$(PYTHON) -m venv .venv
 	$(PIP) '$(TORCH)' 'scikit-build-core>=1.0' 'pybind11>=3'
 	command -v cmake >/dev/null || $(PIP) cmake
 	command -v ninja >/dev/null || $(PIP) ninja
 	touch $@
+# With its bytecode: folders that a first import adds to would look like new sources afterwards.
 .venv/package: .venv/torch $(SOURCES)
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(PIP) --no-build-isolation -e '.[$(EXTRAS)]'
 	$(BIN)/python -m compileall -q symfast

@@ -27,8 +27,8 @@ REPLICAS, BATCH, SAMPLES = 1024, 32, 1000
 SIZES = (16, 32, 1)
 LR, DECAY = 0.02, 1e-3
 #: What is aimed at with lanes of 16: 12x of vmap, compiled or not, and of JAX, 400x of a loop, 65%
-#: of the peak, 40% for other shapes. Lanes of 8 leave the opponents nearer; their floors are below
-#: what was measured on a busy machine.
+#: of the peak, 40% for other shapes. A case fails where that is missed. Lanes of 8 leave the
+#: opponents nearer; their floors are below what was measured on a busy machine.
 WIDE = "avx512" in build_info()["cpu_capability"]
 WANTED = (
     {"loop": 400.0, "vmap": 12.0, "compiled": 12.0, "jax": 12.0, "peak": 0.65, "shapes": 0.4}
@@ -198,11 +198,12 @@ OURS = 100  # steps of a run of ours: 35 ms
 
 
 def compare(name: str, theirs: Callable[[], object], work: int, wanted: str) -> None:
-    """Add a row, with what is wanted where the ratio is below."""
+    """Add a row, and fail if the ratio is below what is wanted."""
     mine, other = in_turns(lambda: train(SIZES, "relu", OURS), theirs, seconds=3.0)
     ratio = (other / work) / (mine / (REPLICAS * OURS))
     least = WANTED[wanted]
     row(name, work / other, judged(f"symfast {ratio:.1f}x", ratio >= least, f"{least:.0f}x"))
+    assert ratio >= least
 
 
 def test_share_of_peak_of_the_job() -> None:
@@ -213,6 +214,7 @@ def test_share_of_peak_of_the_job() -> None:
     words = f"{share:.0%} of {peak / 1e9:.0f} GFLOP/s"
     least = WANTED["peak"]
     row("symfast 16-32-1 relu", found, judged(words, share >= least, f"{least:.0%}"))
+    assert share >= least
 
 
 def test_results_are_alike() -> None:
@@ -265,19 +267,21 @@ def test_share_of_peak(sizes: tuple[int, int, int], activation: str, dtype: torc
     i, h, o = sizes  # weights stay in registers and caches: what must move is read and written once
     moved = 2.0 * dtype.itemsize * replicas * (h * i + h + h * o + o)
     point(name, flops=flops(sizes) * replicas * steps, moved=moved, seconds=seconds)
+    assert share >= least
 
 
 def test_linear_in_replicas_and_steps() -> None:
-    """Twice the work takes twice the time, 1.4 to 2.6 times in any run."""
+    """Twice the work takes twice the time, within 30%."""
     base, steps, replicas = in_turns(
         lambda: train(SIZES, "relu", 100, 512),
         lambda: train(SIZES, "relu", 200, 512),
         lambda: train(SIZES, "relu", 100, 1024),
         seconds=2.0,
     )
-    ratios = steps / base, replicas / base
-    found = judged("{:.2f} / {:.2f}".format(*ratios), all(1.4 < r < 2.6 for r in ratios), "2")
+    found = f"{steps / base:.2f} / {replicas / base:.2f}"
     note("Time of twice the steps / of twice the replicas", ratios=found)
+    assert 1.4 < steps / base < 2.6
+    assert 1.4 < replicas / base < 2.6
 
 
 def test_cost_over_replicas() -> None:

@@ -47,10 +47,7 @@ def tables() -> tuple[Callable[..., None], Any]:
 
 
 def judged(found: str, reached: bool, wanted: str) -> str:
-    """What was found; in bold beside what was wanted where that is missed.
-
-    A benchmark fails for a wrong result, never for its speed: that is the machine's, too.
-    """
+    """What was found; in bold beside what was wanted where that is missed."""
     return found if reached else f"**{found}**, {wanted} wanted"
 
 
