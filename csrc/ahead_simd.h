@@ -18,5 +18,16 @@ SF_INLINE void ask_for(const void* p, int64_t bytes) {
   for (int64_t at = 0; at < bytes; at += 64) ask_for(static_cast<const char*>(p) + at);
 }
 
+// Reads two bytes more of every cache line of a stretch that is about to be read whole. Zen 4 runs
+// further ahead of lines that are read in parts: over two streams it gives a tenth more, over
+// three and four nothing.
+SF_INLINE void read_in_parts(const void* p, int64_t bytes) {
+  for (int64_t at = 0; at < bytes; at += 64) {
+    const volatile char* line = static_cast<const char*>(p) + at;
+    static_cast<void>(line[16]);
+    static_cast<void>(line[32]);
+  }
+}
+
 }  // namespace SYMFAST_ISA
 }  // namespace symfast

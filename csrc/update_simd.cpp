@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Steps on spans of parameters; compiled once per instruction set, without contraction (update.h).
+#include "ahead_simd.h"
 #include "anchor_simd.h"
 #include "update_call.h"
 
@@ -113,7 +114,11 @@ struct Stepper {
 
   // Asks memory for what the kDrawn elements `ahead` of i need; 0: it does so itself.
   SF_INLINE void fetch(const Stepper& at, int64_t i) {
-    if (at.ahead == 0) return;
+    if (at.ahead == 0) {
+      if constexpr (kHasFirst) return;
+      read_in_parts(at.p + i, kDrawn * sizeof(T));
+      return read_in_parts(at.g + i, kDrawn * sizeof(T));
+    }
     const auto lines = [&](const T* from) {
       const auto first = reinterpret_cast<uintptr_t>(from) + (i + at.ahead) * sizeof(T);
 #pragma GCC unroll 8
