@@ -119,12 +119,20 @@ void columns_dots_add(const T* u, int64_t unit, const Acc<T>* at, int64_t next, 
   }
 }
 
-// c (k, ldc) = A^T U.
+// c (k, ldc) = A^T U, every `segment` units by themselves in what follows c, then together.
 template <typename T>
 void columns_dots(const T* u, int64_t unit, const Acc<T>* at, int64_t next, int64_t units,
-                  int64_t k, int64_t width, Acc<T>* c, int64_t ldc) {
-  for (int64_t i = 0; i < k * ldc; ++i) c[i] = 0;
-  columns_dots_add(u, unit, at, next, units, k, width, c, ldc);
+                  int64_t k, int64_t width, Acc<T>* c, int64_t ldc, int64_t segment) {
+  const int64_t size = k * ldc;
+  for (int64_t i = 0; i < size; ++i) c[i] = 0;
+  columns_dots_add(u, unit, at, next, units < segment ? units : segment, k, width, c, ldc);
+  for (int64_t j = segment; j < units; j += segment) {
+    Acc<T>* own = c + size;
+    for (int64_t i = 0; i < size; ++i) own[i] = 0;
+    const int64_t count = units - j < segment ? units - j : segment;
+    columns_dots_add(u + j * unit, unit, at + j, next, count, k, width, own, ldc);
+    for (int64_t i = 0; i < size; ++i) c[i] += own[i];
+  }
 }
 
 // The same for more coefficients than fit the registers, all before the one rounding of a half

@@ -73,7 +73,7 @@ void run_dense_columns(const DenseColumn<verb, Acc<T>>& column, T* data, Acc<T>*
     for (int64_t t = chunk.c0; t < chunk.c1; t += tile) {
       const int64_t width = chunk.c1 - t < tile ? chunk.c1 - t : tile;
       columns_dots(base + t, task.unit_stride, at, task.frame_row, task.units, task.count, width, c,
-                   ldc);
+                   ldc, segment_units(task));
       bool write = false;
       for (int64_t i = 0; i < width; ++i) {
         write = DenseColumn<verb, Acc<T>>::finish(column, o, t + i, c + i, ldc);

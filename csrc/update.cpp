@@ -137,8 +137,8 @@ class Step {
     }
   }
 
-  // Chunks by the grain; instead of those of a shared parameter, in order, the blocks of a walk and
-  // for every thread the way back.
+  // Chunks by the grain; instead of those of a shared parameter, in order, the segments of a walk
+  // and for every thread the way back.
   void add_fused(std::vector<Work>& ordered, std::vector<Work>& work,
                  std::deque<DenseWalk>& walks) const {
     const std::vector<int64_t>& fused = constraint_->regions->fused;
@@ -152,8 +152,8 @@ class Step {
         while (next < count && task_of(next) == task_of(i)) ++next;
         for (int64_t o = 0; o < task.outer; ++o) {
           DenseWalk& walk = walks.emplace_back(task, o, accumulate_bytes(plan.number));
-          for (int64_t b = 0; b < walk.blocks(); ++b) {
-            ordered.push_back({Job::kEnter, b, 0, &walk});
+          for (int64_t s = 0; s < walk.segments(); ++s) {
+            ordered.push_back({Job::kEnter, s, 0, &walk});
           }
           const auto threads = static_cast<int64_t>(torch::stable::get_num_threads());
           for (int64_t t = 0; t < threads; ++t) ordered.push_back({Job::kAdd, t, 0, &walk});

@@ -107,6 +107,14 @@ void finish(const PlanCall& plan, const DenseTile& tile) {
   const Chunk none{};
   const DenseColumn<verb, A> column{plan, *tile.task, none, Amounts<A>::of(plan)};
   A* c = static_cast<A*>(tile.c);
+  const int64_t rows = tile.task->count;
+  for (int64_t s = 1; s < tile.segments; ++s) {
+    for (int64_t q = 0; q < rows; ++q) {
+      A* to = c + q * tile.ldc;
+      const A* from = to + s * rows * tile.ldc;
+      for (int64_t i = 0; i < tile.width; ++i) to[i] += from[i];
+    }
+  }
   for (int64_t i = 0; i < tile.width; ++i) {
     DenseColumn<verb, A>::finish(column, tile.o, tile.column + i, c + i, tile.ldc);
   }
@@ -166,7 +174,7 @@ void run_chunk(const UpdateCall& update, const PlanCall& plan, const Chunk& chun
   for (int64_t o = chunk.o0; o < chunk.o1; ++o) {
     for (int64_t t = chunk.c0; t < chunk.c1; t += most) {
       const int64_t width = chunk.c1 - t < most ? chunk.c1 - t : most;
-      run_tile<T>(update, plan, {&task, o, 0, task.units, t, width, scratch, tile_step(task)});
+      run_tile<T>(update, plan, {&task, o, 0, task.units, t, width, scratch, tile_step(task), 1});
     }
   }
 }

@@ -12,12 +12,13 @@ namespace symfast {
 
 constexpr int64_t kShare = 32768;  // elements of one piece of work
 
-// A piece of work: spans [first, last), the chunks [first, last) of a list, or a block of a walk.
+// A piece of work: spans [first, last), the chunks [first, last) of a list, or a segment of a
+// walk.
 enum class Job { kSpans, kChunks, kEnter, kAdd };
 struct Work {
   Job job;
   int64_t first, last;
-  DenseWalk* walk = nullptr;  // of its block `first`
+  DenseWalk* walk = nullptr;  // of its segment `first`
 };
 
 inline void add_spans(int64_t tensor, int64_t begin, int64_t end, std::vector<Span>& spans) {

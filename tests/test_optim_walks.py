@@ -53,6 +53,20 @@ def test_shared_units_to_the_bit(shape: str, k: int, dtype: torch.dtype, capabil
         torch.set_num_threads(threads)
 
 
+@pytest.mark.parametrize("k", [1, 16, 17])
+def test_sums_of_segments(k: int, capability: str) -> None:
+    """A plan's verb on units by the thousand, in segments or, for many directions, at once."""
+    make = torch.Generator().manual_seed(k)
+    theta = torch.randn(2003, 300, generator=make)
+    frame = torch.linalg.qr(torch.randn(2003, k, generator=make, dtype=torch.float64)).Q
+    wanted = theta.double() - frame @ (frame.T @ theta.double())
+    plan = sf.Plan([(sf.Units([(theta, 0)]), sf.Direction(frame))])
+    coefficients = (frame.T @ theta.double()).pow(2).sum().sqrt()
+    torch.testing.assert_close(plan.norms().double().pow(2).sum().sqrt(), coefficients)
+    plan.project_()
+    torch.testing.assert_close(theta.double(), wanted, rtol=0, atol=2e-6)
+
+
 def test_beside_other_work() -> None:
     """Two walks, a late entry and what no plan knows, in one call."""
     make = torch.Generator().manual_seed(0)
