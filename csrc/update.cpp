@@ -19,7 +19,9 @@ SYMFAST_DECLARE_PER_ISA(void update_span(const UpdateCall& call, const Span& spa
                         void dense_tile_finish(const PlanCall& plan, const DenseTile& tile);
                         void dense_tile_add(const PlanCall& plan, const DenseTile& tile);
                         void plan_run(const PlanCall& call, int64_t begin, int64_t end,
-                                      void* scratch);)
+                                      void* scratch);
+                        void update_chunks(const UpdateCall& update, const PlanCall& plan,
+                                           int64_t begin, int64_t end, void* scratch);)
 
 namespace {
 
@@ -101,6 +103,7 @@ class Step {
         dense_(SYMFAST_PICK(update_dense_columns)),
         kernels_{SYMFAST_PICK(dense_tile_enter), SYMFAST_PICK(dense_tile_finish),
                  SYMFAST_PICK(dense_tile_add)},
+        chunks_(SYMFAST_PICK(update_chunks)),
         verb_(SYMFAST_PICK(plan_run)) {}
 
   void run() const {
@@ -188,11 +191,11 @@ class Step {
     each_row(fused, piece, [&](int64_t begin, int64_t end) {
       for (int64_t c = begin; c < end; ++c) {
         if (!has_dense_columns(plan.tasks[plan.chunks[c].task])) continue;
-        if (begin < c) verb_(plan, begin, c, scratch);
+        if (begin < c) chunks_(call_, plan, begin, c, scratch);
         dense_(call_, plan, plan.chunks[c], scratch);
         begin = c + 1;
       }
-      if (begin < end) verb_(plan, begin, end, scratch);
+      if (begin < end) chunks_(call_, plan, begin, end, scratch);
     });
   }
 
@@ -228,6 +231,7 @@ class Step {
   void (*update_)(const UpdateCall&, const Span&);
   void (*dense_)(const UpdateCall&, const PlanCall&, const Chunk&, void*);
   const DenseKernels kernels_;
+  void (*chunks_)(const UpdateCall&, const PlanCall&, int64_t, int64_t, void*);
   void (*verb_)(const PlanCall&, int64_t, int64_t, void*);
 };
 
