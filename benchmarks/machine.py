@@ -2,6 +2,7 @@
 """Limits of this machine, measured in the same run as what they are compared with."""
 
 import ctypes
+import statistics
 import subprocess
 import tempfile
 import time
@@ -27,26 +28,44 @@ def best(call: Callable[[], object], seconds: float = 0.4, least: int = 5) -> fl
     return min(times)
 
 
+def every_turn(
+    *calls: Callable[[], object],
+    seconds: float = 0.5,
+    between: Callable[[], object] = lambda: None,
+) -> list[list[float]]:
+    """The times of each call, taken in turns so that a slow spell hits all of them.
+
+    ``between`` runs before every call and does not count.
+    """
+    times: list[list[float]] = [[] for _ in calls]
+    for call in calls:
+        call()
+    stop = time.perf_counter() + seconds * len(calls)
+    while time.perf_counter() < stop:
+        for call, own in zip(calls, times, strict=True):
+            between()
+            start = time.perf_counter()
+            call()
+            own.append(time.perf_counter() - start)
+    return times
+
+
 def in_turns(
     *calls: Callable[[], object],
     seconds: float = 0.5,
     between: Callable[[], object] = lambda: None,
 ) -> list[float]:
-    """The shortest time of each call, taken in turns so that a slow spell hits all of them.
+    """The shortest time of each call in :func:`every_turn`."""
+    return [min(own) for own in every_turn(*calls, seconds=seconds, between=between)]
 
-    ``between`` runs before every call and does not count.
+
+def ratio(mine: list[float], theirs: list[float]) -> float:
+    """The median over turns of one time over the other beside it.
+
+    Memory that other machines share changes its pace within a run, so that the shortest times of
+    two calls can be of different paces.
     """
-    times = [float("inf")] * len(calls)
-    for call in calls:
-        call()
-    stop = time.perf_counter() + seconds * len(calls)
-    while time.perf_counter() < stop:
-        for i, call in enumerate(calls):
-            between()
-            start = time.perf_counter()
-            call()
-            times[i] = min(times[i], time.perf_counter() - start)
-    return times
+    return statistics.median(a / b for a, b in zip(mine, theirs, strict=True))
 
 
 def walk_elsewhere(megabytes: float = 320) -> Callable[[], object]:
@@ -105,6 +124,12 @@ def read_bandwidth(megabytes: float) -> float:
     found, r = torch.zeros(64), torch.ones(n)
     threads = torch.get_num_threads()
     pointers = ctypes.c_void_p(found.data_ptr()), ctypes.c_void_p(r.data_ptr())
-    read = library("stream.c", "-O3").read_stream
     sizes = [ctypes.c_int64(x) for x in (n, threads)]
+    read = library("stream.c", "-O3").read_stream
     return 4 * n / best(lambda: read(*pointers, *sizes)) / 1e9
+
+
+def reading(megabytes: float) -> Callable[[], object]:
+    """A call that reads so much memory and writes none, by the threads that torch keeps."""
+    a, b = torch.ones(2, int(megabytes * 1e6 / 8))
+    return lambda: torch.dot(a, b)
