@@ -124,12 +124,12 @@ def read_bandwidth(megabytes: float) -> float:
     found, r = torch.zeros(64), torch.ones(n)
     threads = torch.get_num_threads()
     pointers = ctypes.c_void_p(found.data_ptr()), ctypes.c_void_p(r.data_ptr())
-    sizes = [ctypes.c_int64(x) for x in (n, threads)]
     read = library("stream.c", "-O3").read_stream
+    sizes = [ctypes.c_int64(x) for x in (n, threads)]
     return 4 * n / best(lambda: read(*pointers, *sizes)) / 1e9
 
 
 def reading(megabytes: float) -> Callable[[], object]:
     """A call that reads so much memory and writes none, by the threads that torch keeps."""
-    a, b = torch.ones(2, int(megabytes * 1e6 / 8))
-    return lambda: torch.dot(a, b)
+    memory = torch.ones(int(megabytes * 1e6 / 4))
+    return lambda: memory.sum()

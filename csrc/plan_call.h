@@ -37,10 +37,13 @@ SF_HOST_DEVICE int64_t tile_step(const Task& task) { return tile_columns(task) +
 // of a step share the segments of a large parameter (update_dense.h). It depends on sizes only, so
 // that sums do not on threads.
 SF_HOST_DEVICE int64_t segment_units(const Task& task) {
-  constexpr int64_t elements = 131072, segments = 32, most_coefficients = 16, block = 8;
-  if (task.count > most_coefficients || task.inner == 0) return task.units ? task.units : 1;
-  const int64_t worth = elements / task.inner, share = (task.units + segments - 1) / segments;
-  return ((worth > share ? worth : share) / block + 1) * block;
+  constexpr int64_t elements = 65536, most = 32, most_coefficients = 16, block = 8;
+  const int64_t worth = task.units * task.inner / elements;
+  if (task.count > most_coefficients || worth < 2) return task.units > 0 ? task.units : 1;
+  const int64_t segments = worth < most ? worth : most;
+  const int64_t share = (task.units + segments - 1) / segments;
+  const int64_t least = 4 * task.count;  // so that coefficients are few beside the units
+  return ((share > least ? share : least) + block - 1) / block * block;
 }
 
 // Units up to which rows of adjacent units are transposed: 16 float rows of them are 2 MB.
@@ -55,7 +58,10 @@ SF_HOST_DEVICE bool transposes(const Task& task) {
 
 // Workspace one chunk of a task needs, in numbers of the accumulate type.
 SF_HOST_DEVICE int64_t scratch_numbers(const Task& task) {
-  if (task.kind == kDense) return (2 * task.count + 4) * tile_step(task) + task.units;
+  if (task.kind == kDense) {
+    const int64_t tiles = segment_units(task) < task.units ? 2 : 1;  // all segments', and one's
+    return (tiles * task.count + 4) * tile_step(task) + task.units;
+  }
   const int64_t members = task.kind == kClusters ? 16 * (task.units + 1) : 0;  // a vector each
   return members + (transposes(task) ? 16 * (task.units + 16) : 0);
 }

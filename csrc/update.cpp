@@ -88,9 +88,7 @@ bool has_dense_columns(const Task& task) {
 
 // Whether threads share the units of the task's parameter.
 bool is_shared(const Task& task) {
-  constexpr int64_t most = 16;  // coefficients of a column that stay near
-  return has_dense_columns(task) && task.count <= most &&
-         task.units * task.inner >= DenseWalk::kWorthSharing;
+  return has_dense_columns(task) && segment_units(task) < task.units;
 }
 
 class Step {
@@ -183,19 +181,31 @@ class Step {
     });
   }
 
+  // What steps on a chunk and runs its verb.
+  enum class Walk { kColumns, kWhole, kChunks };
+  Walk walk_of(const Chunk& chunk) const {
+    const Task& task = constraint_->call.tasks[chunk.task];
+    if (has_dense_columns(task)) return Walk::kColumns;
+    return constraint_->regions->whole[task.tensor] ? Walk::kWhole : Walk::kChunks;
+  }
+
   void run_fused(const Work& piece, void* scratch) const {
     PlanCall plan = constraint_->call;
     plan.before = update_chunk;
     plan.context = this;
-    const std::vector<int64_t>& fused = constraint_->regions->fused;
-    each_row(fused, piece, [&](int64_t begin, int64_t end) {
-      for (int64_t c = begin; c < end; ++c) {
-        if (!has_dense_columns(plan.tasks[plan.chunks[c].task])) continue;
-        if (begin < c) chunks_(call_, plan, begin, c, scratch);
-        dense_(call_, plan, plan.chunks[c], scratch);
-        begin = c + 1;
+    each_row(constraint_->regions->fused, piece, [&](int64_t begin, int64_t end) {
+      for (int64_t next; begin < end; begin = next) {
+        const Walk walk = walk_of(plan.chunks[begin]);
+        next = begin + 1;
+        while (next < end && walk_of(plan.chunks[next]) == walk) ++next;
+        if (walk == Walk::kColumns) {
+          for (int64_t c = begin; c < next; ++c) dense_(call_, plan, plan.chunks[c], scratch);
+        } else if (walk == Walk::kWhole) {
+          verb_(plan, begin, next, scratch);
+        } else {
+          chunks_(call_, plan, begin, next, scratch);
+        }
       }
-      if (begin < end) chunks_(call_, plan, begin, end, scratch);
     });
   }
 

@@ -17,30 +17,33 @@ void plan_run(const PlanCall& call, int64_t begin, int64_t end, void* scratch);
 
 namespace {
 
-constexpr int64_t kBlock = 256;  // elements; with gradient, states and partners a quarter of 32 KB
-constexpr int64_t kStretch = 8192;  // elements after which memory has long been asked for the next
-constexpr int64_t kLong = 128;      // elements that follow each other and are worth a call
-constexpr int64_t kSmall = 4096;    // elements that stay near as they are
+constexpr int64_t kBlock = 256;  // elements: of float with gradient and states, 4 KB
+constexpr int64_t kLong = 128;   // elements that follow each other and are worth a call
 
 enum class Way { kWhole, kRuns, kNear };
 
-// Elements of a task's runs that follow each other, on average. Rows of adjacent units are stepped
-// on whole: none where some are not touched, or partners lie in one row.
+// Elements of a task's runs that follow each other, on average. Rows of adjacent units must be
+// stepped on whole, so that a single run has to have all of them.
 int64_t run_length(const PlanCall& plan, const Task& task, const Chunk& chunk) {
   if (task.count == 0 || (task.kind != kRows && task.kind != kPairs)) return 0;
   const int64_t width = chunk.c1 - chunk.c0, *runs = plan.index + task.pool;
   const int64_t* last = runs + 4 * (task.count - 1);
   const int64_t mirrors = last[3] + last[2];
   if (task.unit_stride == 1 && task.inner == 1) {
-    return task.kind == kRows && mirrors == task.units ? mirrors / task.count : 0;
+    const bool all = task.kind == kRows && task.count == 1 && mirrors == task.units;
+    return all ? task.units : 0;
   }
   if (task.unit_stride != task.inner || width != task.inner) return width;
   return mirrors / task.count * width;
 }
 
+// Whether partners share a vector, where the verb alone would see to that, too (run_gathered).
 template <typename A>
 bool are_near(const PlanCall& plan, const Task& task) {
-  if (task.kind != kPairsScattered || !transposes(task)) return false;
+  if (task.kind != kPairsScattered || !transposes(task) || task.outer < 8 ||
+      task.count * 2 > task.units) {
+    return false;
+  }
   const int64_t* words = plan.index + task.pool;
   bool near = true;
   for (int64_t i = 0; i < task.count; ++i) {
@@ -52,8 +55,7 @@ bool are_near(const PlanCall& plan, const Task& task) {
 template <typename A>
 Way way_of(const PlanCall& plan, const Chunk& chunk) {
   const Task& task = plan.tasks[chunk.task];
-  const int64_t elements = task.outer * task.units * task.inner;
-  if (plan.amount_index == kPerMirror || elements <= kSmall) return Way::kWhole;
+  if (plan.amount_index == kPerMirror) return Way::kWhole;
   if (run_length(plan, task, chunk) >= kLong) return Way::kRuns;
   return are_near<A>(plan, task) ? Way::kNear : Way::kWhole;
 }
@@ -68,13 +70,13 @@ struct Blocks {
   T* const data;
   const A amount;
 
-  // n adjacent elements from a on, and with pairs their partners from b on. Memory answers late to
-  // two short stretches by turns, such as pairs of single rows: one goes after the other.
+  // n adjacent elements from a on, and with pairs their partners from b on, all at once: memory
+  // answers late to two stretches by turns. Blocks end where those of random numbers do.
   template <bool pairs>
   void run(int64_t a, int64_t b, int64_t n) const {
-    const int64_t most = pairs && n < kStretch ? n : kBlock;
-    for (int64_t i = 0; i < n; i += most) {
-      const int64_t count = n - i < most ? n - i : most;
+    for (int64_t i = 0, count; i < n; i += count) {
+      const int64_t rest = n - i, block = kBlock - (a + i) % kBlock;
+      count = pairs || rest < block ? rest : block;
       update_span(update, {task.tensor, a + i, a + i + count, pairs ? 2 : 1, b - a});
       update_span<verb, pairs>(data + a + i, data + b + i, count, amount);
     }

@@ -35,9 +35,6 @@ struct DenseKernels {
 
 class DenseWalk {
  public:
-  // Elements from which threads share the units of one parameter.
-  static constexpr int64_t kWorthSharing = 131072;
-
   DenseWalk(const Task& task, int64_t o, int64_t number_bytes)
       : task_(task),
         o_(o),

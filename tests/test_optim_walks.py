@@ -9,12 +9,14 @@ from torch.nn import Parameter
 
 import symfast as sf
 
-#: Sizes and the dim of the units: whole rows, an odd one, a convolution's columns by sample.
+#: Sizes and the dim of the units: whole rows, an odd one, a convolution's columns by sample; all
+#: but the last are cut into segments of units.
 SHAPES = {
     "rows": ((300, 1100), 0),
-    "few long rows": ((13, 10100), 0),
+    "few long rows": ((21, 10100), 0),
     "outer": ((2, 150, 900), 1),
-    "kernels": ((2, 150, 29, 31), 1),
+    "kernels": ((2, 190, 29, 31), 1),
+    "one segment": ((13, 5100), 0),
 }
 
 
@@ -38,11 +40,13 @@ def stepped(shape: tuple[int, ...], dim: int, k: int, dtype: torch.dtype, verb: 
     return fused.detach(), plain.detach()
 
 
-@pytest.mark.parametrize("k", [1, 3])
+@pytest.mark.parametrize("k", [1, 3, 16])
 @pytest.mark.parametrize("shape", list(SHAPES))
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_shared_units_to_the_bit(shape: str, k: int, dtype: torch.dtype, capability: str) -> None:
-    """Step then verb, however many threads take the blocks of units, and in whatever order."""
+    """Step then verb, however many threads take the segments of units, and in whatever order."""
+    if k > SHAPES[shape][0][SHAPES[shape][1]]:
+        pytest.skip("more directions than units")
     threads, verb = torch.get_num_threads(), "project" if k == 1 else "shrink"
     try:
         for count in (1, 3):
@@ -65,6 +69,23 @@ def test_sums_of_segments(k: int, capability: str) -> None:
     torch.testing.assert_close(plan.norms().double().pow(2).sum().sqrt(), coefficients)
     plan.project_()
     torch.testing.assert_close(theta.double(), wanted, rtol=0, atol=2e-6)
+
+
+def test_a_view_with_gaps_between_units() -> None:
+    """Columns of a wider parameter, in segments: what no unit has is stepped on and no more."""
+    make = torch.Generator().manual_seed(3)
+    first, grad = torch.randn(400, 1000, generator=make), torch.randn(400, 1000, generator=make)
+    frame = torch.linalg.qr(torch.randn(400, 2, generator=make, dtype=torch.float64)).Q
+    found = []
+    for fused in (True, False):
+        p = Parameter(first.clone())
+        p.grad = grad.clone()
+        plan = sf.Plan([(sf.Units([(p.detach()[:, 100:900], 0)]), sf.Direction(frame))])
+        sf.optim.AdamW([p], lr=0.1, plan=plan if fused else None).step()
+        if not fused:
+            plan.project_()
+        found.append(p.detach())
+    assert torch.equal(*found)
 
 
 def test_beside_other_work() -> None:
