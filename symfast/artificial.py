@@ -1,14 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Artificial symmetries: a weight becomes a function of factors, on torch's parametrizations."""
 
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
+from weakref import WeakSet
 
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from symfast.codes import ACCUMULATE
 from symfast.errors import ArtificialError
+
+T = TypeVar("T", bound=Tensor)
 
 
 class Artificial(nn.Module):
@@ -35,6 +40,11 @@ class Artificial(nn.Module):
         """The weight in the dtype of the factors."""
         return weight.detach().to(ACCUMULATE[weight.dtype])
 
+    def among(self, tensors: tuple[T, ...]) -> tuple[T, ...]:
+        """The tensors under weight decay."""
+        chosen = self.penalised
+        return tensors if chosen is None else tuple(tensors[i] for i in chosen)
+
     def right_inverse(self, weight: Tensor) -> Sequence[Tensor]:
         """The tensors whose function is the weight."""
         raise NotImplementedError
@@ -57,8 +67,50 @@ class Attached:
     @property
     def factors(self) -> tuple[nn.Parameter, ...]:
         """The tensors under weight decay."""
-        chosen = self.artificial.penalised
-        return self.tensors if chosen is None else tuple(self.tensors[i] for i in chosen)
+        return self.artificial.among(self.tensors)
+
+
+class FactorList(parametrize.ParametrizationList):
+    """Torch's list of a weight's tensors, known to `any_factor` as long as it lives, copies too."""
+
+    @property
+    def factors(self) -> tuple[nn.Parameter, ...]:
+        """The tensors under weight decay, those of now."""
+        artificial = self[0]
+        assert isinstance(artificial, Artificial)
+        return artificial.among(_tensors(self))
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # deepcopy and unpickling end here
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        _remember(self)
+
+
+#: Every list alive. It is asked for its present tensors, because fully_shard, ``.to`` and
+#: load_state_dict(assign=True) put new parameters into it, which no mark on a tensor survives.
+_lists: WeakSet[FactorList] = WeakSet()
+_lock = threading.Lock()
+
+
+def _remember(chain: FactorList) -> None:
+    with _lock:
+        _lists.add(chain)
+
+
+def any_factor(parameters: Iterable[Tensor]) -> bool:
+    """Whether one of these parameters is a factor under weight decay of some module alive.
+
+    Example:
+        >>> import symfast as sf, torch
+        >>> from symfast.artificial import any_factor
+        >>> layer = sf.factorize(torch.nn.Linear(3, 2), "weight")
+        >>> any_factor(layer.parameters()), any_factor([layer.bias])
+        (True, False)
+    """
+    given = {id(p) for p in parameters}
+    with _lock:
+        chains = list(_lists)
+    return any(id(factor) in given for chain in chains for factor in chain.factors)
 
 
 def find_parameter(module: nn.Module, name: str) -> tuple[nn.Module, str, nn.Parameter]:
@@ -109,15 +161,16 @@ def attach(owner: nn.Module, name: str, artificial: Artificial) -> None:
     before = [found.artificial.order for found in attached(owner) if found.module is owner]
     artificial.order = before[0] if before else tuple(owner._parameters)
     parametrize.register_parametrization(owner, name, artificial)
-    for found in attached(owner):
-        if found.module is owner and found.name == name:
-            mark(found)
+    lists = owner.parametrizations
+    assert isinstance(lists, nn.ModuleDict)
+    chain = lists[name]
+    chain.__class__ = FactorList  # torch makes a list of its own class
+    assert isinstance(chain, FactorList)
+    _remember(chain)
 
 
-def mark(found: Attached) -> None:
-    """Tell optimizers which parameters are factors: AdamW's decay on them is no L1 penalty."""
-    for factor in found.factors:
-        factor._symfast_factor = True  # type: ignore[attr-defined]
+def _tensors(chain: parametrize.ParametrizationList) -> tuple[nn.Parameter, ...]:
+    return tuple(getattr(chain, f"original{i}") for i in range(chain.ntensors))
 
 
 def attached(model: nn.Module) -> Iterator[Attached]:
@@ -144,5 +197,4 @@ def attached(model: nn.Module) -> Iterator[Attached]:
                 raise ArtificialError(
                     f"{path}.{name} has another parametrization on top of its factors; remove that"
                 )
-            tensors = tuple(getattr(chain, f"original{i}") for i in range(chain.ntensors))
-            yield Attached(path, module, name, artificial, tensors)
+            yield Attached(path, module, name, artificial, _tensors(chain))

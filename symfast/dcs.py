@@ -40,7 +40,8 @@ def dcs(
     dtypes, optimizers and what is refused.
 
     Args:
-        module: the owner of the parameter, or any module above it.
+        module: the owner of the parameter, or any module above it; a tie to a parameter outside of
+            it is not seen and comes apart: pass the module above both ends, which refuses ties.
         name: the parameter, "weight" or dotted.
         symmetry: SignFlip, Swap, Cluster or Direction of the units along ``dim`` (0 if left out),
             or Mirror(O): along the last dim, or on the whole parameter if O has that many rows, or

@@ -8,12 +8,14 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from symfast.artificial import Artificial, attach, attached, find_parameter, mark
+from symfast.artificial import Artificial, attach, attached, find_parameter
 from symfast.errors import ArtificialError
 from symfast.factor_init import draw_factors, keep_factors, split
 from symfast.factor_op import multiply
 from symfast.reference.factor import MAX_DEPTH, MIN_DEPTH
 
+_TRANSPOSED = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
+_PADDED = nn.Embedding | nn.EmbeddingBag
 Per: TypeAlias = Literal["element", "row", "column", "filter", "head"]
 
 
@@ -46,13 +48,16 @@ def factorize(
     factors. ``deepcopy`` and ``torch.compile(fullgraph=True)`` work, pickling the module does not.
 
     Args:
-        module: the owner of the parameter, or any module above it: ties are found in it.
+        module: the owner of the parameter, or any module above it. A tie to a parameter outside of
+            it is not seen and comes apart, so that only this end has the factors: pass the module
+            above both ends, and tied parameters are refused instead.
         name: the parameter, "weight" or dotted, "0.weight".
         depth: D, 2 to 6.
         init: "keep" the weight, or "dwf": draw new factors, see `symfast.factor_init.draw_factors`,
-            with the standard deviation of the weight.
+            with the standard deviation of the weight; the padding row of an embedding is zero.
         beta: imbalance f_1^2 - f_D^2 >= 0 after "keep"; with 0 no weight can ever change its sign.
-        per: what shares a gate: nothing, dim 0, dim 1, a filter of a convolution, or a head.
+        per: what shares a gate: nothing, dim 0, dim 1, a filter of a convolution (what writes one
+            output channel: dim 0, or of a transposed one dim 1 in every group), or a head.
         heads: of per="head": equal blocks, 3 x heads for a packed ``in_proj_weight``.
         dim: of per="head": the dim that is cut into heads.
         eps: of init="dwf", see there.
@@ -82,15 +87,37 @@ def factorize(
         raise ArtificialError(
             f"init={init!r} with per={per!r}: choose 'keep', or 'dwf' per element"
         )
-    view, gate = gate_shape(tuple(weight.shape), per, heads, dim)
+    shape = tuple(weight.shape)
+    view, gate = gate_shape(shape, per, heads, dim)
+    if per == "filter" and isinstance(owner, _TRANSPOSED):
+        view, gate = transposed_filters(shape, owner.groups)
     factors = None
     if init == "dwf":
-        scale = float(weight.detach().double().std())
-        if not scale > 0:
-            raise ArtificialError(f"{name!r} has no spread to take the scale of init='dwf' from")
-        factors = draw_factors(tuple(weight.shape), depth, scale, eps=eps, generator=generator)
+        padding = owner.padding_idx if isinstance(owner, _PADDED) else None
+        factors = _draw(weight.detach(), name, padding, depth, eps, generator)
     attach(owner, last, ProductFactors(weight, depth, beta, view, gate, factors))
     return module
+
+
+def _draw(
+    weight: Tensor,
+    name: str,
+    padding: int | None,
+    depth: int,
+    eps: float,
+    generator: torch.Generator | None,
+) -> Tensor:
+    """New factors with the weight's standard deviation; a padding row is zero and not counted."""
+    shown = weight
+    if padding is not None:
+        shown = torch.cat([weight[:padding], weight[padding + 1 :]])
+    scale = float(shown.double().std())
+    if not scale > 0:
+        raise ArtificialError(f"{name!r} has no spread to take the scale of init='dwf' from")
+    factors = draw_factors(tuple(weight.shape), depth, scale, eps=eps, generator=generator)
+    if padding is not None:
+        factors[:, padding] = 0
+    return factors
 
 
 def check_depth(depth: int, beta: float) -> None:
@@ -124,6 +151,17 @@ def gate_shape(
         at = dim % len(shape)
         shape = (*shape[:at], heads, shape[at] // heads, *shape[at + 1 :])
     return shape, tuple(size if i == at else 1 for i, size in enumerate(shape))
+
+
+def transposed_filters(
+    shape: tuple[int, ...], groups: int
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """View (groups, in / groups, out / groups, ...) of a transposed convolution, and its gates.
+
+    Torch keeps its weight as (in, out / groups, ...), groups stacked along dim 0.
+    """
+    view = (groups, shape[0] // groups, *shape[1:])
+    return view, tuple(size if i in (0, 2) else 1 for i, size in enumerate(view))
 
 
 class ProductFactors(Artificial):
@@ -222,7 +260,6 @@ def factor_groups(
         raise ArtificialError(f"lam is {lam}; it must be finite and not negative")
     by_depth: dict[int, list[nn.Parameter]] = {}
     for found in attached(model):
-        mark(found)  # copies of a model lose the mark
         by_depth.setdefault(found.artificial.depth, []).extend(found.factors)
     if not by_depth:
         raise ArtificialError("the model has no factors; apply factorize, dcs or low_rank first")

@@ -25,7 +25,8 @@ def low_rank(
     that is exactly zero then stays so. Ziyin, ICML 2024, double rotation symmetry.
 
     Args:
-        module: the owner of the parameter, or any module above it.
+        module: the owner of the parameter, or any module above it; a tie to a parameter outside of
+            it is not seen and comes apart: pass the module above both ends, which refuses ties.
         name: the parameter, "weight" or dotted; at least two dims.
         rank: columns of U and V, at most min(m, n), which it is if left out. Fewer than the rank
             of W drop its smallest singular values and so change the function.
@@ -78,7 +79,8 @@ class LowRank(Artificial):
         P, s, Q = P[:, : self.rank], s[: self.rank], Q[: self.rank]
         a = split(s, 2, self.beta)
         b = torch.where(a > 0, s / a, 0.0)
-        return [(P * a).to(wide.dtype), (Q.T * b).to(wide.dtype)]
+        # products keep the strides of the decomposition, which fully_shard refuses
+        return [x.to(wide.dtype).contiguous() for x in (P * a, Q.T * b)]
 
     def fold(self, tensors: Sequence[Tensor], tol: float) -> Tensor:
         """The weight without its singular values below tol."""

@@ -20,8 +20,10 @@ def remove_symmetry(
 ) -> "Removal":
     """Let weight decay pull every parameter to a fixed random anchor instead of to zero.
 
-    Before every step of the optimizer, ``theta <- theta - lr lam (theta - theta0)`` with
-    ``theta0 ~ N(0, sigma^2)`` fixed by the seed. Together with plain SGD that is gradient descent
+    In every step of the optimizer, ``theta <- theta - lr lam (theta - theta0)`` with
+    ``theta0 ~ N(0, sigma^2)`` fixed by the seed, between the gradients and the optimizer's own
+    update (after that for LBFGS, which searches along a line). A step that GradScaler skips does
+    not decay. Together with plain SGD that is gradient descent
     on ``l(theta) + lam/2 ||theta - theta0||^2``, which has none of the countable mirror symmetries
     of l with probability 1: neurons that are equal separate, dead ones come back. With momentum,
     Adam or AdamW the decay is decoupled, as AdamW's own. Ziyin, Xu, Chuang, "Remove Symmetries to
@@ -30,9 +32,11 @@ def remove_symmetry(
 
     The module is not touched: the optimizer holds the method. The anchor is the same as that of
     the optimizers of symfast for the same seed (`symfast.Anchor.values`); here it is computed once
-    and kept in the parameter's dtype. Parameters count in the optimizer's order. Groups
+    and kept in the parameter's dtype. Parameters count in the optimizer's order, and a DTensor
+    (fully_shard) has its part of the anchor of the whole parameter. Groups
     remember sigma, seed and decay, so ``state_dict`` does; call this once after making the
-    optimizer, before ``load_state_dict``. Groups added later are not decayed.
+    optimizer, before ``load_state_dict``. Groups added later are not decayed, nor is what a copy or
+    a pickle of the optimizer steps on: torch copies no hooks.
 
     Args:
         optimizer: any torch optimizer with "lr" in its groups.
@@ -79,8 +83,11 @@ def remove_symmetry(
         group[_DECAY] = decay if lam is None else float(lam)
         if "weight_decay" in group:
             group["weight_decay"] = 0
-    handle = optimizer.register_step_pre_hook(_Decay())
-    return Removal(handle, optimizer)
+    hook = _Decay()
+    if isinstance(optimizer, torch.optim.LBFGS):
+        # its line search compares losses along a line from where it began: nothing moves meanwhile
+        return Removal(optimizer.register_step_post_hook(hook.after), optimizer)
+    return Removal(optimizer.register_step_pre_hook(hook), optimizer)
 
 
 class _Decay:
@@ -89,23 +96,77 @@ class _Decay:
     def __init__(self) -> None:
         self.kept: dict[Tensor, tuple[tuple[float, int], Tensor]] = {}
 
+    def __call__(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
+        """Before a step: decay now, or once the step's closure has made the gradients."""
+        closure = kwargs["closure"] if "closure" in kwargs else (*args, None, None)[1]
+        if not callable(closure):
+            return self._decay(optimizer)
+        pending = [True]
+
+        def evaluate() -> Any:
+            loss = closure()
+            if pending:  # a step may evaluate more than once, and decays once
+                pending.clear()
+                self._decay(optimizer)
+            return loss
+
+        if "closure" in kwargs:
+            return args, {**kwargs, "closure": evaluate}
+        return (args[0], evaluate, *args[2:]), kwargs
+
+    def after(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        """After a step."""
+        self._decay(optimizer)
+
     @torch.no_grad()
-    def __call__(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+    def _decay(self, optimizer: Optimizer) -> None:
+        inf = getattr(optimizer, "found_inf", None)  # what GradScaler leaves to fused steps
+        if inf is not None and inf.device.type == "cpu":
+            if bool(inf):
+                return
+            inf = None
         number = 0
         for group in optimizer.param_groups:
             decay = group.get(_DECAY, 0.0)
             for p in group["params"]:
                 number += 1
-                if decay and p.grad is not None and p.is_floating_point():
-                    p.lerp_(self._anchor(p, number - 1, group), float(group["lr"]) * decay)
+                if not decay or p.grad is None or not p.is_floating_point():
+                    continue
+                held, rate = _held(p), float(group["lr"]) * decay
+                anchor = self._anchor(p, number - 1, group)
+                if inf is None:
+                    held.lerp_(anchor, rate)
+                else:  # decided on the device, which the host need not wait for
+                    skip = inf.to(held.device) > 0
+                    held.copy_(torch.where(skip, held, held.lerp(anchor, rate)))
 
     def _anchor(self, p: Tensor, number: int, group: dict[str, Any]) -> Tensor:
         key = (group[_SIGMA], group[_SEED])
         found = self.kept.get(p)
-        if found is None or found[0] != key or found[1].device != p.device:
-            found = (key, Anchor(*key).values(p, number))
+        if found is None or found[0] != key or found[1].device != _held(p).device:
+            found = (key, _values(Anchor(*key), p, number))
             self.kept[p] = found
         return found[1]
+
+
+def _held(p: Tensor) -> Tensor:
+    """What this process holds of a parameter."""
+    return p.to_local() if hasattr(p, "to_local") else p
+
+
+def _values(anchor: Anchor, p: Any, number: int) -> Tensor:
+    """The anchor for what this process holds of a parameter."""
+    held = _held(p)
+    if held is p:
+        return anchor.values(p, number)
+    from torch.distributed.tensor import distribute_tensor
+
+    like = torch.empty_strided(p.shape, p.stride(), dtype=p.dtype, device=held.device)
+    # every process draws the whole and keeps its part, so nothing is sent
+    whole = anchor.values(like, number)
+    part = distribute_tensor(whole, p.device_mesh, p.placements, src_data_rank=None)
+    # a copy, or the part would keep the whole alive
+    return part.to_local().to(held.device, copy=True)
 
 
 class Removal:

@@ -271,9 +271,8 @@ def test_refuses_sparse_complex_and_float8() -> None:
 
 
 def test_adamw_warns_of_decaying_factors() -> None:
-    w = Parameter(torch.ones(2))
-    w._symfast_factor = True
+    factors = list(sf.factorize(torch.nn.Linear(3, 2, bias=False), "weight").parameters())
     with pytest.warns(UserWarning, match="L1 penalty"):
-        sf.optim.AdamW([w])
-    sf.optim.AdamW([w], weight_decay=0.0)
-    sf.optim.Adam([w], weight_decay=0.1)
+        sf.optim.AdamW(factors)
+    sf.optim.AdamW(factors, weight_decay=0.0)
+    sf.optim.Adam(factors, weight_decay=0.1)

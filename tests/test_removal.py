@@ -2,6 +2,8 @@
 """Decay toward an anchor: its step, what it refuses, and that checkpoints hold it."""
 
 import io
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -114,3 +116,142 @@ def test_the_anchor_is_that_of_the_optimizers_in_any_layout() -> None:
     ours.step()
     hooked.step()
     assert_close(mine, other, rtol=1e-6, atol=1e-7)
+
+
+Make = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
+RULES: dict[str, Make] = {
+    "sgd": lambda ps: torch.optim.SGD(ps, lr=0.1, momentum=0.9, weight_decay=0.5),
+    "adamw": lambda ps: torch.optim.AdamW(ps, lr=0.1, weight_decay=0.5),
+    "fused sgd": lambda ps: torch.optim.SGD(ps, lr=0.1, weight_decay=0.5, fused=True),
+    "fused adamw": lambda ps: torch.optim.AdamW(ps, lr=0.1, weight_decay=0.5, fused=True),
+    "ours": lambda ps: sf.optim.SGD(ps, lr=0.1, weight_decay=0.5),
+}
+
+
+def quadratic(p: nn.Parameter) -> torch.Tensor:
+    return (p - torch.linspace(-1.0, 1.0, p.numel()).to(p)).square().sum()
+
+
+def closure_of(optimizer: torch.optim.Optimizer, p: nn.Parameter) -> Callable[[], torch.Tensor]:
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = quadratic(p)
+        loss.backward()
+        return loss
+
+    return closure
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_closure_decays_as_gradients_do_from_the_first_step(rule: str) -> None:
+    """Gradients at the parameters before the decay, once a step, as without a closure."""
+    made = [nn.Parameter(torch.ones(5, dtype=torch.float64)) for _ in range(3)]
+    plain, positional, named = (RULES[rule]([p]) for p in made)
+    for optimizer in (plain, positional, named):
+        sf.remove_symmetry(optimizer, 0.7, seed=3)
+    for _ in range(3):
+        loss = closure_of(plain, made[0])()
+        plain.step()
+        assert positional.step(closure_of(positional, made[1])) == loss
+        assert named.step(closure=closure_of(named, made[2])) == loss
+        assert torch.equal(made[0], made[1])
+        assert torch.equal(made[0], made[2])
+
+
+def test_a_closure_decays_as_an_anchor_of_the_optimizers_does() -> None:
+    mine, other = (nn.Parameter(torch.ones(5, dtype=torch.float64)) for _ in "ab")
+    ours = sf.optim.SGD([mine], lr=0.1, weight_decay=0.5, anchor=sf.Anchor(0.7, seed=3))
+    hooked = torch.optim.SGD([other], lr=0.1, weight_decay=0.5)
+    sf.remove_symmetry(hooked, 0.7, seed=3)
+    for _ in range(3):
+        ours.step(closure_of(ours, mine))
+        hooked.step(closure_of(hooked, other))
+        assert_close(mine, other, rtol=1e-12, atol=1e-13)
+
+
+class Twice(torch.optim.Optimizer):
+    """Evaluates a closure twice and moves nothing."""
+
+    def step(self, closure: Any = None) -> Any:
+        return None if closure is None else (closure(), closure())
+
+
+def test_a_step_decays_once_however_often_it_evaluates() -> None:
+    p = nn.Parameter(torch.ones(4))
+    optimizer = Twice([p], {"lr": 0.1, "weight_decay": 0.5})
+    sf.remove_symmetry(optimizer, 0.7, seed=3)
+
+    def closure() -> torch.Tensor:
+        p.grad = torch.zeros_like(p)
+        return p.sum()
+
+    optimizer.step(closure)
+    wanted = torch.ones(4).lerp(sf.Anchor(0.7, seed=3).values(p), 0.05)
+    assert_close(p.detach(), wanted)
+
+
+def test_lbfgs_decays_after_its_line_search() -> None:
+    moved, alone = (nn.Parameter(torch.ones(6, dtype=torch.float64)) for _ in "ab")
+    ours, plain = (
+        torch.optim.LBFGS([p], lr=0.5, max_iter=4, line_search_fn="strong_wolfe")
+        for p in (moved, alone)
+    )
+    sf.remove_symmetry(ours, 0.7, seed=3, lam=0.2)
+    ours.step(closure_of(ours, moved))
+    plain.step(closure_of(plain, alone))
+    wanted = alone.detach().lerp(sf.Anchor(0.7, seed=3).values(alone), 0.5 * 0.2)
+    assert_close(moved.detach(), wanted, rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_step_that_the_scaler_skips_does_not_decay(rule: str, device: torch.device) -> None:
+    scaled, alone = (nn.Parameter(torch.ones(5, device=device)) for _ in "ab")
+    optimizer, plain = RULES[rule]([scaled]), RULES[rule]([alone])
+    for each in (optimizer, plain):
+        sf.remove_symmetry(each, 0.7, seed=3)
+    scaler = torch.amp.GradScaler(device.type, init_scale=8.0)
+    for overflows in (True, False, False, True, False):
+        before = scaled.detach().clone()
+        optimizer.zero_grad()
+        scaler.scale(quadratic(scaled)).backward()
+        assert scaled.grad is not None
+        if overflows:
+            scaled.grad[2] = torch.inf
+        scaler.step(optimizer)
+        scaler.update()
+        if overflows:
+            assert torch.equal(scaled, before)
+            continue
+        plain.zero_grad()
+        quadratic(alone).backward()
+        plain.step()
+        assert_close(scaled, alone, rtol=1e-6, atol=1e-7)
+        assert not torch.equal(scaled, before)
+
+
+class OnDevice:
+    """What the scaler found, on a device that the host should not wait for."""
+
+    device = torch.device("cuda")
+
+    def __init__(self, found: float) -> None:
+        self.found = torch.tensor([found])
+
+    def to(self, device: torch.device) -> torch.Tensor:
+        return self.found.to(device)
+
+    def __bool__(self) -> bool:
+        raise AssertionError("the host waited")
+
+
+def test_what_the_scaler_found_on_a_device_is_not_waited_for() -> None:
+    p = nn.Parameter(torch.randn(5))
+    start, p.grad = p.detach().clone(), torch.zeros(5)
+    optimizer: Any = Twice([p], {"lr": 0.1, "weight_decay": 0.5})
+    sf.remove_symmetry(optimizer, 0.7, seed=3)
+    optimizer.found_inf = OnDevice(1.0)
+    optimizer.step()
+    assert torch.equal(p, start)
+    optimizer.found_inf = OnDevice(0.0)
+    optimizer.step()
+    assert torch.equal(p, start.lerp(sf.Anchor(0.7, seed=3).values(start), 0.05))

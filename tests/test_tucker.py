@@ -80,6 +80,22 @@ def test_compiles_in_one_graph() -> None:
     assert_close(torch.compile(layer, fullgraph=True, backend="aot_eager")(x), wanted)
 
 
+@pytest.mark.parametrize("fast", [False, True])
+@pytest.mark.parametrize("depth", [1, 2])
+@pytest.mark.parametrize("name", ["self_attn.in_proj_weight", "self_attn.out_proj.weight"])
+def test_attention_keeps_its_function(name: str, depth: int, fast: bool) -> None:
+    layer = nn.TransformerEncoderLayer(8, 2, dim_feedforward=16, batch_first=True).eval()
+    x, plain = torch.randn(3, 5, 8), list(layer.state_dict())
+    with torch.set_grad_enabled(not fast):  # without gradients eval() takes torch's fast path
+        before = layer(x)
+        sf.tucker(layer, name, ranks=24, depth=depth)
+        assert_close(layer(x), before, rtol=1e-4, atol=1e-5)
+        assert_close(copy.deepcopy(layer)(x), layer(x), rtol=0, atol=0)
+        sf.fold(layer, tol=0.0)
+        assert_close(layer(x), before, rtol=1e-4, atol=1e-5)
+    assert list(layer.state_dict()) == plain
+
+
 @pytest.mark.parametrize(
     ("name", "ranks", "depth", "words"),
     [

@@ -8,13 +8,14 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor
 
 from symfast.anchor import Anchor
+from symfast.artificial import any_factor
 from symfast.optim.optimizer import SymmetryOptimizer
 from symfast.plan import Plan
 from symfast.reference import update as formula
 
 
 class Adam(SymmetryOptimizer):
-    r"""torch.optim.Adam in one pass over memory, with a plan's constraint in the same pass.
+    r"""torch.optim.Adam in one pass over memory, with a plan's constraint.
 
     .. math::
         g \leftarrow g + \text{noise}\, z + \lambda D (p - a), \quad
@@ -22,7 +23,8 @@ class Adam(SymmetryOptimizer):
         v \leftarrow \beta_2 v + (1 - \beta_2) g^2, \quad
         p \leftarrow p - \eta\, \hat m / (\sqrt{\hat v} + \epsilon),
 
-    then the plan's verb, as for `symfast.optim.SGD`. Weight decay is coupled: part of g, as the
+    then the plan's verb, as for `symfast.optim.SGD`: on the CPU in the same pass, on CUDA in a
+    second launch on the parameters after the step. Weight decay is coupled: part of g, as the
     equivalence of factors and L1 penalties needs (`AdamW` decouples it). States have the
     parameter's dtype; half types are computed in float32. ``.grad`` is never written.
 
@@ -96,7 +98,7 @@ class Adam(SymmetryOptimizer):
 
 
 class AdamW(Adam):
-    r"""torch.optim.AdamW in one pass over memory, with a plan's constraint in the same pass.
+    r"""torch.optim.AdamW in one pass over memory, with a plan's constraint.
 
     As `Adam`, but the decay is decoupled: ``p <- (1 - lr weight_decay) p`` before the step, or
     ``p <- p - lr weight_decay D (p - a)`` with an anchor.
@@ -132,8 +134,7 @@ class AdamW(Adam):
         """Add a group, see `Adam`; warns of decaying product factors."""
         super().add_param_group(param_group)
         group = self.param_groups[-1]
-        factors = any(getattr(p, "_symfast_factor", False) for p in group["params"])
-        if factors and group["weight_decay"]:
+        if group["weight_decay"] and any_factor(group["params"]):
             warnings.warn(
                 "AdamW decays product factors apart from the gradient, so that the decay is no "
                 "L1 penalty on their product; use sf.optim.Adam or SGD, or weight_decay=0",
