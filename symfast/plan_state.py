@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A plan as a value: what it was made of, moved, described and printed."""
 
-from collections.abc import Callable, Iterable, Sequence
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -65,3 +67,9 @@ def summary(compiled: Compiled) -> str:
         for p in compiled.parts
     ]
     return "\n".join(lines)
+
+
+def signature(compiled: Compiled, state: Mapping[str, Any]) -> str:
+    """One line that tells plans apart: groups by kind, and a hash of the plan's state dict."""
+    told = json.dumps(state, sort_keys=True).encode()
+    return f"{summary(compiled).splitlines()[0]} {hashlib.sha256(told).hexdigest()[:16]}"

@@ -53,9 +53,14 @@ def run_rank(rank: int, folder: str) -> None:
             found[f"{rule} {name}"] = p.full_tensor().detach()
     rows = sf.Plan([(sf.Units([(model[0].weight, 0)]), sf.Swap([0], [1]))])
     by_norm = {"plan": columns(model), "constraint": "prox", "strength": 1.0, "mode": "group"}
-    for options, step in (({"plan": rows}, False), (by_norm, True)):
+    whole = make_model()
+    stale = columns(whole)
+    fully_shard(whole, mesh=mesh)
+    for options, step in (({"plan": rows}, False), (by_norm, True), ({"plan": stale}, False)):
         try:
-            optimizer = sf.optim.SGD(model.parameters(), lr=0.05, **options)
+            optimizer = sf.optim.SGD(
+                (whole if options["plan"] is stale else model).parameters(), lr=0.05, **options
+            )
             optimizer.step() if step else None
         except ValueError as error:
             found["word " + str(error)] = torch.zeros(())
@@ -78,3 +83,4 @@ def test_two_processes_step_as_one(tmp_path: Path) -> None:
     words = " ".join(key for key in first if key.startswith("word"))
     assert "its units are on different processes" in words
     assert "norms of whole mirrors" in words
+    assert "no group of the optimizer has" in words

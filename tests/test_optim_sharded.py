@@ -57,3 +57,26 @@ def test_refuses_across_a_shard(mesh: Any) -> None:
     plan = sf.Plan([(sf.Units([(w, 0)]), sf.Swap([0], [1]))])
     with pytest.raises(ValueError, match="different processes"):
         sf.optim.SGD([w], lr=0.1, plan=plan)
+
+
+@pytest.mark.parametrize("drawn", [{"noise": 0.1}, {"anchor": sf.Anchor(0.1), "weight_decay": 0.1}])
+def test_refuses_random_numbers_on_shards(mesh: Any, drawn: dict[str, Any]) -> None:
+    """Each would count its elements from 0, and draw what the others draw."""
+    from torch.distributed.tensor import Replicate, distribute_tensor
+
+    whole = torch.randn(6, 4)
+    with pytest.raises(RuntimeError, match="sharded over processes"):
+        sf.optim.SGD([sharded(mesh, whole, 0)], lr=0.1, **drawn)
+    copy = Parameter(distribute_tensor(whole.clone(), mesh, [Replicate()]))
+    twin = Parameter(whole.clone())
+    for p in (copy, twin):
+        optimizer = sf.optim.SGD([p], lr=0.1, **drawn)
+        (p * p).sum().backward()
+        optimizer.step()
+    assert torch.equal(copy.to_local(), twin)
+    late = sharded(mesh, whole, 0)
+    optimizer = sf.optim.SGD([late], lr=0.1, weight_decay=0.1)
+    optimizer.param_groups[0].update(drawn if "noise" in drawn else {"anchor": {"sigma": 0.1}})
+    late.grad = torch.zeros_like(late)
+    with pytest.raises(RuntimeError, match="sharded over processes"):
+        optimizer.step()

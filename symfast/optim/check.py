@@ -11,7 +11,7 @@ from symfast.codes import ACCUMULATE
 #: What every optimizer here understands beyond torch's, and the values without it.
 EXTRAS: dict[str, Any] = {
     "noise": 0.0, "seed": 0, "anchor": None, "constraint": "project", "strength": 0.0,
-    "mode": "l1",
+    "mode": "l1", "symmetry": None,
 }  # fmt: skip
 CONSTRAINTS = ("project", "shrink", "prox")
 
@@ -44,6 +44,8 @@ def check_group(group: dict[str, Any]) -> None:
             raise ValueError(f"Invalid beta parameter at index {i}: {beta}")
     if group.get("differentiable"):
         raise RuntimeError("`fused` does not support `differentiable`: the step is one kernel")
+    if group.get("fused") and group.get("foreach"):
+        raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
     if group.get("amsgrad"):
         raise RuntimeError("amsgrad is not supported; use torch.optim.Adam and plan.project_()")
     if group.get("nesterov") and (group["momentum"] <= 0 or group["dampening"] != 0):
@@ -57,6 +59,23 @@ def check_group(group: dict[str, Any]) -> None:
     if group["mode"] == "group" and group["constraint"] != "prox":
         raise ValueError('mode="group" is a form of constraint="prox"; give both')
     _check_random(group)
+
+
+def shared(groups: list[dict[str, Any]], name: str) -> Any:
+    """The value of an option that all groups must share.
+
+    Raises:
+        ValueError: if they do not.
+
+    Example:
+        >>> from symfast.optim.check import shared
+        >>> shared([{"mode": "l1"}, {"mode": "l1"}], "mode")
+        'l1'
+    """
+    values = {group[name] for group in groups}
+    if len(values) > 1:
+        raise ValueError(f"all groups must have one {name}, got {sorted(values)}")
+    return values.pop()
 
 
 def _check_random(group: dict[str, Any]) -> None:
@@ -93,6 +112,31 @@ def check_param(param: torch.Tensor) -> None:
         raise RuntimeError(
             f"parameters of {param.dtype} are not supported; give float64, float32, bfloat16 or "
             "float16"
+        )
+
+
+def check_drawn(param: torch.Tensor, group: dict[str, Any]) -> None:
+    """Refuse random numbers for a parameter of which a process holds only a part.
+
+    Noise and anchor are drawn by the number of an element, counted here from the first that this
+    process has: shards would draw the same numbers.
+
+    Raises:
+        RuntimeError: in words.
+
+    Example:
+        >>> import torch
+        >>> from symfast.optim.check import check_drawn
+        >>> check_drawn(torch.zeros(2), {"noise": 0.1, "anchor": None})
+    """
+    if not group["noise"] and group["anchor"] is None:
+        return
+    placements = getattr(param, "placements", ())
+    if any(placement.is_shard() for placement in placements):
+        raise RuntimeError(
+            f"noise= and anchor= are not supported for a parameter that is sharded over processes "
+            f"(shape {tuple(param.shape)}, {placements}): every shard would draw the same numbers. "
+            "sf.remove_symmetry keeps anchors of shards; noise wants whole parameters (DDP)"
         )
 
 

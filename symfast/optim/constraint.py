@@ -2,8 +2,9 @@
 """A plan as part of a step: which of its parts run inside the kernel, which after it."""
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from symfast import plan_ops
 from symfast.chunks import Grain, cut
 from symfast.codes import PER_GROUP, PROJECT, PROX, SHRINK, UNIFORM
 from symfast.plan import Plan
-from symfast.plan_state import Target, with_tensors
+from symfast.plan_state import Target, signature, with_tensors
 from symfast.tables import Part
 from symfast.units import Units
 
@@ -85,6 +86,49 @@ class Constraint:
             part.tensors, part.key, verb, amount.number,
             amount.on(part.device, part.accumulate), amount.per,
         )  # fmt: skip
+
+    @cached_property
+    def description(self) -> str:
+        """The plan in one line of a checkpoint; frames are hashed, so it is made when needed."""
+        return signature(self.given._compiled, self.given.state_dict())
+
+    def check_parts(self) -> None:
+        """Refuse parameters that changed since the plan was made.
+
+        Raises:
+            RuntimeError: in words.
+        """
+        for part in self.parts:
+            torch.ops.symfast.plan_check.default(part.tensors, part.key)
+
+    def check_held(self, params: Iterable[Tensor], enough: int | None = None) -> None:
+        """Refuse tensors that are neither parameters nor in the memory of one.
+
+        Args:
+            params: those of the optimizer.
+            enough: how many held ones will do for now; all by default.
+
+        Raises:
+            ValueError: in words.
+        """
+        mine = list(params)
+        ids = {id(p) for p in mine}
+        both = zip(self.given.entries, self.plan.entries, strict=True)
+        # (entry, as given, as this process holds it)
+        targets = [(n, *pair) for n, (given, own) in enumerate(both)
+                   for pair in zip(_tensors(given[0]), _tensors(own[0]), strict=True)]  # fmt: skip
+        strange = [(n, own) for n, given, own in targets if not {id(given), id(given._base)} & ids]
+        if strange:  # detached views, and local tensors
+            memory = {memory_of(p) for p in mine}
+            strange = [(n, own) for n, own in strange if memory_of(own) not in memory]
+        if strange and (enough is None or len(targets) - len(strange) < enough):
+            number, tensor = strange[0]
+            raise ValueError(
+                f"entry {number} of the plan is on a tensor of shape {tuple(tensor.shape)} that "
+                "no group of the optimizer has: it would train unconstrained. Make the plan on "
+                "the parameters that the optimizer gets (after fully_shard, and after "
+                "load_state_dict(assign=True)); frozen ones may be among them"
+            )
 
     def check_norms(self) -> None:
         """Refuse norms of mirrors whose columns lie on several processes.
@@ -168,6 +212,11 @@ def local(tensor: Tensor) -> Tensor:
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
+def memory_of(tensor: Tensor) -> int:
+    """What a tensor shares with its views and no other; it has one without memory, too."""
+    return int(local(tensor).untyped_storage()._cdata)
+
+
 def on_local_tensors(plan: Plan) -> Plan:
     """The plan on the local tensors of DTensors; the plan itself if there are none.
 
@@ -196,14 +245,4 @@ def _check_placements(tensor: Tensor, dim: int, units: bool, number: int) -> Non
             )
 
 
-def unless(inf: Tensor, verb: int, amount: Amount, groups: int) -> tuple[int, Amount]:
-    """The verb, or nothing where ``inf`` is 1, decided on the device; project is shrink by 1."""
-    one = torch.ones(groups, dtype=torch.float64, device=inf.device)
-    given = amount.on(inf.device, torch.float64)
-    by = one if given is None else given
-    if amount.tensor is None and verb >= SHRINK:
-        by = one * amount.number
-    return max(verb, SHRINK), Amount(tensor=by * (1 - inf.reshape(())), per=1)
-
-
-__all__ = ["Amount", "Constraint", "Fused", "VERBS", "local", "on_local_tensors", "unless"]
+__all__ = ["VERBS", "Amount", "Constraint", "Fused", "local", "memory_of", "on_local_tensors"]

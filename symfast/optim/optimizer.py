@@ -11,12 +11,14 @@ from torch.autograd.graph import increment_version
 
 from symfast import update as _declared  # noqa: F401  (declares the operator)
 from symfast.codes import PROJECT
-from symfast.optim.check import EXTRAS, check_group, check_param
-from symfast.optim.constraint import VERBS, Amount, Constraint, local, unless
+from symfast.optim.after import apply_after
+from symfast.optim.check import EXTRAS, check_drawn, check_group, check_param, shared
+from symfast.optim.constraint import VERBS, Amount, Constraint, local, memory_of
+from symfast.optim.ready import Call, prepare
 from symfast.optim.roster import Bundle, Roster, is_flat, make_roster, matching
+from symfast.optim.saved import check_saved, counter_device, place_counters, warn_of_plan
 from symfast.plan import Plan
 from symfast.reference import update as formula
-from symfast.tables import Part
 
 _update = torch.ops.symfast.update_.default
 _eager_update = getattr(_update, "_op", _update)
@@ -26,7 +28,8 @@ class SymmetryOptimizer(torch.optim.Optimizer):
     """A torch.optim.Optimizer whose step is ``symfast::update_``.
 
     Subclasses say which rule they are, how a group becomes a row of settings and which states a
-    parameter has. A call that raises has changed no parameter.
+    parameter has. A call that raises has changed no parameter. On the CPU a plan's verb runs
+    inside the step's pass over memory; on CUDA it is a second launch on the parameters after it.
     """
 
     rule: ClassVar[int]
@@ -41,7 +44,10 @@ class SymmetryOptimizer(torch.optim.Optimizer):
         self._made_for: Any = None  # states by group and form of the verb of the roster
         self._constraint: Constraint | None = None
         super().__init__(params, {**EXTRAS, **defaults})
-        self._constraint = None if plan is None else Constraint(plan)
+        if plan is not None:
+            self._constraint = Constraint(plan)
+            # groups may be added before the first step, which asks for all
+            self._constraint.check_held(self._held(), enough=1)
 
     @property
     def plan(self) -> Plan | None:
@@ -53,7 +59,8 @@ class SymmetryOptimizer(torch.optim.Optimizer):
 
         Raises:
             ValueError, RuntimeError, TypeError: in words, if an option is impossible or a
-                parameter is sparse, complex or not floating. Nothing is added then.
+                parameter is sparse, complex or not floating, or sharded under noise or an anchor.
+                Nothing is added then.
         """
         super().add_param_group(param_group)
         added = self.param_groups[-1]
@@ -61,30 +68,44 @@ class SymmetryOptimizer(torch.optim.Optimizer):
             check_group(added)
             for param in added["params"]:
                 check_param(param)
+                check_drawn(param, added)
         except (ValueError, RuntimeError, TypeError):
             self.param_groups.pop()
             raise
         self._roster = None
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state as torch does; "symmetry" of every group tells which plan was held."""
+        for group in self.param_groups:
+            group["symmetry"] = None if self._constraint is None else self._constraint.description
+        return super().state_dict()
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load as torch does; counters go where the kernels read them, wherever they were saved.
 
         Raises:
-            ValueError: if the groups do not fit.
+            ValueError, RuntimeError, TypeError: if the groups do not fit, or have options that
+                construction refuses. Nothing is loaded then.
+
+        Warns:
+            UserWarning: if the checkpoint was made with a plan, and this optimizer has none or
+                another one.
         """
+        warn_of_plan(state_dict.get("param_groups", ()), self._constraint)
         super().load_state_dict(state_dict)
-        for param, state in self.state.items():
-            if "step" in state:
-                state["step"] = torch.as_tensor(
-                    state["step"], dtype=torch.float32, device=_step_device(param)
-                ).reshape(())
+        place_counters(self.state)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        loads = "defaults" not in state  # else the whole of an optimizer: a pickle, a copy
+        defaults = {**EXTRAS, **(self.defaults if loads else state["defaults"])}
+        for group in state["param_groups"]:
+            group["symmetry"] = None  # which is this optimizer's to say, not the checkpoint's
+            for name, value in defaults.items():
+                group.setdefault(name, value)
+        if loads:
+            check_saved(state["param_groups"])
         super().__setstate__(state)
         self._roster = None
-        for group in self.param_groups:
-            for name, value in {**EXTRAS, **self.defaults}.items():
-                group.setdefault(name, value)
 
     def __getstate__(self) -> dict[str, Any]:
         # torch's __getstate__ keeps three entries and pickles nothing else
@@ -119,8 +140,8 @@ class SymmetryOptimizer(torch.optim.Optimizer):
 
         Raises:
             RuntimeError: if a gradient is sparse, or a parameter of the plan changed its shape.
-            ValueError: if an entry of the plan spans groups of different lr times strength, or
-                mode="group" meets parameters sharded over processes.
+            ValueError: if an entry of the plan spans groups of different lr times strength or a
+                tensor of no group, or mode="group" meets parameters sharded over processes.
         """
         if torch.compiler.is_dynamo_compiling():  # in this thread, not in any
             return _between_graphs(self, closure)
@@ -129,48 +150,54 @@ class SymmetryOptimizer(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         by_norm = self._by_norm()
-        wanted = [self._wants(group) for group in self.param_groups], by_norm
-        if self._roster is None or wanted != self._made_for:
-            if by_norm and self._constraint is not None:
-                self._constraint.check_norms()
-            inside = None if by_norm else self._constraint
-            self._roster = make_roster(self.param_groups, self.state, self._wants, inside)
-            self._made_for = wanted
-        verb, amount = self._verb(self._roster.owners)
-        waiting = list(self._roster.late)
-        for bundle in self._roster.bundles:
-            if not self._run(bundle, verb, amount) and bundle.fused is not None:
-                waiting.append(bundle.fused.part)
-        if by_norm:
-            self._apply_by_norm(amount)
-        else:
-            self._apply_late(waiting, verb, amount)
+        roster, new = self._sorted(by_norm)
+        verb, amount = self._verb(roster.owners)
+        name, alone = type(self).__name__, not new and len(roster.bundles) == 1
+        calls = [prepare(bundle, name, alone) for bundle in roster.bundles]
+        waiting = list(roster.late)
+        for bundle, call in zip(roster.bundles, calls, strict=True):
+            if bundle.fused is not None and (call is None or call.bundle is not bundle):
+                waiting.append(bundle.fused.part)  # not all of it have a gradient
+        # one launch looks at its plan itself, before it writes
+        several = new or by_norm or len(calls) + len(waiting) > 1
+        if self._constraint is not None and several:
+            self._constraint.check_parts()
+        for call in calls:
+            if call is not None:
+                self._call(call, verb, amount)
+        if self._constraint is not None:
+            inf = getattr(self, "found_inf", None)
+            apply_after(self._constraint, None if by_norm else waiting, verb, amount, inf)
         return loss
 
-    def _run(self, bundle: Bundle, verb: int, amount: Amount) -> bool:
-        """One kernel call; False if the bundle's plan has yet to be applied."""
-        grads = bundle.grads()
-        if any(g is None for g in grads):
-            kept = [i for i, g in enumerate(grads) if g is not None]
-            if kept:
-                self._run(bundle.select(kept), verb, amount)
-            return False
-        self._call(bundle, [g for g in grads if g is not None], verb, amount)
-        return True
+    def _held(self) -> list[Tensor]:
+        return [param for group in self.param_groups for param in group["params"]]
 
-    def _call(self, bundle: Bundle, grads: list[Tensor], verb: int, amount: Amount) -> None:
+    def _sorted(self, by_norm: bool) -> tuple[Roster, bool]:
+        """Who steps together, and whether that was found out only now."""
+        wanted = [self._wants(group) for group in self.param_groups], by_norm
+        if self._roster is not None and wanted == self._made_for:
+            return self._roster, False
+        if self._constraint is not None:
+            self._constraint.check_held(self._held())
+            if by_norm:
+                self._constraint.check_norms()
+        inside = None if by_norm else self._constraint
+        self._roster = make_roster(self.param_groups, self.state, self._wants, inside)
+        self._made_for = wanted
+        return self._roster, True
+
+    def _call(self, call: Call, verb: int, amount: Amount) -> None:
+        bundle, params, grads, fits = call
         fresh = self._init_states(bundle)
-        params = bundle.params
         first, step = self._wants(self.param_groups[bundle.groups[0]])
         states = [[s[name] for s in bundle.states] for name in self.moments if first]
         steps = [s["step"] for s in bundle.states if step]
-        if hasattr(params[0], "to_local"):
-            params, grads = [local(p) for p in params], [local(g) for g in grads]
+        if params is not bundle.params:
             states = [[local(s) for s in column] for column in states]
         # one with gaps, alone in its bundle, steps as a copy; its states have none
         packed = params if is_flat(params[0]) else [p.contiguous() for p in params]
-        if any(g.layout != p.layout or g.stride() != p.stride() or g.dtype != p.dtype
-               for g, p in zip(grads, packed, strict=True)):  # fmt: skip
+        if not fits or packed is not params:
             name = type(self).__name__
             grads = [matching(g, p, name) for g, p in zip(grads, packed, strict=True)]
         settings, keys = self._tables(bundle, fresh)
@@ -210,7 +237,7 @@ class SymmetryOptimizer(torch.optim.Optimizer):
                 for name in self.moments:
                     state[name] = torch.zeros_like(param, memory_format=torch.preserve_format)
             if "step" not in state and self._wants_step(group):
-                state["step"] = torch.zeros((), dtype=torch.float32, device=_step_device(param))
+                state["step"] = torch.zeros((), dtype=torch.float32, device=counter_device(param))
         return fresh
 
     def _tables(self, bundle: Bundle, fresh: list[bool]) -> tuple[Tensor, Tensor]:
@@ -233,50 +260,26 @@ class SymmetryOptimizer(torch.optim.Optimizer):
 
     def _by_norm(self) -> bool:
         """Whether the verb needs norms over whole mirrors, and so every tensor before it acts."""
-        modes = {g["mode"] for g in self.param_groups}
-        if self._constraint is None or modes == {"l1"}:
+        if self._constraint is None or all(g["mode"] == "l1" for g in self.param_groups):
             return False
-        if len(modes) > 1:
-            raise ValueError(f"all groups must have one mode, got {sorted(modes)}")
+        shared(self.param_groups, "mode")
         return all(g["constraint"] == "prox" for g in self.param_groups)
 
     def _verb(self, owners: dict[int, dict[str, Any]]) -> tuple[int, Amount]:
         if self._constraint is None:
             return 0, Amount()
-        kinds = {g["constraint"] for g in self.param_groups}
-        if len(kinds) > 1:
-            raise ValueError(f"all groups must have one constraint, got {sorted(kinds)}")
-        verb = VERBS[kinds.pop()]
+        verb = VERBS[shared(self.param_groups, "constraint")]
         if verb == PROJECT:
             return verb, Amount()
 
         def rate(tensor: Tensor) -> tuple[Any, float]:
-            base = tensor if tensor._base is None else tensor._base
-            group = owners.get(id(tensor)) or owners.get(id(base)) or self.param_groups[0]
+            group = owners.get(id(tensor)) or owners.get(id(tensor._base))
+            group = group or owners.get(memory_of(tensor)) or self.param_groups[0]
             lr = group["lr"]
             on_device = isinstance(lr, Tensor) and lr.device.type != "cpu"
             return lr if on_device else _number(lr), group["strength"]
 
         return verb, self._constraint.amount(rate)
-
-    def _apply_by_norm(self, amount: Amount) -> None:
-        inf = getattr(self, "found_inf", None)
-        if self._constraint is None or (inf is not None and inf.device.type == "cpu" and bool(inf)):
-            return
-        self._constraint.prox_by_norm(amount, inf)
-
-    def _apply_late(self, parts: list[Part], verb: int, amount: Amount) -> None:
-        if not parts or self._constraint is None:
-            return
-        inf = getattr(self, "found_inf", None)
-        if inf is not None and inf.device.type == "cpu" and bool(inf):
-            return
-        for part in sorted(parts, key=lambda p: p.stage):
-            chosen, by = verb, amount
-            if inf is not None and inf.device.type != "cpu":
-                chosen, by = unless(inf, verb, amount, self._constraint.plan.groups)
-            self._constraint.apply(part, chosen, by)
-            increment_version(part.tensors)
 
 
 @_disable_dynamo
@@ -290,10 +293,6 @@ def _number(value: Any) -> float:
     if isinstance(value, Tensor):
         return float(value) if value.device.type == "cpu" else 0.0
     return float(value)
-
-
-def _step_device(param: Tensor) -> torch.device:
-    return param.device if param.device.type == "cuda" else torch.device("cpu")
 
 
 def _signed(seed: int) -> int:

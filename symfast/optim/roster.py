@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from symfast.optim.check import check_grad
-from symfast.optim.constraint import Constraint, Fused, local
+from symfast.optim.check import check_drawn, check_grad
+from symfast.optim.constraint import Constraint, Fused, local, memory_of
 from symfast.tables import Part
 
 State = dict[str, Any]
@@ -91,6 +91,8 @@ def make_roster(
         constraint: what may run inside the calls.
     """
     members = [(param, g) for g, group in enumerate(groups) for param in group["params"]]
+    for param, g in members:
+        check_drawn(param, groups[g])
     keys = {id(param): _key(param, wants(groups[g])) for param, g in members}
     fused, late = _place_parts(constraint, keys)
     order = {id(t): i for f in fused.values() for i, t in enumerate(f.part.tensors)}
@@ -104,7 +106,9 @@ def make_roster(
         bundle.groups.append(g)
         bundle.numbers.append(number)
         bundle.states.append(states[param])
-    owners = {id(local(param)): groups[g] for param, g in members}
+    # detached views know no parameter, but its memory; addresses of what lives never meet
+    owners = {memory_of(param): groups[g] for param, g in members} if constraint else {}
+    owners |= {id(local(param)): groups[g] for param, g in members}
     owners |= {id(param): groups[g] for param, g in members}
     return Roster(list(bundles.values()), late, owners)
 

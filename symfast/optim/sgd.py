@@ -13,16 +13,18 @@ from symfast.reference import update as formula
 
 
 class SGD(SymmetryOptimizer):
-    r"""torch.optim.SGD in one pass over memory, with a plan's constraint in the same pass.
+    r"""torch.optim.SGD in one pass over memory, with a plan's constraint.
 
     .. math::
         g \leftarrow g + \text{noise}\, z + \lambda D (p - a), \quad
         m \leftarrow \mu m + (1 - \tau) g, \quad p \leftarrow p - \eta\, m,
 
     and then, for the coefficients ``C = A^T U`` of every group of ``plan``: "project" ``C = 0``;
-    "shrink" ``C <- (1 - lr strength) C``; "prox" the soft threshold by ``lr strength``. Without
-    plan, noise and anchor it is torch's SGD, to the bit in float64. Parameters are float64,
-    float32, bfloat16 or float16; half types are computed in float32. ``.grad`` is never written.
+    "shrink" ``C <- (1 - lr strength) C``; "prox" the soft threshold by ``lr strength``. On the
+    CPU that is in the same pass; on CUDA the verb is a second launch, on the parameters after the
+    step. Without plan, noise and anchor it is torch's SGD, to the bit in float64. Parameters are
+    float64, float32, bfloat16 or float16; half types are computed in float32. ``.grad`` is never
+    written.
 
     Args:
         params: tensors, ``named_parameters()`` or groups, as for torch.
@@ -32,10 +34,11 @@ class SGD(SymmetryOptimizer):
         noise: standard deviation of noise on the gradient, from a counter keyed by ``seed``, the
             parameter's number, the step and the element: reproducible and the same on CPU and GPU.
             Normal but for its tails, which end at 4.4 standard deviations.
-        plan: what to constrain; elements of parameters without gradient are constrained too.
+        plan: what to constrain, all of it parameters of this optimizer or views of them; elements
+            of parameters without gradient are constrained too. Checkpoints tell which it was.
         constraint, strength: "project", "shrink" or "prox", see above. All groups share the
             constraint; lr times strength must be the same within an entry of the plan.
-        mode: of "prox": "l1" by coefficient, in the same pass; "group" by the norm of every
+        mode: of "prox": "l1" by coefficient, as above; "group" by the norm of every
             mirror (group lasso), in passes of its own after the step.
         anchor: weight decay pulls to this random point (syre) instead of zero.
 
