@@ -4,11 +4,8 @@
 python examples/sparsify.py --seeds 3 --out runs/sparsify --figure sparsify.png
 
 Every method trains for 30 epochs; then weights below 1e-3 are zero for good and the others train on
-for 10 epochs without a penalty, the same for all. Learning rates are chosen beforehand on a split
-of their own. Rows go to OUT/runs.csv one by one: a run that was stopped goes on where it was.
-
-"DWF (D = 4)" is a product of four factors that starts at the ordinary weights (FactorSGD). The
-initialiser of Deep Weight Factorization, ``sf.factorize(..., init="dwf")``, is not used here.
+for 10 epochs without a penalty, the same for all. Learning rates are chosen beforehand on another
+split. Rows go to OUT/runs.csv: a stopped run goes on where it was. DWF starts at ordinary weights.
 """
 
 import argparse
