@@ -45,11 +45,10 @@ bool are_near(const PlanCall& plan, const Task& task) {
     return false;
   }
   const int64_t* words = plan.index + task.pool;
-  bool near = true;
   for (int64_t i = 0; i < task.count; ++i) {
-    near = near && (words[i] & 0xffffffff) / kLanes<A> == (words[i] >> 32) / kLanes<A>;
+    if ((words[i] & 0xffffffff) / kLanes<A> != (words[i] >> 32) / kLanes<A>) return false;
   }
-  return near;
+  return true;
 }
 
 template <typename A>

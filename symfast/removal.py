@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from symfast.anchor import Anchor
+from symfast.optim.constraint import local
 
 #: Keys this adds to an optimizer's groups, so that checkpoints hold them.
 _SIGMA, _SEED, _DECAY = "anchor_sigma", "anchor_seed", "anchor_decay"
@@ -132,7 +133,7 @@ class _Decay:
                 number += 1
                 if not decay or p.grad is None or not p.is_floating_point():
                     continue
-                held, rate = _held(p), float(group["lr"]) * decay
+                held, rate = local(p), float(group["lr"]) * decay
                 anchor = self._anchor(p, number - 1, group)
                 if inf is None:
                     held.lerp_(anchor, rate)
@@ -143,20 +144,15 @@ class _Decay:
     def _anchor(self, p: Tensor, number: int, group: dict[str, Any]) -> Tensor:
         key = (group[_SIGMA], group[_SEED])
         found = self.kept.get(p)
-        if found is None or found[0] != key or found[1].device != _held(p).device:
+        if found is None or found[0] != key or found[1].device != local(p).device:
             found = (key, _values(Anchor(*key), p, number))
             self.kept[p] = found
         return found[1]
 
 
-def _held(p: Tensor) -> Tensor:
-    """What this process holds of a parameter."""
-    return p.to_local() if hasattr(p, "to_local") else p
-
-
 def _values(anchor: Anchor, p: Any, number: int) -> Tensor:
     """The anchor for what this process holds of a parameter."""
-    held = _held(p)
+    held = local(p)
     if held is p:
         return anchor.values(p, number)
     from torch.distributed.tensor import distribute_tensor

@@ -13,6 +13,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
+from two_processes import joined, run_both
 
 import symfast as sf
 from symfast.artificial import attached
@@ -94,30 +95,24 @@ def test_knowing_factors_keeps_no_module_alive() -> None:
 def run_rank(rank: int, folder: str) -> None:
     from torch.distributed.fsdp import fully_shard
 
-    torch.set_num_threads(1)
-    store = dist.FileStore(f"{folder}/store", 2)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
-    mesh, found = dist.init_device_mesh("cpu", (2,)), {}
-    for kind in ("factorize", "dcs", "low_rank"):
-        torch.manual_seed(0)
-        model = make(kind)
-        inputs = torch.randn(3, 4)
-        before = model(inputs).detach()
-        fully_shard(model, mesh=mesh)
-        found[kind] = warns(model.parameters())
-        assert warns(list(next(attached(model)).factors)[:1])
-        torch.testing.assert_close(model(inputs).detach(), before, rtol=1e-5, atol=1e-6)
-        found[kind] &= warns(model.parameters())
-    plain = nn.Linear(4, 6)
-    fully_shard(plain, mesh=mesh)
-    found["plain"] = warns(plain.parameters())
-    torch.save(found, Path(folder) / f"{rank}.pt")
-    dist.destroy_process_group()
+    found: dict[str, bool] = {}
+    with joined(rank, folder, found) as mesh:
+        for kind in ("factorize", "dcs", "low_rank"):
+            torch.manual_seed(0)
+            model = make(kind)
+            inputs = torch.randn(3, 4)
+            before = model(inputs).detach()
+            fully_shard(model, mesh=mesh)
+            found[kind] = warns(model.parameters())
+            assert warns(list(next(attached(model)).factors)[:1])
+            torch.testing.assert_close(model(inputs).detach(), before, rtol=1e-5, atol=1e-6)
+            found[kind] &= warns(model.parameters())
+        plain = nn.Linear(4, 6)
+        fully_shard(plain, mesh=mesh)
+        found["plain"] = warns(plain.parameters())
 
 
 @pytest.mark.skipif(not dist.is_available(), reason="torch has no distributed")
 def test_warns_of_sharded_factors(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(run_rank, args=(str(tmp_path),), nprocs=2)
-    for rank in range(2):
-        found = torch.load(tmp_path / f"{rank}.pt")
+    for found in run_both(run_rank, tmp_path):
         assert found == {"factorize": True, "dcs": True, "low_rank": True, "plain": False}

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
+from two_processes import joined, run_both
 
 import symfast as sf
 
@@ -40,37 +41,31 @@ def train(model: nn.Sequential, plan: sf.Plan, rule: str, constraint: str) -> No
 def run_rank(rank: int, folder: str) -> None:
     from torch.distributed.fsdp import fully_shard
 
-    torch.set_num_threads(1)
-    store = dist.FileStore(f"{folder}/store", 2)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
-    mesh = dist.init_device_mesh("cpu", (2,))
     found: dict[str, torch.Tensor] = {}
-    for rule, constraint in (("SGD", "project"), ("AdamW", "prox")):
-        model = make_model()
-        fully_shard(model, mesh=mesh)
-        train(model, columns(model), rule, constraint)
-        for name, p in model.named_parameters():
-            found[f"{rule} {name}"] = p.full_tensor().detach()
-    rows = sf.Plan([(sf.Units([(model[0].weight, 0)]), sf.Swap([0], [1]))])
-    by_norm = {"plan": columns(model), "constraint": "prox", "strength": 1.0, "mode": "group"}
-    whole = make_model()
-    stale = columns(whole)
-    fully_shard(whole, mesh=mesh)
-    for options, step in (({"plan": rows}, False), (by_norm, True), ({"plan": stale}, False)):
-        try:
-            optimizer = sf.optim.SGD(
-                (whole if options["plan"] is stale else model).parameters(), lr=0.05, **options
-            )
-            optimizer.step() if step else None
-        except ValueError as error:
-            found["word " + str(error)] = torch.zeros(())
-    torch.save(found, Path(folder) / f"{rank}.pt")
-    dist.destroy_process_group()
+    with joined(rank, folder, found) as mesh:
+        for rule, constraint in (("SGD", "project"), ("AdamW", "prox")):
+            model = make_model()
+            fully_shard(model, mesh=mesh)
+            train(model, columns(model), rule, constraint)
+            for name, p in model.named_parameters():
+                found[f"{rule} {name}"] = p.full_tensor().detach()
+        rows = sf.Plan([(sf.Units([(model[0].weight, 0)]), sf.Swap([0], [1]))])
+        by_norm = {"plan": columns(model), "constraint": "prox", "strength": 1.0, "mode": "group"}
+        whole = make_model()
+        stale = columns(whole)
+        fully_shard(whole, mesh=mesh)
+        for options, step in (({"plan": rows}, False), (by_norm, True), ({"plan": stale}, False)):
+            try:
+                optimizer = sf.optim.SGD(
+                    (whole if options["plan"] is stale else model).parameters(), lr=0.05, **options
+                )
+                optimizer.step() if step else None
+            except ValueError as error:
+                found["word " + str(error)] = torch.zeros(())
 
 
 def test_two_processes_step_as_one(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(run_rank, args=(str(tmp_path),), nprocs=2)
-    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    first, second = run_both(run_rank, tmp_path)
     for rule, constraint in (("SGD", "project"), ("AdamW", "prox")):
         model = make_model()
         train(model, columns(model), rule, constraint)

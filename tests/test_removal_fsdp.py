@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
+from two_processes import joined, run_both
 
 import symfast as sf
 
@@ -32,20 +33,16 @@ def train(model: nn.Sequential) -> None:
 def run_rank(rank: int, folder: str) -> None:
     from torch.distributed.fsdp import fully_shard
 
-    torch.set_num_threads(1)
-    store = dist.FileStore(f"{folder}/store", 2)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
-    model = make_model()
-    fully_shard(model, mesh=dist.init_device_mesh("cpu", (2,)))
-    train(model)
-    found = {name: p.full_tensor().detach() for name, p in model.named_parameters()}
-    torch.save(found, Path(folder) / f"{rank}.pt")
-    dist.destroy_process_group()
+    found: dict[str, torch.Tensor] = {}
+    with joined(rank, folder, found) as mesh:
+        model = make_model()
+        fully_shard(model, mesh=mesh)
+        train(model)
+        found |= {name: p.full_tensor().detach() for name, p in model.named_parameters()}
 
 
 def test_two_processes_decay_as_one(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(run_rank, args=(str(tmp_path),), nprocs=2)
-    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    first, second = run_both(run_rank, tmp_path)
     model = make_model()
     train(model)
     for name, p in model.named_parameters():
